@@ -1,0 +1,157 @@
+//! Validation errors that name a field, worded as Kubernetes words them.
+
+use std::fmt;
+
+use serde_json::Value;
+
+/// Errors of one object, in field order.
+pub type ErrorList = Vec<FieldError>;
+
+/// What is wrong with one field (upstream `k8s.io/apimachinery/pkg/util/validation/field`).
+#[derive(Clone, Debug, PartialEq)]
+pub struct FieldError {
+    /// The class of the error; it becomes the `reason` of a Status cause.
+    pub kind: FieldErrorKind,
+    /// The field's path, for example `spec.containers[0].image`.
+    pub field: String,
+    /// The offending value; absent for classes that show none.
+    pub value: Option<Value>,
+    /// The rest of the sentence.
+    pub detail: String,
+}
+
+/// The classes of field error.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FieldErrorKind {
+    /// A reference names something that does not exist.
+    NotFound,
+    /// A mandatory field is absent.
+    Required,
+    /// Two entries that must differ are the same.
+    Duplicate,
+    /// The value breaks a rule.
+    Invalid,
+    /// The value is not one of an enumeration.
+    NotSupported,
+    /// The value is right in itself but not allowed here.
+    Forbidden,
+    /// A string is too long.
+    TooLong,
+    /// A list is too long.
+    TooMany,
+    /// The value has the wrong JSON type.
+    TypeInvalid,
+    /// The server failed.
+    Internal,
+}
+
+impl FieldErrorKind {
+    /// The `reason` of the Status cause (`FieldValueInvalid`, …).
+    pub fn cause_reason(self) -> &'static str {
+        match self {
+            Self::NotFound => "FieldValueNotFound",
+            Self::Required => "FieldValueRequired",
+            Self::Duplicate => "FieldValueDuplicate",
+            Self::Invalid => "FieldValueInvalid",
+            Self::NotSupported => "FieldValueNotSupported",
+            Self::Forbidden => "FieldValueForbidden",
+            Self::TooLong => "FieldValueTooLong",
+            Self::TooMany => "FieldValueTooMany",
+            Self::TypeInvalid => "FieldValueTypeInvalid",
+            Self::Internal => "InternalError",
+        }
+    }
+
+    fn title(self) -> &'static str {
+        match self {
+            Self::NotFound => "Not found",
+            Self::Required => "Required value",
+            Self::Duplicate => "Duplicate value",
+            Self::Invalid => "Invalid value",
+            Self::NotSupported => "Unsupported value",
+            Self::Forbidden => "Forbidden",
+            Self::TooLong => "Too long",
+            Self::TooMany => "Too many",
+            Self::TypeInvalid => "Invalid value",
+            Self::Internal => "Internal error",
+        }
+    }
+}
+
+impl FieldError {
+    fn new(
+        kind: FieldErrorKind,
+        field: impl Into<String>,
+        value: Option<Value>,
+        detail: impl Into<String>,
+    ) -> Self {
+        Self { kind, field: field.into(), value, detail: detail.into() }
+    }
+
+    /// `field: Required value: detail`.
+    pub fn required(field: impl Into<String>, detail: impl Into<String>) -> Self {
+        Self::new(FieldErrorKind::Required, field, None, detail)
+    }
+
+    /// `field: Invalid value: "value": detail`.
+    pub fn invalid(
+        field: impl Into<String>,
+        value: impl Into<Value>,
+        detail: impl Into<String>,
+    ) -> Self {
+        Self::new(FieldErrorKind::Invalid, field, Some(value.into()), detail)
+    }
+
+    /// `field: Unsupported value: "value": supported values: "a", "b"`.
+    pub fn not_supported(
+        field: impl Into<String>,
+        value: impl Into<Value>,
+        supported: &[&str],
+    ) -> Self {
+        let mut names: Vec<String> = supported.iter().map(|s| format!("{s:?}")).collect();
+        names.sort();
+        let detail = format!("supported values: {}", names.join(", "));
+        Self::new(FieldErrorKind::NotSupported, field, Some(value.into()), detail)
+    }
+
+    /// `field: Duplicate value: "value"`.
+    pub fn duplicate(field: impl Into<String>, value: impl Into<Value>) -> Self {
+        Self::new(FieldErrorKind::Duplicate, field, Some(value.into()), "")
+    }
+
+    /// `field: Forbidden: detail`.
+    pub fn forbidden(field: impl Into<String>, detail: impl Into<String>) -> Self {
+        Self::new(FieldErrorKind::Forbidden, field, None, detail)
+    }
+
+    /// `field: Not found: "value"`.
+    pub fn not_found(field: impl Into<String>, value: impl Into<Value>) -> Self {
+        Self::new(FieldErrorKind::NotFound, field, Some(value.into()), "")
+    }
+
+    /// `field: Too long: may not be more than max bytes`.
+    pub fn too_long(field: impl Into<String>, max_bytes: usize) -> Self {
+        let detail = format!("may not be more than {max_bytes} bytes");
+        Self::new(FieldErrorKind::TooLong, field, None, detail)
+    }
+
+    /// The text after the field name, as a Status cause carries it.
+    pub fn body(&self) -> String {
+        let mut text = String::from(self.kind.title());
+        if let Some(value) = &self.value {
+            text.push_str(": ");
+            text.push_str(&value.to_string());
+        }
+        if !self.detail.is_empty() {
+            text.push_str(": ");
+            text.push_str(&self.detail);
+        }
+        text
+    }
+}
+
+impl fmt::Display for FieldError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.field, self.body())
+    }
+}

@@ -1,0 +1,79 @@
+//! The bounded memory of recent changes that feeds watches, one ring per bucket.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use crate::record::{Record, Revision};
+
+/// Changes that one bucket remembers.
+pub(crate) const RING_MAX_CHANGES: usize = 4096;
+/// Bytes of values that one bucket remembers.
+pub(crate) const RING_MAX_BYTES: usize = 4 << 20;
+
+/// What happened to a key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ChangeKind {
+    /// The key did not exist before.
+    Created,
+    /// The key had another value.
+    Updated,
+    /// The key is gone; the record is its last state.
+    Deleted,
+}
+
+/// One change of one key.
+#[derive(Debug)]
+pub struct Change<M> {
+    /// What happened.
+    pub kind: ChangeKind,
+    /// The state after the change; for a deletion the final state at the deletion's revision.
+    pub record: Arc<Record<M>>,
+    /// The state before the change.
+    pub previous: Option<Arc<Record<M>>>,
+}
+
+impl<M> Clone for Change<M> {
+    fn clone(&self) -> Self {
+        Self { kind: self.kind, record: self.record.clone(), previous: self.previous.clone() }
+    }
+}
+
+/// The recent changes of one bucket, oldest first.
+pub(crate) struct Ring<M> {
+    changes: VecDeque<Change<M>>,
+    bytes: usize,
+    /// Every change after this revision is in `changes`.
+    complete_after: Revision,
+}
+
+impl<M> Ring<M> {
+    pub(crate) fn new(complete_after: Revision) -> Self {
+        Self { changes: VecDeque::new(), bytes: 0, complete_after }
+    }
+
+    pub(crate) fn push(&mut self, change: Change<M>) {
+        self.bytes += change.record.value.len();
+        self.changes.push_back(change);
+        while self.changes.len() > RING_MAX_CHANGES || self.bytes > RING_MAX_BYTES {
+            let Some(oldest) = self.changes.pop_front() else { break };
+            self.bytes -= oldest.record.value.len();
+            self.complete_after = oldest.record.revision;
+        }
+    }
+
+    /// The changes after `revision` whose key starts with `prefix`, or `None` when some of them
+    /// are forgotten already.
+    pub(crate) fn after(&self, revision: Revision, prefix: &str) -> Option<Vec<Change<M>>> {
+        if revision < self.complete_after {
+            return None;
+        }
+        let start = self.changes.partition_point(|c| c.record.revision <= revision);
+        Some(
+            self.changes
+                .range(start..)
+                .filter(|c| c.record.key.starts_with(prefix))
+                .cloned()
+                .collect(),
+        )
+    }
+}

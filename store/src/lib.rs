@@ -1,0 +1,20 @@
+//! A durable, versioned key-value store with watch. It knows bytes and revisions, not Kubernetes.
+//!
+//! Keys have the form `bucket/rest`; a bucket is the unit of watch history (one resource type).
+//! Every write gets the next [`Revision`]. Readers and watchers see a write only once it is as
+//! durable as it asked to be, in the order of revisions.
+//!
+//! Invariant: revisions never go back and are never given twice, across crashes too; see
+//! [`disk::Disk::reserve`].
+
+mod disk;
+mod history;
+mod record;
+mod store;
+
+pub use disk::DiskError;
+pub use history::{Change, ChangeKind};
+pub use record::{Record, Revision};
+pub use store::{
+    Action, Durability, Options, Page, Store, Watch, WatchBatch, WatchError, WriteError, Written,
+};

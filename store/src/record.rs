@@ -1,0 +1,25 @@
+//! One stored value.
+
+use bytes::Bytes;
+
+/// The store's clock: one tick per write, never repeated.
+pub type Revision = u64;
+
+/// A value as it was written at one revision. `M` is what the caller derives from the bytes once
+/// and wants at hand on every read (labels, say).
+#[derive(Debug)]
+pub struct Record<M> {
+    /// `bucket/rest`.
+    pub key: Box<str>,
+    /// The revision of the write that made this record.
+    pub revision: Revision,
+    /// The bytes, exactly as the caller encoded them.
+    pub value: Bytes,
+    /// Derived from the bytes.
+    pub meta: M,
+}
+
+/// The bucket of a key: everything before the first slash.
+pub(crate) fn bucket_of(key: &str) -> &str {
+    key.split_once('/').map_or(key, |(bucket, _)| bucket)
+}

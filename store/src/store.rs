@@ -1,0 +1,589 @@
+//! The store itself: an index in memory in front of the file, one writer thread with group commit.
+
+use std::collections::{BTreeMap, HashMap};
+use std::ops::Bound;
+use std::path::Path;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, RwLock};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use tokio::sync::{oneshot, watch};
+
+use crate::disk::{Disk, DiskError, RESERVE_REVISIONS, Write};
+use crate::history::{Change, ChangeKind, Ring};
+use crate::record::{Record, Revision, bucket_of};
+
+/// How much of a write must survive a crash before it is acknowledged.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Durability {
+    /// On disk (fsync) before the write returns and before anybody sees it.
+    Durable,
+    /// Visible at once; reaches the disk with the next durable write or after
+    /// [`Options::lazy_flush_delay`].
+    Lazy,
+    /// In memory only.
+    Volatile,
+}
+
+/// Settings of a store.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// How long a lazy write may wait for a durable one to take it along.
+    pub lazy_flush_delay: Duration,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self { lazy_flush_delay: Duration::from_secs(10) }
+    }
+}
+
+/// What a write does to its key.
+pub enum Action<M> {
+    /// Stores these bytes.
+    Put {
+        /// The encoded value.
+        value: Bytes,
+        /// What the caller derives from it.
+        meta: M,
+    },
+    /// Removes the key; watchers get these bytes as its last state.
+    Delete {
+        /// The encoded final state.
+        value: Bytes,
+        /// What the caller derives from it.
+        meta: M,
+    },
+    /// Leaves everything as it is; the write spends no revision.
+    Keep,
+}
+
+/// The outcome of a write.
+#[derive(Debug)]
+pub enum Written<M> {
+    /// The new record.
+    Put(Arc<Record<M>>),
+    /// The final state of a removed key.
+    Deleted(Arc<Record<M>>),
+    /// Nothing was written.
+    Kept,
+}
+
+/// Why a write did not happen.
+#[derive(Debug, thiserror::Error)]
+pub enum WriteError<E> {
+    /// The caller's own function refused.
+    #[error("rejected")]
+    Rejected(E),
+    /// The disk refused; nothing changed.
+    #[error(transparent)]
+    Disk(Arc<DiskError>),
+    /// The store is shut.
+    #[error("the store is closed")]
+    Closed,
+}
+
+/// Why a watch cannot start or go on.
+#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+pub enum WatchError {
+    /// Changes after the wanted revision are forgotten: list again.
+    #[error("revision {0} is too old")]
+    TooOld(Revision),
+    /// The wanted revision is not reached yet.
+    #[error("revision {wanted} is ahead of {current}")]
+    Future {
+        /// The wanted revision.
+        wanted: Revision,
+        /// The present one.
+        current: Revision,
+    },
+}
+
+/// Some records in key order, all as of one revision.
+pub struct Page<M> {
+    /// The store's revision when the page was cut.
+    pub revision: Revision,
+    /// The records.
+    pub records: Vec<Arc<Record<M>>>,
+    /// How many more match after the last one.
+    pub remaining: usize,
+}
+
+/// The changes since the last look, and the revision up to which they are complete.
+pub struct WatchBatch<M> {
+    /// In revision order.
+    pub changes: Vec<Change<M>>,
+    /// No further change at or before this revision will come.
+    pub revision: Revision,
+}
+
+/// A versioned map from keys to bytes. Cheap to clone.
+pub struct Store<M> {
+    shared: Arc<Shared<M>>,
+}
+
+impl<M> Clone for Store<M> {
+    fn clone(&self) -> Self {
+        Self { shared: self.shared.clone() }
+    }
+}
+
+struct Shared<M> {
+    front: Mutex<Front<M>>,
+    work: Condvar,
+    back: RwLock<Back<M>>,
+    /// One wake-up channel per bucket; the value is the bucket's last revision.
+    wakers: RwLock<HashMap<Box<str>, watch::Sender<Revision>>>,
+    options: Options,
+    writer: Mutex<Option<JoinHandle<()>>>,
+}
+
+/// What writers see: accepted writes that are not visible yet.
+struct Front<M> {
+    next_revision: Revision,
+    /// Revisions up to here are reserved on disk.
+    ceiling: Revision,
+    queue: Vec<Queued<M>>,
+    /// The newest accepted state of keys in the queue or in the batch being committed.
+    pending: HashMap<Box<str>, Option<Arc<Record<M>>>>,
+    committing: bool,
+    /// Lazy records that are visible but not on disk yet; `None` for a removed key.
+    unsaved: HashMap<Box<str>, Option<Arc<Record<M>>>>,
+    unsaved_since: Option<Instant>,
+    closed: bool,
+}
+
+struct Queued<M> {
+    change: Change<M>,
+    durability: Durability,
+    done: oneshot::Sender<Result<(), Arc<DiskError>>>,
+}
+
+/// What readers see.
+struct Back<M> {
+    index: BTreeMap<Box<str>, Arc<Record<M>>>,
+    rings: HashMap<Box<str>, Ring<M>>,
+    revision: Revision,
+    /// The revision at which this run began; older history is unknown.
+    opened_at: Revision,
+}
+
+impl<M: Send + Sync + 'static> Store<M> {
+    /// Opens or creates the file at `path` and reads it whole; `derive` computes a record's
+    /// metadata from its key and bytes.
+    pub fn open(
+        path: &Path,
+        options: Options,
+        derive: impl Fn(&str, &[u8]) -> M,
+    ) -> Result<Self, DiskError> {
+        let mut disk = Disk::open(path)?;
+        let (loaded, ceiling) = disk.load()?;
+        let newest = loaded.iter().map(|l| l.revision).max().unwrap_or(0);
+        let revision = ceiling.max(newest) + 1;
+        disk.reserve(std::iter::empty(), Some(revision + RESERVE_REVISIONS))?;
+        let index = loaded
+            .into_iter()
+            .map(|l| {
+                let meta = derive(&l.key, &l.value);
+                let key: Box<str> = l.key.into();
+                let record =
+                    Record { key: key.clone(), revision: l.revision, value: l.value.into(), meta };
+                (key, Arc::new(record))
+            })
+            .collect();
+        let shared = Arc::new(Shared {
+            front: Mutex::new(Front {
+                next_revision: revision + 1,
+                ceiling: revision + RESERVE_REVISIONS,
+                queue: Vec::new(),
+                pending: HashMap::new(),
+                committing: false,
+                unsaved: HashMap::new(),
+                unsaved_since: None,
+                closed: false,
+            }),
+            work: Condvar::new(),
+            back: RwLock::new(Back { index, rings: HashMap::new(), revision, opened_at: revision }),
+            wakers: RwLock::new(HashMap::new()),
+            options,
+            writer: Mutex::new(None),
+        });
+        let writer = std::thread::Builder::new()
+            .name("store-writer".into())
+            .spawn({
+                let shared = shared.clone();
+                move || write_loop(&shared, disk)
+            })
+            .expect("the process can start one thread at start-up");
+        *lock(&shared.writer) = Some(writer);
+        Ok(Self { shared })
+    }
+
+    /// The revision of the last visible write.
+    pub fn revision(&self) -> Revision {
+        self.back(|back| back.revision)
+    }
+
+    /// The visible record under `key`.
+    pub fn get(&self, key: &str) -> Option<Arc<Record<M>>> {
+        self.back(|back| back.index.get(key).cloned())
+    }
+
+    /// Up to `limit` (0 = all) records whose key starts with `prefix` and lies after `after`, for
+    /// which `keep` holds, in key order.
+    pub fn list(
+        &self,
+        prefix: &str,
+        after: Option<&str>,
+        limit: usize,
+        mut keep: impl FnMut(&Record<M>) -> bool,
+    ) -> Page<M> {
+        self.back(|back| {
+            let start = match after {
+                Some(after) if after >= prefix => Bound::Excluded(after),
+                _ => Bound::Included(prefix),
+            };
+            let mut records = Vec::new();
+            let mut remaining = 0;
+            let range = back.index.range::<str, _>((start, Bound::Unbounded));
+            for (_, record) in range.take_while(|(key, _)| key.starts_with(prefix)) {
+                if !keep(record) {
+                    continue;
+                }
+                if limit != 0 && records.len() == limit {
+                    remaining += 1;
+                } else {
+                    records.push(record.clone());
+                }
+            }
+            Page { revision: back.revision, records, remaining }
+        })
+    }
+
+    /// Reads, decides and writes one key as one step. `decide` gets the newest accepted record and
+    /// the revision that the write will have; it runs under the store's lock, so it must be short.
+    ///
+    /// Returns when the write is as durable as asked and visible.
+    pub async fn write<E>(
+        &self,
+        key: &str,
+        durability: Durability,
+        decide: impl FnOnce(Option<&Arc<Record<M>>>, Revision) -> Result<Action<M>, E>,
+    ) -> Result<Written<M>, WriteError<E>> {
+        let (written, done) = self.enqueue(key, durability, decide)?;
+        if let Some(done) = done {
+            done.await.map_err(|_| WriteError::Closed)?.map_err(WriteError::Disk)?;
+        }
+        Ok(written)
+    }
+
+    #[allow(clippy::type_complexity)]
+    fn enqueue<E>(
+        &self,
+        key: &str,
+        durability: Durability,
+        decide: impl FnOnce(Option<&Arc<Record<M>>>, Revision) -> Result<Action<M>, E>,
+    ) -> Result<(Written<M>, Option<oneshot::Receiver<Result<(), Arc<DiskError>>>>), WriteError<E>>
+    {
+        let mut front = lock(&self.shared.front);
+        if front.closed {
+            return Err(WriteError::Closed);
+        }
+        let current = match front.pending.get(key) {
+            Some(pending) => pending.clone(),
+            None => self.get(key),
+        };
+        let revision = front.next_revision;
+        let action = decide(current.as_ref(), revision).map_err(WriteError::Rejected)?;
+        let (kind, value, meta) = match action {
+            Action::Keep => return Ok((Written::Kept, None)),
+            Action::Put { value, meta } if current.is_some() => (ChangeKind::Updated, value, meta),
+            Action::Put { value, meta } => (ChangeKind::Created, value, meta),
+            Action::Delete { value, meta } => (ChangeKind::Deleted, value, meta),
+        };
+        front.next_revision += 1;
+        let record = Arc::new(Record { key: key.into(), revision, value, meta });
+        let change = Change { kind, record: record.clone(), previous: current };
+        let written = match kind {
+            ChangeKind::Deleted => Written::Deleted(record),
+            _ => Written::Put(record),
+        };
+        let must_wait = durability == Durability::Durable
+            || front.committing
+            || !front.queue.is_empty()
+            || revision >= front.ceiling;
+        if !must_wait {
+            if durability == Durability::Lazy {
+                front.mark_unsaved(&change);
+                self.shared.work.notify_one();
+            }
+            self.shared.publish(std::iter::once(change));
+            return Ok((written, None));
+        }
+        let (done, wait) = oneshot::channel();
+        front.pending.insert(key.into(), change.after());
+        front.queue.push(Queued { change, durability, done });
+        self.shared.work.notify_one();
+        Ok((written, Some(wait)))
+    }
+
+    /// Follows the changes of keys that start with `prefix` (which must contain the whole bucket
+    /// name and its slash) after `revision`; 0 means from now on.
+    pub fn watch(&self, prefix: &str, revision: Revision) -> Result<Watch<M>, WatchError> {
+        let bucket = bucket_of(prefix);
+        let wake = {
+            let mut wakers = self.shared.wakers.write().unwrap_or_else(PoisonError::into_inner);
+            match wakers.get(bucket) {
+                Some(waker) => waker.subscribe(),
+                None => {
+                    let (sender, receiver) = watch::channel(0);
+                    wakers.insert(bucket.into(), sender);
+                    receiver
+                }
+            }
+        };
+        let cursor = self.back(|back| {
+            if revision == 0 {
+                return Ok(back.revision);
+            }
+            if revision > back.revision {
+                return Err(WatchError::Future { wanted: revision, current: back.revision });
+            }
+            match back.rings.get(bucket) {
+                Some(ring) if ring.after(revision, prefix).is_none() => {
+                    Err(WatchError::TooOld(revision))
+                }
+                None if revision < back.opened_at => Err(WatchError::TooOld(revision)),
+                _ => Ok(revision),
+            }
+        })?;
+        Ok(Watch { store: self.clone(), prefix: prefix.into(), cursor, wake })
+    }
+
+    /// Writes what is not on disk yet and stops the writer thread. Later writes fail.
+    pub fn close(&self) {
+        lock(&self.shared.front).closed = true;
+        self.shared.work.notify_one();
+        if let Some(writer) = lock(&self.shared.writer).take()
+            && writer.join().is_err()
+        {
+            tracing::error!("the store's writer thread panicked");
+        }
+    }
+
+    fn back<T>(&self, read: impl FnOnce(&Back<M>) -> T) -> T {
+        read(&self.shared.back.read().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+impl<M> Change<M> {
+    /// The state that the key has after this change.
+    fn after(&self) -> Option<Arc<Record<M>>> {
+        (self.kind != ChangeKind::Deleted).then(|| self.record.clone())
+    }
+}
+
+impl<M> Front<M> {
+    fn mark_unsaved(&mut self, change: &Change<M>) {
+        self.unsaved.insert(change.record.key.clone(), change.after());
+        self.unsaved_since.get_or_insert_with(Instant::now);
+    }
+}
+
+impl<M> Shared<M> {
+    /// Makes changes visible, in order, and wakes whoever watches their buckets.
+    fn publish(&self, changes: impl Iterator<Item = Change<M>>) {
+        let mut woken: Vec<Box<str>> = Vec::new();
+        let revision = {
+            let mut back = self.back.write().unwrap_or_else(PoisonError::into_inner);
+            for change in changes {
+                let key = &change.record.key;
+                back.revision = change.record.revision;
+                match change.after() {
+                    Some(record) => drop(back.index.insert(key.clone(), record)),
+                    None => drop(back.index.remove(key)),
+                }
+                let bucket = bucket_of(key);
+                if !woken.iter().any(|b| **b == *bucket) {
+                    woken.push(bucket.into());
+                }
+                let opened_at = back.opened_at;
+                match back.rings.get_mut(bucket) {
+                    Some(ring) => ring.push(change),
+                    None => {
+                        let bucket = bucket.into();
+                        let mut ring = Ring::new(opened_at);
+                        ring.push(change);
+                        back.rings.insert(bucket, ring);
+                    }
+                }
+            }
+            back.revision
+        };
+        let wakers = self.wakers.read().unwrap_or_else(PoisonError::into_inner);
+        for bucket in woken {
+            if let Some(waker) = wakers.get(&bucket) {
+                waker.send_replace(revision);
+            }
+        }
+    }
+}
+
+/// A position in the history of one key prefix. It holds no queue: a slow reader costs nothing and
+/// is told [`WatchError::TooOld`] once the history has moved past it.
+pub struct Watch<M> {
+    store: Store<M>,
+    prefix: Box<str>,
+    cursor: Revision,
+    wake: watch::Receiver<Revision>,
+}
+
+impl<M: Send + Sync + 'static> Watch<M> {
+    /// The changes since the last call, perhaps none, without waiting.
+    pub fn poll(&mut self) -> Result<WatchBatch<M>, WatchError> {
+        self.wake.borrow_and_update();
+        let bucket = bucket_of(&self.prefix);
+        let (changes, revision) = self.store.back(|back| {
+            let changes = match back.rings.get(bucket) {
+                Some(ring) => ring.after(self.cursor, &self.prefix),
+                None => Some(Vec::new()),
+            };
+            (changes, back.revision)
+        });
+        let changes = changes.ok_or(WatchError::TooOld(self.cursor))?;
+        self.cursor = revision;
+        Ok(WatchBatch { changes, revision })
+    }
+
+    /// Waits until the bucket changes after the last [`Watch::poll`].
+    pub async fn changed(&mut self) {
+        // The sender lives in the store, which `self` keeps alive.
+        let _ = self.wake.changed().await;
+    }
+}
+
+/// Commits batches until the store is closed and everything accepted is on disk.
+fn write_loop<M>(shared: &Shared<M>, mut disk: Disk) {
+    loop {
+        let Some(batch) = next_batch(shared) else { return };
+        let result = disk.reserve(
+            batch.writes(),
+            Some(batch.ceiling).filter(|ceiling| *ceiling != batch.reserved),
+        );
+        match result {
+            Ok(()) => complete(shared, batch),
+            Err(error) => {
+                tracing::error!(%error, "the state file cannot be written");
+                fail(shared, batch, Arc::new(error));
+                if lock(&shared.front).closed {
+                    return;
+                }
+            }
+        }
+    }
+}
+
+/// What one commit takes to disk.
+struct Batch<M> {
+    queue: Vec<Queued<M>>,
+    unsaved: HashMap<Box<str>, Option<Arc<Record<M>>>>,
+    reserved: Revision,
+    ceiling: Revision,
+}
+
+impl<M> Batch<M> {
+    fn writes(&self) -> impl Iterator<Item = Write<'_>> {
+        let lazy = self.unsaved.iter().map(|(key, record)| Write {
+            key,
+            record: record.as_ref().map(|r| (r.revision, &r.value[..])),
+        });
+        let queued = self.queue.iter().filter(|q| q.durability != Durability::Volatile).map(|q| {
+            let record = &q.change.record;
+            let stored = q.change.kind != ChangeKind::Deleted;
+            Write { key: &record.key, record: stored.then(|| (record.revision, &record.value[..])) }
+        });
+        lazy.chain(queued)
+    }
+}
+
+/// Waits for work: a queued write, or lazy writes that have waited long enough.
+fn next_batch<M>(shared: &Shared<M>) -> Option<Batch<M>> {
+    let mut front = lock(&shared.front);
+    loop {
+        let lazy_due = front.unsaved_since.map(|since| since + shared.options.lazy_flush_delay);
+        let due = lazy_due.is_some_and(|due| front.closed || due <= Instant::now());
+        if !front.queue.is_empty() || due {
+            break;
+        }
+        if front.closed {
+            return None;
+        }
+        front = match lazy_due {
+            Some(due) => {
+                let wait = due.saturating_duration_since(Instant::now());
+                shared.work.wait_timeout(front, wait).unwrap_or_else(PoisonError::into_inner).0
+            }
+            None => shared.work.wait(front).unwrap_or_else(PoisonError::into_inner),
+        };
+    }
+    front.committing = true;
+    front.unsaved_since = None;
+    let reserved = front.ceiling;
+    let low = front.next_revision + RESERVE_REVISIONS / 2 > reserved;
+    let ceiling = if low { front.next_revision + RESERVE_REVISIONS } else { reserved };
+    Some(Batch {
+        queue: std::mem::take(&mut front.queue),
+        unsaved: std::mem::take(&mut front.unsaved),
+        reserved,
+        ceiling,
+    })
+}
+
+fn complete<M>(shared: &Shared<M>, batch: Batch<M>) {
+    let mut front = lock(&shared.front);
+    front.committing = false;
+    front.ceiling = batch.ceiling;
+    for queued in &batch.queue {
+        let record = &queued.change.record;
+        let newest = front.pending.get(&record.key).map(|newest| {
+            newest.as_ref().map_or(queued.change.kind == ChangeKind::Deleted, |n| {
+                n.revision == record.revision
+            })
+        });
+        if newest == Some(true) {
+            front.pending.remove(&record.key);
+        }
+    }
+    let (changes, waiters): (Vec<_>, Vec<_>) =
+        batch.queue.into_iter().map(|q| (q.change, q.done)).unzip();
+    shared.publish(changes.into_iter());
+    drop(front);
+    for done in waiters {
+        // A caller that went away does not need the answer.
+        let _ = done.send(Ok(()));
+    }
+}
+
+/// Refuses the batch and everything queued behind it, which was decided upon states that never
+/// came to be.
+fn fail<M>(shared: &Shared<M>, batch: Batch<M>, error: Arc<DiskError>) {
+    let mut front = lock(&shared.front);
+    front.committing = false;
+    front.pending.clear();
+    for (key, record) in batch.unsaved {
+        front.unsaved.entry(key).or_insert(record);
+    }
+    if !front.unsaved.is_empty() {
+        front.unsaved_since = Some(Instant::now());
+    }
+    let queued = std::mem::take(&mut front.queue);
+    drop(front);
+    for queued in batch.queue.into_iter().chain(queued) {
+        let _ = queued.done.send(Err(error.clone()));
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
