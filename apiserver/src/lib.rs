@@ -1,1 +1,3 @@
-//! apiserver.
+//! The Kubernetes API over HTTP.
+
+pub mod security;

@@ -1,0 +1,16 @@
+//! Who is asking, and may they: authentication, authorization, certificates and tokens.
+//!
+//! Invariant: a request is answered only after [`Security::authenticate`] and
+//! [`Security::authorize`] both said yes; nothing else decides about access.
+
+mod attributes;
+mod authenticate;
+mod objects;
+mod refusal;
+mod user;
+
+pub use attributes::{Attributes, Decision};
+pub use authenticate::{Security, SecurityConfig};
+pub use objects::{Changes, Objects};
+pub use refusal::Refusal;
+pub use user::User;

@@ -1,0 +1,30 @@
+//! Why a request is turned away at the door.
+
+/// An authentication or authorization failure; the REST layer makes a `Status` of it.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Refusal {
+    /// Credentials were presented and are not good (401, reason `Unauthorized`).
+    #[error("Unauthorized")]
+    Unauthorized,
+    /// The user may not do this (403, reason `Forbidden`); the whole message.
+    #[error("{0}")]
+    Forbidden(String),
+    /// The request makes no sense (400, reason `BadRequest`).
+    #[error("{0}")]
+    BadRequest(String),
+    /// The server failed (500, reason `InternalError`).
+    #[error("Internal error occurred: {0}")]
+    Internal(String),
+}
+
+impl Refusal {
+    /// The HTTP status code and the `reason` of the Status object.
+    pub fn code_and_reason(&self) -> (u16, &'static str) {
+        match self {
+            Self::Unauthorized => (401, "Unauthorized"),
+            Self::Forbidden(_) => (403, "Forbidden"),
+            Self::BadRequest(_) => (400, "BadRequest"),
+            Self::Internal(_) => (500, "InternalError"),
+        }
+    }
+}
