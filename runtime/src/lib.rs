@@ -2,6 +2,22 @@
 //!
 //! This crate does not know what a pod is: a *sandbox* is a set of shared namespaces with a cgroup
 //! and one shim process; containers run inside it from `oci_spec::runtime::Spec`s.
+//!
+//! Two processes meet here. In the agent, [`Runtime`] and [`Sandbox`] plan: they write records,
+//! make cgroups, compile an OCI spec to a [`plan`], and send it over a unix socket ([`protocol`]).
+//! In the [`shim`], which is the same binary executed again, plans are carried out: it clones,
+//! mounts, executes, keeps the output and waits.
 
+pub mod cgroup;
+pub mod engine;
+pub mod error;
+pub mod handle;
 pub mod image;
+pub mod protocol;
 pub mod sandbox;
+pub mod seccomp;
+pub mod shim;
+
+pub use engine::Runtime;
+pub use error::{Error, LaunchError, LaunchErrorKind, Result};
+pub use handle::Sandbox;
