@@ -1,0 +1,457 @@
+//! What is on disk: `layers/<diff id>/`, `images/<image id>.json`, `refs/<escaped reference>`.
+//!
+//! Every file appears by rename, so readers need no lock and several processes (the agent, a
+//! `coracle image load` beside it) share one store. Writers that remove things hold `lock`.
+
+use std::collections::HashSet;
+use std::fs::{self, File};
+use std::io::{self, Read, Write};
+use std::path::{Path, PathBuf};
+
+use nix::fcntl::{Flock, FlockArg};
+use oci_spec::image::ImageConfiguration;
+use serde::{Deserialize, Serialize};
+
+use super::compression::decompressed;
+use super::reference::Reference;
+use super::unpack::{UnpackError, unpack};
+
+/// An image that is present and unpacked.
+#[derive(Clone, Debug)]
+pub struct Image {
+    /// `sha256:…` of its configuration: the image ID.
+    pub id: String,
+    /// Full references with a tag, for example `docker.io/library/nginx:latest`.
+    pub tags: Vec<String>,
+    /// Full references with a manifest digest, for example `docker.io/library/nginx@sha256:…`.
+    pub digests: Vec<String>,
+    /// Unpacked size in bytes.
+    pub size_bytes: u64,
+    /// Entrypoint, command, environment, user, working directory, stop signal.
+    pub config: ImageConfiguration,
+    /// Unpacked layer directories, base first.
+    pub layers: Vec<PathBuf>,
+}
+
+/// Why the store could not do something.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// A file of the store cannot be read, written or removed.
+    #[error("{operation} {path}: {source}")]
+    File {
+        /// What was tried.
+        operation: &'static str,
+        /// On which file.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// An image's record is not what this program writes.
+    #[error("image record {path} is broken: {source}")]
+    Record {
+        /// The record.
+        path: PathBuf,
+        /// What is wrong with it.
+        source: serde_json::Error,
+    },
+    /// A layer cannot be unpacked.
+    #[error(transparent)]
+    Unpack(#[from] UnpackError),
+    /// A layer is not what the image's configuration says.
+    #[error("layer digest mismatch: want {want}, got {got}")]
+    DiffId {
+        /// From the configuration.
+        want: String,
+        /// From the bytes.
+        got: String,
+    },
+    /// The configuration and the manifest disagree on the number of layers.
+    #[error("the image has {layers} layers but its configuration names {diff_ids}")]
+    LayerCount {
+        /// Layers in the manifest.
+        layers: usize,
+        /// Layers in the configuration.
+        diff_ids: usize,
+    },
+    /// No such image.
+    #[error("image {0} not found")]
+    NotFound(String),
+}
+
+impl StoreError {
+    /// Whether the file system is full.
+    pub fn is_full(&self) -> bool {
+        match self {
+            Self::File { source, .. } => matches!(
+                source.kind(),
+                io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded
+            ),
+            Self::Unpack(error) => error.is_full(),
+            _ => false,
+        }
+    }
+}
+
+/// The images of this machine. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct ImageStore {
+    dir: PathBuf,
+}
+
+/// `images/<image id>.json`.
+#[derive(Serialize, Deserialize)]
+struct ImageRecord {
+    id: String,
+    size_bytes: u64,
+    diff_ids: Vec<String>,
+    config: ImageConfiguration,
+}
+
+/// `layers/<diff id>.json`.
+#[derive(Serialize, Deserialize)]
+struct LayerRecord {
+    size_bytes: u64,
+}
+
+impl ImageStore {
+    /// Opens or creates the store in `dir` and removes what a crash left half-made.
+    pub fn open(dir: &Path) -> Result<Self, StoreError> {
+        for sub in ["layers", "images", "refs", "incoming"] {
+            let path = dir.join(sub);
+            fs::create_dir_all(&path).map_err(file("create", &path))?;
+        }
+        let store = Self { dir: dir.to_owned() };
+        store.remove_abandoned();
+        Ok(store)
+    }
+
+    /// The image that `reference` names here; a digest decides over a tag. Costs two small reads.
+    pub fn find(&self, reference: &Reference) -> Result<Option<Image>, StoreError> {
+        let name = reference.digested().or_else(|| reference.tagged());
+        match name {
+            Some(name) => self.find_name(&name),
+            None => Ok(None),
+        }
+    }
+
+    fn find_name(&self, name: &str) -> Result<Option<Image>, StoreError> {
+        let path = self.reference_path(name);
+        match fs::read_to_string(&path) {
+            Ok(id) => self.find_id(id.trim()),
+            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(e) => Err(file("read", &path)(e)),
+        }
+    }
+
+    /// The image with this ID (`sha256:…`).
+    pub fn find_id(&self, id: &str) -> Result<Option<Image>, StoreError> {
+        let path = self.record_path(id);
+        let bytes = match fs::read(&path) {
+            Ok(bytes) => bytes,
+            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(e) => return Err(file("read", &path)(e)),
+        };
+        let record: ImageRecord = serde_json::from_slice(&bytes)
+            .map_err(|source| StoreError::Record { path: path.clone(), source })?;
+        let layers: Vec<PathBuf> = record.diff_ids.iter().map(|id| self.layer_path(id)).collect();
+        // A layer lost to a manual clean-up means that the image must be pulled again.
+        if layers.iter().any(|layer| !layer.is_dir()) {
+            return Ok(None);
+        }
+        Ok(Some(Image {
+            id: record.id,
+            tags: Vec::new(),
+            digests: Vec::new(),
+            size_bytes: record.size_bytes,
+            config: record.config,
+            layers,
+        }))
+    }
+
+    /// Every image with all its names, in order of ID.
+    pub fn list(&self) -> Result<Vec<Image>, StoreError> {
+        let mut images = Vec::new();
+        for path in read_dir(&self.dir.join("images"))? {
+            let Some(stem) = path.file_stem().and_then(|s| s.to_str()) else { continue };
+            if let Some(image) = self.find_id(&format!("sha256:{stem}"))? {
+                images.push(image);
+            }
+        }
+        images.sort_by(|a, b| a.id.cmp(&b.id));
+        for (name, id) in self.references()? {
+            if let Some(image) = images.iter_mut().find(|image| image.id == id) {
+                let names = if name.contains('@') { &mut image.digests } else { &mut image.tags };
+                names.push(name);
+            }
+        }
+        Ok(images)
+    }
+
+    /// Fills in the names of `image`, which `find` leaves out for speed.
+    pub fn with_names(&self, mut image: Image) -> Result<Image, StoreError> {
+        for (name, id) in self.references()? {
+            if id == image.id {
+                let names = if name.contains('@') { &mut image.digests } else { &mut image.tags };
+                names.push(name);
+            }
+        }
+        Ok(image)
+    }
+
+    fn references(&self) -> Result<Vec<(String, String)>, StoreError> {
+        let mut references = Vec::new();
+        for path in read_dir(&self.dir.join("refs"))? {
+            let Some(name) = path.file_name().and_then(|n| n.to_str()) else { continue };
+            match fs::read_to_string(&path) {
+                Ok(id) => references.push((unescape(name), id.trim().to_owned())),
+                Err(e) if e.kind() == io::ErrorKind::NotFound => {}
+                Err(e) => return Err(file("read", &path)(e)),
+            }
+        }
+        references.sort();
+        Ok(references)
+    }
+
+    /// Removes a name; with its last name goes the image. `name` may be an image ID too.
+    pub fn remove(&self, name: &str) -> Result<Vec<String>, StoreError> {
+        let _lock = self.lock()?;
+        let references = self.references()?;
+        let wanted: Vec<String> = match name.parse::<Reference>() {
+            Ok(reference) if references.iter().any(|(n, _)| is_named(&reference, n)) => references
+                .iter()
+                .filter(|(n, _)| is_named(&reference, n))
+                .map(|(n, _)| n.clone())
+                .collect(),
+            _ => {
+                let id = name.strip_prefix("sha256:").unwrap_or(name);
+                let full = format!("sha256:{id}");
+                let matches = |image: &str| image.starts_with(&full) && id.len() >= 6;
+                references.iter().filter(|(_, i)| matches(i)).map(|(n, _)| n.clone()).collect()
+            }
+        };
+        if wanted.is_empty() {
+            return Err(StoreError::NotFound(name.to_owned()));
+        }
+        let ids: HashSet<&String> =
+            references.iter().filter(|(n, _)| wanted.contains(n)).map(|(_, id)| id).collect();
+        let mut removed = wanted.clone();
+        // An image that is left with digests only is unnamed for a user: those go with the tag.
+        for (other, id) in &references {
+            let is_last = ids.contains(id)
+                && !references.iter().any(|(n, i)| i == id && !n.contains('@') && !wanted.contains(n));
+            if is_last && !removed.contains(other) {
+                removed.push(other.clone());
+            }
+        }
+        for name in &removed {
+            let path = self.reference_path(name);
+            fs::remove_file(&path).map_err(file("remove", &path))?;
+        }
+        self.collect(&HashSet::new())?;
+        Ok(removed)
+    }
+
+    /// Removes every image that is not in `in_use` (image IDs); returns the freed bytes.
+    pub fn prune(&self, in_use: &HashSet<String>) -> Result<u64, StoreError> {
+        let _lock = self.lock()?;
+        for (name, id) in self.references()? {
+            if !in_use.contains(&id) {
+                let path = self.reference_path(&name);
+                fs::remove_file(&path).map_err(file("remove", &path))?;
+            }
+        }
+        self.collect(in_use)
+    }
+
+    /// Removes images without a name that are not `in_use`, then layers without an image.
+    fn collect(&self, in_use: &HashSet<String>) -> Result<u64, StoreError> {
+        let named: HashSet<String> = self.references()?.into_iter().map(|(_, id)| id).collect();
+        let mut freed = 0;
+        let mut needed = HashSet::new();
+        for path in read_dir(&self.dir.join("images"))? {
+            let Some(stem) = path.file_stem().and_then(|s| s.to_str()) else { continue };
+            let id = format!("sha256:{stem}");
+            if named.contains(&id) || in_use.contains(&id) {
+                let bytes = fs::read(&path).map_err(file("read", &path))?;
+                let record: ImageRecord = serde_json::from_slice(&bytes)
+                    .map_err(|source| StoreError::Record { path: path.clone(), source })?;
+                needed.extend(record.diff_ids.iter().map(|d| digest_hex(d).to_owned()));
+            } else {
+                fs::remove_file(&path).map_err(file("remove", &path))?;
+            }
+        }
+        for path in read_dir(&self.dir.join("layers"))? {
+            let Some(stem) = path.file_stem().and_then(|s| s.to_str()) else { continue };
+            if needed.contains(stem) {
+                continue;
+            }
+            if path.is_dir() {
+                fs::remove_dir_all(&path).map_err(file("remove", &path))?;
+            } else {
+                let size = fs::read(&path)
+                    .ok()
+                    .and_then(|b| serde_json::from_slice::<LayerRecord>(&b).ok())
+                    .map_or(0, |r| r.size_bytes);
+                freed += size;
+                fs::remove_file(&path).map_err(file("remove", &path))?;
+            }
+        }
+        Ok(freed)
+    }
+
+    /// The size of the layer with this diff ID if it is unpacked already.
+    pub(super) fn layer_size(&self, diff_id: &str) -> Option<u64> {
+        let bytes = fs::read(self.layer_record_path(diff_id)).ok()?;
+        let record: LayerRecord = serde_json::from_slice(&bytes).ok()?;
+        self.layer_path(diff_id).is_dir().then_some(record.size_bytes)
+    }
+
+    /// Unpacks a (compressed) layer and keeps it under its diff ID, which must be `want`.
+    pub(super) fn add_layer(&self, input: impl Read, want: &str) -> Result<u64, StoreError> {
+        let incoming = self.incoming()?;
+        let root = incoming.path().join("layer");
+        fs::create_dir(&root).map_err(file("create", &root))?;
+        let plain = decompressed(input).map_err(UnpackError::Read)?;
+        let unpacked = unpack(plain, &root)?;
+        if unpacked.diff_id != want {
+            return Err(StoreError::DiffId { want: want.to_owned(), got: unpacked.diff_id });
+        }
+        let path = self.layer_path(want);
+        match fs::rename(&root, &path) {
+            Ok(()) => {}
+            // Somebody else unpacked the same layer meanwhile; content-addressed, so it is equal.
+            Err(_) if path.is_dir() => {}
+            Err(e) => return Err(file("rename", &path)(e)),
+        }
+        let record = LayerRecord { size_bytes: unpacked.size_bytes };
+        self.write(&self.layer_record_path(want), &json(&record))?;
+        Ok(unpacked.size_bytes)
+    }
+
+    /// Records an image whose layers are all here, under `names`.
+    pub(super) fn add_image(
+        &self,
+        id: &str,
+        config: ImageConfiguration,
+        names: &[String],
+    ) -> Result<Image, StoreError> {
+        let _lock = self.lock()?;
+        let diff_ids = config.rootfs().diff_ids().clone();
+        let mut size_bytes = 0;
+        for diff_id in &diff_ids {
+            size_bytes += self
+                .layer_size(diff_id)
+                .ok_or_else(|| StoreError::NotFound(format!("layer {diff_id}")))?;
+        }
+        let record = ImageRecord { id: id.to_owned(), size_bytes, diff_ids, config };
+        self.write(&self.record_path(id), &json(&record))?;
+        for name in names {
+            self.write(&self.reference_path(name), id.as_bytes())?;
+        }
+        self.find_id(id)?.ok_or_else(|| StoreError::NotFound(id.to_owned()))
+    }
+
+    /// A directory for what is being made; gone when dropped.
+    pub(super) fn incoming(&self) -> Result<tempfile::TempDir, StoreError> {
+        let dir = self.dir.join("incoming");
+        tempfile::Builder::new()
+            .prefix(&format!("{}-", std::process::id()))
+            .tempdir_in(&dir)
+            .map_err(file("create a directory in", &dir))
+    }
+
+    /// Removes incoming directories of processes that are gone.
+    fn remove_abandoned(&self) {
+        let Ok(paths) = read_dir(&self.dir.join("incoming")) else { return };
+        for path in paths {
+            let pid = path.file_name().and_then(|n| n.to_str()).and_then(|n| n.split('-').next());
+            if let Some(pid) = pid
+                && !Path::new("/proc").join(pid).exists()
+                && let Err(error) = fs::remove_dir_all(&path)
+            {
+                tracing::warn!(path = %path.display(), %error, "abandoned download stays");
+            }
+        }
+    }
+
+    fn write(&self, path: &Path, bytes: &[u8]) -> Result<(), StoreError> {
+        let dir = path.parent().unwrap_or(&self.dir);
+        let mut temporary = tempfile::Builder::new()
+            .tempfile_in(self.dir.join("incoming"))
+            .map_err(file("create a file in", dir))?;
+        temporary.write_all(bytes).map_err(file("write", path))?;
+        temporary.as_file().sync_data().map_err(file("sync", path))?;
+        temporary.persist(path).map_err(|e| file("rename", path)(e.error))?;
+        Ok(())
+    }
+
+    fn lock(&self) -> Result<Flock<File>, StoreError> {
+        let path = self.dir.join("lock");
+        let lock = File::create(&path).map_err(file("open", &path))?;
+        Flock::lock(lock, FlockArg::LockExclusive)
+            .map_err(|(_, errno)| file("lock", &path)(errno.into()))
+    }
+
+    fn layer_path(&self, diff_id: &str) -> PathBuf {
+        self.dir.join("layers").join(digest_hex(diff_id))
+    }
+
+    fn layer_record_path(&self, diff_id: &str) -> PathBuf {
+        self.dir.join("layers").join(format!("{}.json", digest_hex(diff_id)))
+    }
+
+    fn record_path(&self, id: &str) -> PathBuf {
+        self.dir.join("images").join(format!("{}.json", digest_hex(id)))
+    }
+
+    fn reference_path(&self, name: &str) -> PathBuf {
+        self.dir.join("refs").join(escape(name))
+    }
+}
+
+fn is_named(reference: &Reference, name: &str) -> bool {
+    match reference.digested() {
+        Some(digested) => digested == name,
+        None => reference.tagged().as_deref() == Some(name),
+    }
+}
+
+/// The part after `sha256:`, kept to hexadecimal digits so that it is safe as a file name.
+fn digest_hex(digest: &str) -> &str {
+    let hex = digest.strip_prefix("sha256:").unwrap_or(digest);
+    if hex.len() == 64 && hex.bytes().all(|b| b.is_ascii_hexdigit()) { hex } else { "invalid" }
+}
+
+/// A reference as a file name: `/` becomes `%`, which references never contain.
+fn escape(name: &str) -> String {
+    name.replace('/', "%")
+}
+
+fn unescape(name: &str) -> String {
+    name.replace('%', "/")
+}
+
+fn json(value: &impl Serialize) -> Vec<u8> {
+    serde_json::to_vec(value).expect("plain records always serialize")
+}
+
+fn read_dir(path: &Path) -> Result<Vec<PathBuf>, StoreError> {
+    let entries = fs::read_dir(path).map_err(file("read", path))?;
+    Ok(entries.filter_map(Result::ok).map(|entry| entry.path()).collect())
+}
+
+fn file<'a>(
+    operation: &'static str,
+    path: &'a Path,
+) -> impl Fn(io::Error) -> StoreError + use<'a> {
+    move |source| StoreError::File { operation, path: path.to_owned(), source }
+}
+
+/// Checks that a configuration names as many layers as there are.
+pub(super) fn check_layer_count(
+    config: &ImageConfiguration,
+    layers: usize,
+) -> Result<(), StoreError> {
+    let diff_ids = config.rootfs().diff_ids().len();
+    if diff_ids == layers { Ok(()) } else { Err(StoreError::LayerCount { layers, diff_ids }) }
+}
