@@ -16,7 +16,8 @@ use super::store::{Image, ImageStore, StoreError, check_layer_count};
 use super::unpack::hex;
 
 /// Annotations that carry an image's name in an OCI layout (containerd's, then the standard one).
-const NAME_ANNOTATIONS: [&str; 2] = ["io.containerd.image.name", "org.opencontainers.image.ref.name"];
+const NAME_ANNOTATIONS: [&str; 2] =
+    ["io.containerd.image.name", "org.opencontainers.image.ref.name"];
 /// JSON documents in an archive larger than this are refused.
 const MAX_DOCUMENT_BYTES: u64 = 8 << 20;
 
@@ -27,7 +28,9 @@ pub enum ArchiveError {
     #[error("read archive: {0}")]
     Read(#[source] io::Error),
     /// It is a tar, but of something else.
-    #[error("the archive is neither a docker archive (manifest.json) nor an OCI layout (index.json)")]
+    #[error(
+        "the archive is neither a docker archive (manifest.json) nor an OCI layout (index.json)"
+    )]
     NotAnImage,
     /// A file that the archive's own index names is missing.
     #[error("the archive lacks {0}")]
@@ -72,7 +75,11 @@ struct DockerManifest {
 impl ImageStore {
     /// Loads every image of an archive; returns them with the names they got. `name` names an
     /// image that the archive leaves without one.
-    pub fn load(&self, input: impl Read, name: Option<&Reference>) -> Result<Vec<Image>, ArchiveError> {
+    pub fn load(
+        &self,
+        input: impl Read,
+        name: Option<&Reference>,
+    ) -> Result<Vec<Image>, ArchiveError> {
         let spool = Spool::new(self, input)?;
         let mut images = if spool.has("index.json") && !spool.has("manifest.json") {
             self.load_oci(&spool, name)?
@@ -102,7 +109,11 @@ impl ImageStore {
         Ok(images)
     }
 
-    fn load_oci(&self, spool: &Spool, name: Option<&Reference>) -> Result<Vec<Image>, ArchiveError> {
+    fn load_oci(
+        &self,
+        spool: &Spool,
+        name: Option<&Reference>,
+    ) -> Result<Vec<Image>, ArchiveError> {
         let index: ImageIndex = spool.document("index.json")?;
         let mut images = Vec::new();
         for descriptor in index.manifests() {
@@ -137,8 +148,11 @@ impl ImageStore {
         layers: &[String],
         names: Vec<String>,
     ) -> Result<Image, ArchiveError> {
-        let config: ImageConfiguration = serde_json::from_slice(config_bytes)
-            .map_err(|source| ArchiveError::Document { name: "the configuration".into(), source })?;
+        let config: ImageConfiguration =
+            serde_json::from_slice(config_bytes).map_err(|source| ArchiveError::Document {
+                name: "the configuration".into(),
+                source,
+            })?;
         check_layer_count(&config, layers.len())?;
         for (layer, diff_id) in layers.iter().zip(config.rootfs().diff_ids()) {
             if self.layer_size(diff_id).is_none() {
@@ -148,7 +162,9 @@ impl ImageStore {
         let id = format!("sha256:{}", hex(digest(&SHA256, config_bytes).as_ref()));
         let mut all = names;
         // A digest of its own, as a registry would give one, so that status can show it.
-        all.extend(all.first().and_then(|n| n.rsplit_once(':')).map(|(name, _)| format!("{name}@{id}")));
+        all.extend(
+            all.first().and_then(|n| n.rsplit_once(':')).map(|(name, _)| format!("{name}@{id}")),
+        );
         Ok(self.add_image(&id, config, &all)?)
     }
 }
@@ -199,7 +215,11 @@ impl Spool {
                     // docker save links equal layers to each other.
                     if let Some(target) = entry.link_name().map_err(ArchiveError::Read)? {
                         let base = Path::new(&name).parent().unwrap_or(Path::new(""));
-                        links.push((name.clone(), normalize(&base.join(&target)), normalize(&target)));
+                        links.push((
+                            name.clone(),
+                            normalize(&base.join(&target)),
+                            normalize(&target),
+                        ));
                     }
                 }
                 _ => {}
@@ -246,7 +266,10 @@ impl Spool {
         }
     }
 
-    fn verified_document<T: for<'de> Deserialize<'de>>(&self, name: &str) -> Result<T, ArchiveError> {
+    fn verified_document<T: for<'de> Deserialize<'de>>(
+        &self,
+        name: &str,
+    ) -> Result<T, ArchiveError> {
         parse(name, &self.verified(name)?)
     }
 }

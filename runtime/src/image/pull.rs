@@ -93,9 +93,7 @@ pub enum PullError {
         message: String,
     },
     /// The registry cannot be reached or hangs.
-    #[error(
-        "failed to pull and unpack image \"{reference}\": failed to do request: {message}"
-    )]
+    #[error("failed to pull and unpack image \"{reference}\": failed to do request: {message}")]
     Unreachable {
         /// The image.
         reference: String,
@@ -148,7 +146,9 @@ impl PullError {
         match error {
             OciDistributionError::ImageManifestNotFoundError(_) => Self::NotFound(name),
             OciDistributionError::RegistryError { envelope, .. } => {
-                let is = |codes: &[OciErrorCode]| envelope.errors.iter().any(|e| codes.contains(&e.code));
+                let is = |codes: &[OciErrorCode]| {
+                    envelope.errors.iter().any(|e| codes.contains(&e.code))
+                };
                 if is(&[
                     OciErrorCode::ManifestUnknown,
                     OciErrorCode::NameUnknown,
@@ -313,7 +313,10 @@ impl ImageStore {
                     break;
                 }
             };
-            progress(Progress::Received { digest: layer.digest.clone(), bytes: chunk.len() as u64 });
+            progress(Progress::Received {
+                digest: layer.digest.clone(),
+                bytes: chunk.len() as u64,
+            });
             if sender.send(Ok(chunk)).await.is_err() {
                 break;
             }

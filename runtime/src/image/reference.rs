@@ -20,9 +20,7 @@ impl FromStr for Reference {
     type Err = ReferenceError;
 
     fn from_str(name: &str) -> Result<Self, ReferenceError> {
-        name.parse()
-            .map(Self)
-            .map_err(|source| ReferenceError { name: name.to_owned(), source })
+        name.parse().map(Self).map_err(|source| ReferenceError { name: name.to_owned(), source })
     }
 }
 

@@ -82,10 +82,9 @@ impl StoreError {
     /// Whether the file system is full.
     pub fn is_full(&self) -> bool {
         match self {
-            Self::File { source, .. } => matches!(
-                source.kind(),
-                io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded
-            ),
+            Self::File { source, .. } => {
+                matches!(source.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
+            }
             Self::Unpack(error) => error.is_full(),
             _ => false,
         }
@@ -238,7 +237,9 @@ impl ImageStore {
         // An image that is left with digests only is unnamed for a user: those go with the tag.
         for (other, id) in &references {
             let is_last = ids.contains(id)
-                && !references.iter().any(|(n, i)| i == id && !n.contains('@') && !wanted.contains(n));
+                && !references
+                    .iter()
+                    .any(|(n, i)| i == id && !n.contains('@') && !wanted.contains(n));
             if is_last && !removed.contains(other) {
                 removed.push(other.clone());
             }
@@ -440,10 +441,7 @@ fn read_dir(path: &Path) -> Result<Vec<PathBuf>, StoreError> {
     Ok(entries.filter_map(Result::ok).map(|entry| entry.path()).collect())
 }
 
-fn file<'a>(
-    operation: &'static str,
-    path: &'a Path,
-) -> impl Fn(io::Error) -> StoreError + use<'a> {
+fn file<'a>(operation: &'static str, path: &'a Path) -> impl Fn(io::Error) -> StoreError + use<'a> {
     move |source| StoreError::File { operation, path: path.to_owned(), source }
 }
 

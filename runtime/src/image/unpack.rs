@@ -155,9 +155,9 @@ impl Unpacker {
         let parent_fd = self.directory(&parent).map_err(at)?;
         if name.as_bytes() == OPAQUE {
             let parent = self.open_directory(&parent).map_err(at)?;
-            return parent.set_xattr("trusted.overlay.opaque", b"y").map_err(|source| {
-                UnpackError::Write { path: path.clone(), source }
-            });
+            return parent
+                .set_xattr("trusted.overlay.opaque", b"y")
+                .map_err(|source| UnpackError::Write { path: path.clone(), source });
         }
         if let Some(hidden) = name.as_bytes().strip_prefix(WHITEOUT) {
             return whiteout(&parent_fd, OsStr::from_bytes(hidden)).map_err(at);
@@ -241,8 +241,7 @@ impl Unpacker {
 
     fn hard_link(&self, target: &Path, parent: &OwnedFd, name: &OsStr) -> Result<(), Errno> {
         let (target_parent, target_name) = split(target).ok_or(Errno::EINVAL)?;
-        let target_parent =
-            self.resolve(&target_parent, OFlag::O_PATH | OFlag::O_DIRECTORY)?;
+        let target_parent = self.resolve(&target_parent, OFlag::O_PATH | OFlag::O_DIRECTORY)?;
         linkat(&target_parent, target_name.as_os_str(), parent, name, AtFlags::empty())
     }
 
@@ -301,11 +300,8 @@ fn remove_existing(parent: &OwnedFd, name: &OsStr, kind: EntryType) -> Result<()
 }
 
 fn create_file(parent: &OwnedFd, name: &OsStr) -> Result<File, Errno> {
-    let flags = OFlag::O_WRONLY
-        | OFlag::O_CREAT
-        | OFlag::O_EXCL
-        | OFlag::O_NOFOLLOW
-        | OFlag::O_CLOEXEC;
+    let flags =
+        OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
     openat(parent.as_fd(), name, flags, Mode::from_bits_truncate(0o600)).map(File::from)
 }
 

@@ -96,9 +96,7 @@ pub fn worker_main() -> i32 {
     let report = match request {
         Ok(request) => match pull(&request) {
             Ok(image) => Report::Done { id: image.id },
-            Err(e) => {
-                Report::Failed { message: e.to_string(), unreachable: e.is_unreachable() }
-            }
+            Err(e) => Report::Failed { message: e.to_string(), unreachable: e.is_unreachable() },
         },
         Err(message) => Report::Failed { message, unreachable: false },
     };
@@ -115,10 +113,8 @@ fn pull(request: &PullRequest) -> Result<Image, PullError> {
         .enable_all()
         .build()
         .map_err(|e| failed(format!("start the pull: {e}")))?;
-    let reference: Reference = request
-        .reference
-        .parse()
-        .map_err(|e: super::ReferenceError| failed(e.to_string()))?;
+    let reference: Reference =
+        request.reference.parse().map_err(|e: super::ReferenceError| failed(e.to_string()))?;
     let store = ImageStore::open(&request.store).map_err(|e| failed(e.to_string()))?;
     tokio.block_on(store.pull(&reference, &request.options, &|step| {
         say(&Report::Progress(step));
