@@ -6,6 +6,7 @@
 mod attributes;
 mod authenticate;
 mod objects;
+pub mod pki;
 mod refusal;
 mod user;
 

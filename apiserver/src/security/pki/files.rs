@@ -1,0 +1,66 @@
+//! State files: private to root, replaced whole or not at all.
+
+use std::fs::{self, DirBuilder, File, OpenOptions, Permissions};
+use std::io::{self, Write};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+
+use super::PkiError;
+
+/// The directory of state files.
+pub(super) struct StateDir {
+    dir: PathBuf,
+}
+
+impl StateDir {
+    pub(super) fn open(dir: &Path) -> Result<Self, PkiError> {
+        let created = DirBuilder::new().recursive(true).mode(0o700).create(dir);
+        created
+            .and_then(|()| fs::set_permissions(dir, Permissions::from_mode(0o700)))
+            .map_err(|error| PkiError::CreateDir(dir.to_owned(), error))?;
+        Ok(Self { dir: dir.to_owned() })
+    }
+
+    pub(super) fn path(&self, name: &str) -> PathBuf {
+        self.dir.join(name)
+    }
+
+    pub(super) fn read(&self, name: &str) -> Result<Option<String>, PkiError> {
+        match fs::read_to_string(self.path(name)) {
+            Ok(text) => Ok(Some(text)),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(PkiError::Read(self.path(name), error)),
+        }
+    }
+
+    pub(super) fn write(&self, name: &str, text: &str) -> Result<(), PkiError> {
+        replace(&self.path(name), text.as_bytes())
+            .map_err(|error| PkiError::Write(self.path(name), error))
+    }
+}
+
+/// Replaces `path` by a file with mode 0600; after a crash it is the old or the new one.
+pub(super) fn replace(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    let mut staged = path.as_os_str().to_owned();
+    staged.push(format!(".{}.new", std::process::id()));
+    let staged = PathBuf::from(staged);
+    let written = (|| {
+        // A file left behind by an earlier crash may have another mode.
+        match fs::remove_file(&staged) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+        let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&staged)?;
+        file.write_all(bytes)?;
+        file.sync_all()?;
+        fs::rename(&staged, path)
+    })();
+    if written.is_err() {
+        let _ = fs::remove_file(&staged);
+        return written;
+    }
+    match path.parent() {
+        Some(dir) if !dir.as_os_str().is_empty() => File::open(dir)?.sync_all(),
+        _ => Ok(()),
+    }
+}
