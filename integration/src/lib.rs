@@ -1,1 +1,33 @@
-//! x
+//! The harness of the end-to-end tests: nodes in network namespaces of their own, real kubectl
+//! binaries, terminals, and a census of what the machine carries before and after.
+#![allow(clippy::unwrap_used, clippy::panic, missing_docs)]
+
+pub mod census;
+pub mod kubectl;
+pub mod netns;
+pub mod node;
+pub mod terminal;
+pub mod wait;
+
+pub use census::Census;
+pub use kubectl::{Kubectl, Output};
+pub use netns::NetNs;
+pub use node::{Node, NodeOptions};
+pub use terminal::Terminal;
+pub use wait::{eventually, within};
+
+use std::path::PathBuf;
+
+/// The top of the checkout.
+pub fn workspace() -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR")).parent().unwrap().to_owned()
+}
+
+/// Whether this process may run pods; prints why a test is skipped otherwise.
+pub fn privileged() -> bool {
+    let root = nix::unistd::geteuid().is_root();
+    if !root {
+        eprintln!("SKIPPED: end-to-end tests need root");
+    }
+    root
+}

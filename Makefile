@@ -1,0 +1,46 @@
+# The targets that people and CI use. `make run` and `make test` install what they need.
+SHELL := /bin/bash
+TARGET := x86_64-unknown-linux-gnu
+TARGET_DIR := $(or $(CARGO_TARGET_DIR),target)
+RELEASE := $(TARGET_DIR)/$(TARGET)/release/coracle
+DEBUG := $(TARGET_DIR)/$(TARGET)/debug/coracle
+export PATH := $(HOME)/.cargo/bin:$(PATH)
+
+.PHONY: run test check bench clean build prerequisites images kubectl
+
+## run: install what is missing, build, start a node, replay the story, stay up until Ctrl-C.
+##      NETNS=1 puts the node into a network namespace of its own with no way out.
+run: build images
+	@CORACLE_BINARY=$(abspath $(RELEASE)) NETNS=$(NETNS) integration/demo/run.sh
+
+## test: everything a contributor must pass; ends in the test runner's summary.
+test: prerequisites images kubectl check
+	cargo build --workspace
+	@CORACLE_BINARY=$(abspath $(DEBUG)) integration/scripts/test.sh
+
+## check: formatting and lints.
+check: prerequisites
+	cargo fmt --all --check
+	cargo clippy --workspace --all-targets --quiet -- -D warnings
+
+## bench: the table of budgets, measured with the release binary (also build/bench.json).
+bench: build images kubectl
+	@CORACLE_BINARY=$(abspath $(RELEASE)) cargo run --quiet --release --package coracle-integration --bin bench
+
+## build: the static release binary.
+build: prerequisites
+	cargo build --release --package coracle
+	@ls -la $(RELEASE) | awk '{ printf "built %s (%.1f MB)\n", $$9, $$5 / 1000000 }'
+
+prerequisites:
+	@integration/scripts/prerequisites.sh
+
+images: prerequisites
+	@integration/scripts/images.sh
+
+kubectl: prerequisites
+	@integration/scripts/kubectl.sh
+
+clean:
+	cargo clean
+	rm -rf build

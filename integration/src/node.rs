@@ -1,0 +1,224 @@
+//! A coracle node with directories, control groups and a network namespace of its own, beside a
+//! second namespace that plays the outside world.
+
+use std::fs::File;
+use std::os::unix::net::UnixDatagram;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+use crate::census::Census;
+use crate::kubectl::Kubectl;
+use crate::netns::NetNs;
+
+/// The node's address towards the outside (TEST-NET-1, RFC 5737).
+pub const NODE_IP: &str = "192.0.2.10";
+/// The outside's address.
+pub const OUTSIDE_IP: &str = "192.0.2.20";
+
+static COUNTER: AtomicU32 = AtomicU32::new(0);
+
+/// How to start a node.
+#[derive(Clone, Debug, Default)]
+pub struct NodeOptions {
+    /// Further arguments of `coracle up`.
+    pub arguments: Vec<String>,
+    /// Load no images.
+    pub without_images: bool,
+}
+
+/// A running node; dropped, it is stopped and reset.
+pub struct Node {
+    pub ns: NetNs,
+    pub outside: NetNs,
+    pub dir: tempfile::TempDir,
+    options: NodeOptions,
+    before: Census,
+    mark: String,
+    child: Option<Child>,
+}
+
+/// The binary under test.
+pub fn binary() -> PathBuf {
+    if let Some(path) = std::env::var_os("CORACLE_BINARY") {
+        return path.into();
+    }
+    panic!("CORACLE_BINARY does not name the binary under test (make test sets it)");
+}
+
+impl Node {
+    /// Starts a node with the test images and waits until it is ready.
+    pub fn start() -> Self {
+        Self::start_with(NodeOptions::default())
+    }
+
+    pub fn start_with(options: NodeOptions) -> Self {
+        let number = COUNTER.fetch_add(1, Ordering::Relaxed);
+        let mark = format!("coracle-e2e-{}-{number}", std::process::id());
+        let dir = tempfile::Builder::new().prefix(&format!("{mark}-")).tempdir().unwrap();
+        let ns = NetNs::new();
+        let outside = NetNs::new();
+        ns.link("up0", &format!("{NODE_IP}/24"), &outside, "up0", &format!("{OUTSIDE_IP}/24"));
+        std::fs::write(dir.path().join("resolv.conf"), "").unwrap();
+        let before = Census::take(&mark, Some(&ns));
+        let mut node = Self { ns, outside, dir, options, before, mark, child: None };
+        if !node.options.without_images {
+            for image in ["busybox-latest", "nginx-latest", "nginx-1.9.1"] {
+                node.load_image(image);
+            }
+        }
+        node.up();
+        node
+    }
+
+    /// Loads one of the test images by its file name.
+    pub fn load_image(&self, image: &str) {
+        let archive = crate::workspace().join(format!("build/images/{image}.tar"));
+        let output = self
+            .coracle(&["image", "load"])
+            .arg(&archive)
+            .output()
+            .unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    }
+
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    pub fn kubeconfig(&self) -> PathBuf {
+        self.path("kubeconfig")
+    }
+
+    /// `coracle …` with this node's directories, in its namespace.
+    pub fn coracle(&self, verb: &[&str]) -> Command {
+        let mut command = self.ns.command(binary().to_str().unwrap());
+        command.args(verb);
+        for (flag, name) in [("data-dir", "data"), ("run-dir", "run"), ("log-dir", "logs")] {
+            command.arg(format!("--{flag}={}", self.path(name).display()));
+        }
+        command.arg(format!("--cgroup-root={}", self.mark));
+        command.arg(format!("--kubeconfig={}", self.kubeconfig().display()));
+        command
+    }
+
+    /// Starts `coracle up` and waits until it reports that it is ready.
+    pub fn up(&mut self) {
+        let socket_path = self.path("notify");
+        let _ = std::fs::remove_file(&socket_path);
+        let socket = UnixDatagram::bind(&socket_path).unwrap();
+        socket.set_read_timeout(Some(Duration::from_secs(1))).unwrap();
+        let log = File::options().create(true).append(true).open(self.path("log")).unwrap();
+        let mut command = self.coracle(&["up"]);
+        command
+            .arg(format!("--node-ip={NODE_IP}"))
+            .args(["--node-name=node"])
+            .arg(format!("--resolv-conf={}", self.path("resolv.conf").display()))
+            .args(&self.options.arguments)
+            .env("NOTIFY_SOCKET", &socket_path)
+            .env("RUST_LOG", std::env::var("RUST_LOG").unwrap_or_else(|_| "info".into()))
+            .stdin(Stdio::null())
+            .stdout(Stdio::from(log.try_clone().unwrap()))
+            .stderr(Stdio::from(log));
+        let mut child = command.spawn().unwrap();
+        let mut buffer = [0; 256];
+        for _ in 0..60 {
+            if let Ok(n) = socket.recv(&mut buffer)
+                && buffer[..n].starts_with(b"READY=1")
+            {
+                self.child = Some(child);
+                return;
+            }
+            if let Some(status) = child.try_wait().unwrap() {
+                panic!("coracle up ended with {status}:\n{}", self.log());
+            }
+        }
+        let _ = child.kill();
+        panic!("coracle up did not become ready:\n{}", self.log());
+    }
+
+    /// What the node printed.
+    pub fn log(&self) -> String {
+        std::fs::read_to_string(self.path("log")).unwrap_or_default()
+    }
+
+    /// The process of `coracle up` (nsenter executes it in place).
+    pub fn pid(&self) -> u32 {
+        self.child.as_ref().map(Child::id).expect("the node runs")
+    }
+
+    /// `kill -9`: the agent is gone at once, the pods go on.
+    pub fn kill_agent(&mut self) {
+        if let Some(mut child) = self.child.take() {
+            child.kill().unwrap();
+            child.wait().unwrap();
+        }
+    }
+
+    /// SIGTERM and the wait for the end; pods go on.
+    pub fn stop_agent(&mut self) {
+        if let Some(mut child) = self.child.take() {
+            kill(Pid::from_raw(child.id() as i32), Signal::SIGTERM).unwrap();
+            let status = crate::eventually(20, "coracle ends on SIGTERM", || child.try_wait().unwrap());
+            assert!(status.success(), "coracle up ended with {status}:\n{}", self.log());
+        }
+    }
+
+    /// A kubectl of one version, or `None` (with a note) where it is not on the machine.
+    pub fn kubectl(&self, version: &str) -> Option<Kubectl> {
+        let binary = Kubectl::binary(version)?;
+        Some(Kubectl::new(version, binary, &self.kubeconfig(), self.dir.path(), &self.ns.path()))
+    }
+
+    /// The newest of the kubectls that are always tested first.
+    pub fn any_kubectl(&self) -> Kubectl {
+        ["1.33", "1.32", "1.31", "1.30", "1.27", "1.20"]
+            .iter()
+            .find_map(|version| self.kubectl(version))
+            .expect("make test provides some kubectl")
+    }
+
+    /// Resets the node and returns what is left behind (empty differences expected).
+    pub fn reset(&mut self) {
+        self.stop_agent();
+        let output = self.coracle(&["reset", "--yes"]).output().unwrap();
+        assert!(
+            output.status.success(),
+            "reset: {}{}",
+            String::from_utf8_lossy(&output.stdout),
+            String::from_utf8_lossy(&output.stderr)
+        );
+        let after = Census::take(&self.mark, Some(&self.ns));
+        assert_eq!(self.before, after, "reset left something behind");
+        for name in ["data", "run", "kubeconfig"] {
+            assert!(!self.path(name).exists(), "reset left {name} behind");
+        }
+        let logs = self.path("logs");
+        assert!(is_empty(&logs), "reset left logs behind");
+    }
+}
+
+fn is_empty(dir: &Path) -> bool {
+    std::fs::read_dir(dir).map_or(true, |mut entries| entries.next().is_none())
+}
+
+impl Drop for Node {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            let log = self.log();
+            let tail: Vec<&str> = log.lines().rev().take(60).collect();
+            eprintln!("--- the node's last words");
+            for line in tail.iter().rev() {
+                eprintln!("{line}");
+            }
+            self.kill_agent();
+            let _ = self.coracle(&["reset", "--yes"]).output();
+        } else {
+            self.reset();
+        }
+    }
+}
