@@ -3,6 +3,7 @@
 
 pub mod field_error;
 pub mod registry;
+pub mod schema;
 
 pub use field_error::{ErrorList, FieldError};
 pub use registry::{Behaviour, Cell, Column, Persistence, Resource, Served, Subresource};

@@ -1,0 +1,22 @@
+//! The wire schema of every kind: protobuf tags, JSON names, types, merge keys. It drives protobuf
+//! request decoding, strict field validation, strategic merge patch and the OpenAPI documents.
+
+mod check;
+mod descriptions;
+#[rustfmt::skip]
+mod generated;
+mod json;
+mod json_error;
+mod protobuf;
+mod table;
+
+#[cfg(test)]
+mod encode;
+#[cfg(test)]
+mod fuzz;
+
+pub use check::{TypeErrors, check};
+pub use descriptions::Descriptions;
+pub use json::{JsonError, Parsed, parse_json, parse_yaml};
+pub use protobuf::{ProtobufError, decode_protobuf, decode_protobuf_or};
+pub use table::{Field, KindEntry, ListType, Message, Shape, Type, kinds, message, messages};

@@ -1,0 +1,652 @@
+//! Decodes request bodies of `application/vnd.kubernetes.protobuf` into JSON.
+//!
+//! Go writes every scalar that is not a pointer, zero or not. A zero therefore means "unset"
+//! unless the field is a pointer ([`Field::is_pointer`]) or required.
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use jiff::Timestamp;
+use serde_json::{Map, Value};
+
+use super::json::parse_json;
+use super::table::{Field, Message, Shape, Type, message};
+
+/// What every body starts with.
+const MAGIC: &[u8] = b"k8s\0";
+
+/// Deepest nesting that is accepted.
+const MAX_DEPTH: usize = 64;
+
+/// Most values that one body may hold, so that a small body cannot become a huge tree.
+const MAX_VALUES: usize = 500_000;
+
+/// A body that cannot be decoded.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ProtobufError {
+    /// The first four bytes are wrong.
+    #[error(
+        "provided data does not appear to be a protobuf message, expected prefix [107 56 115 0]"
+    )]
+    NoEnvelope,
+    /// The body ends in the middle of a value.
+    #[error("unexpected EOF")]
+    Truncated,
+    /// A varint is longer than 64 bits.
+    #[error("proto: integer overflow")]
+    Overflow,
+    /// A field has another wire type than its schema says, or one that does not exist.
+    #[error("proto: wrong wireType = {wire} for field {field}")]
+    WireType {
+        /// The wire type.
+        wire: u8,
+        /// The JSON name, or the number of an unknown field.
+        field: String,
+    },
+    /// A string is not UTF-8.
+    #[error("proto: field {0} contains invalid UTF-8")]
+    Utf8(&'static str),
+    /// A time is out of range.
+    #[error("proto: field {0} is not a valid time")]
+    Time(&'static str),
+    /// An embedded JSON value is not JSON.
+    #[error("proto: field {field}: {error}")]
+    Json {
+        /// The JSON name.
+        field: &'static str,
+        /// What is wrong with it.
+        error: String,
+    },
+    /// Nested too deeply.
+    #[error("proto: exceeded max depth")]
+    TooDeep,
+    /// Too many values.
+    #[error("proto: the message has too many elements")]
+    TooLarge,
+    /// The content encoding or type of the envelope is not one we know.
+    #[error("unmarshal of content type {0:?} is not supported")]
+    Content(String),
+    /// The kind is unknown.
+    #[error(
+        "no kind \"{kind}\" is registered for version \"{api_version}\" in scheme \
+         \"pkg/api/legacyscheme/scheme.go:30\""
+    )]
+    UnknownKind {
+        /// As given in the envelope.
+        api_version: String,
+        /// As given in the envelope.
+        kind: String,
+    },
+}
+
+/// Decodes a whole body; `apiVersion` and `kind` come from its envelope.
+pub fn decode_protobuf(body: &[u8]) -> Result<Value, ProtobufError> {
+    decode_protobuf_or(body, "", "")
+}
+
+/// Decodes a whole body; `api_version` and `kind` count where its envelope names none.
+pub fn decode_protobuf_or(
+    body: &[u8],
+    api_version: &str,
+    kind: &str,
+) -> Result<Value, ProtobufError> {
+    let mut decoder = Decoder { values: 0 };
+    decoder.envelope(body, api_version, kind, 0)
+}
+
+struct Decoder {
+    values: usize,
+}
+
+impl Decoder {
+    fn envelope(
+        &mut self,
+        body: &[u8],
+        api_version: &str,
+        kind: &str,
+        depth: usize,
+    ) -> Result<Value, ProtobufError> {
+        let mut reader = Reader(body.strip_prefix(MAGIC).ok_or(ProtobufError::NoEnvelope)?);
+        let (mut api_version, mut kind) = (api_version.to_owned(), kind.to_owned());
+        let (mut raw, mut encoding, mut content_type) = (&[][..], "", "");
+        while let Some((tag, datum)) = reader.next()? {
+            match tag {
+                1 => {
+                    let mut type_meta = Reader(datum.bytes("typeMeta")?);
+                    while let Some((tag, datum)) = type_meta.next()? {
+                        match tag {
+                            1 => replace(&mut api_version, datum.text("apiVersion")?),
+                            2 => replace(&mut kind, datum.text("kind")?),
+                            _ => {}
+                        }
+                    }
+                }
+                2 => raw = datum.bytes("raw")?,
+                3 => encoding = datum.text("contentEncoding")?,
+                4 => content_type = datum.text("contentType")?,
+                _ => {}
+            }
+        }
+        if !encoding.is_empty() {
+            return Err(ProtobufError::Content(encoding.to_owned()));
+        }
+        match content_type {
+            "" | "application/vnd.kubernetes.protobuf" => {}
+            "application/json" => return embedded_json("raw", raw),
+            other => return Err(ProtobufError::Content(other.to_owned())),
+        }
+        let (group, version) = api_version.split_once('/').unwrap_or(("", &api_version));
+        let Some(message) = message(group, version, &kind) else {
+            return Err(ProtobufError::UnknownKind { api_version, kind });
+        };
+        let mut object = Map::new();
+        self.message(message, raw, &mut object, depth)?;
+        object.insert("apiVersion".to_owned(), api_version.into());
+        object.insert("kind".to_owned(), kind.into());
+        Ok(Value::Object(object))
+    }
+
+    fn message(
+        &mut self,
+        message: &'static Message,
+        bytes: &[u8],
+        object: &mut Map<String, Value>,
+        depth: usize,
+    ) -> Result<(), ProtobufError> {
+        if depth >= MAX_DEPTH {
+            return Err(ProtobufError::TooDeep);
+        }
+        let mut reader = Reader(bytes);
+        while let Some((tag, datum)) = reader.next()? {
+            let Some(field) = message.field_by_tag(tag) else { continue };
+            self.count()?;
+            let name = field.json_name();
+            match field.shape() {
+                Shape::Single if field.is_inlined() => {
+                    if let Some(target) = field.message() {
+                        self.message(target, datum.bytes(target.short_name())?, object, depth + 1)?;
+                    }
+                }
+                Shape::Single => {
+                    let value = self.value(field, &datum, depth)?;
+                    if is_unset(field, &value) {
+                        object.remove(name);
+                    } else {
+                        object.insert(name.to_owned(), value);
+                    }
+                }
+                Shape::List => {
+                    let list = object.entry(name).or_insert_with(|| Value::Array(Vec::new()));
+                    let Value::Array(list) = list else { continue };
+                    if let (Datum::Bytes(packed), Type::Int32 | Type::Int64) = (&datum, field.ty())
+                    {
+                        let mut packed = Reader(packed);
+                        while !packed.0.is_empty() {
+                            self.count()?;
+                            let datum = Datum::Varint(packed.varint()?);
+                            list.push(self.value(field, &datum, depth)?);
+                        }
+                    } else {
+                        list.push(self.value(field, &datum, depth)?);
+                    }
+                }
+                Shape::Map => {
+                    let mut entry = Reader(datum.bytes(name)?);
+                    let (mut key, mut value) = ("", None);
+                    while let Some((tag, datum)) = entry.next()? {
+                        match tag {
+                            1 => key = datum.text(name)?,
+                            2 => value = Some(self.value(field, &datum, depth)?),
+                            _ => {}
+                        }
+                    }
+                    let value = match value {
+                        Some(value) => value,
+                        None => self.value(field, &zero(field.ty()), depth)?,
+                    };
+                    let map = object.entry(name).or_insert_with(|| Value::Object(Map::new()));
+                    if let Value::Object(map) = map {
+                        map.insert(key.to_owned(), value);
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn value(
+        &mut self,
+        field: &'static Field,
+        datum: &Datum<'_>,
+        depth: usize,
+    ) -> Result<Value, ProtobufError> {
+        let name = field.json_name();
+        let value = match field.ty() {
+            Type::String => Value::from(datum.text(name)?),
+            Type::Bool => Value::from(datum.varint(name)? != 0),
+            Type::Int32 => Value::from(datum.varint(name)? as i32),
+            Type::Int64 => Value::from(datum.varint(name)? as i64),
+            Type::Double => match datum {
+                Datum::Fixed64(bits) => Value::from(f64::from_bits(*bits)),
+                other => return Err(other.wrong(name)),
+            },
+            Type::Bytes => Value::from(STANDARD.encode(datum.bytes(name)?)),
+            Type::Message => {
+                let mut object = Map::new();
+                if let Some(target) = field.message() {
+                    self.message(target, datum.bytes(name)?, &mut object, depth + 1)?;
+                }
+                Value::Object(object)
+            }
+            Type::IntOrString => {
+                let (mut is_text, mut number, mut text) = (false, 0, "");
+                let mut reader = Reader(datum.bytes(name)?);
+                while let Some((tag, datum)) = reader.next()? {
+                    match tag {
+                        1 => is_text = datum.varint(name)? == 1,
+                        2 => number = datum.varint(name)? as i32,
+                        3 => text = datum.text(name)?,
+                        _ => {}
+                    }
+                }
+                if is_text { Value::from(text) } else { Value::from(number) }
+            }
+            Type::Quantity => {
+                let mut text = "";
+                let mut reader = Reader(datum.bytes(name)?);
+                while let Some((tag, datum)) = reader.next()? {
+                    if tag == 1 {
+                        text = datum.text(name)?;
+                    }
+                }
+                Value::from(if text.is_empty() { "0" } else { text })
+            }
+            Type::Time | Type::MicroTime => time(field, datum.bytes(name)?)?,
+            Type::Duration => {
+                let mut nanoseconds = 0;
+                let mut reader = Reader(datum.bytes(name)?);
+                while let Some((tag, datum)) = reader.next()? {
+                    if tag == 1 {
+                        nanoseconds = datum.varint(name)? as i64;
+                    }
+                }
+                Value::from(go_duration(nanoseconds))
+            }
+            Type::Raw => {
+                let mut raw = &[][..];
+                let mut reader = Reader(datum.bytes(name)?);
+                while let Some((tag, datum)) = reader.next()? {
+                    if tag == 1 {
+                        raw = datum.bytes(name)?;
+                    }
+                }
+                if raw.is_empty() {
+                    Value::Null
+                } else if raw.starts_with(MAGIC) {
+                    if depth >= MAX_DEPTH {
+                        return Err(ProtobufError::TooDeep);
+                    }
+                    self.envelope(raw, "", "", depth + 1)?
+                } else {
+                    embedded_json(name, raw)?
+                }
+            }
+            Type::Strings => {
+                let mut list = Vec::new();
+                let mut reader = Reader(datum.bytes(name)?);
+                while let Some((tag, datum)) = reader.next()? {
+                    if tag == 1 {
+                        self.count()?;
+                        list.push(Value::from(datum.text(name)?));
+                    }
+                }
+                Value::Array(list)
+            }
+        };
+        Ok(value)
+    }
+
+    fn count(&mut self) -> Result<(), ProtobufError> {
+        self.values += 1;
+        if self.values > MAX_VALUES { Err(ProtobufError::TooLarge) } else { Ok(()) }
+    }
+}
+
+fn replace(target: &mut String, text: &str) {
+    if !text.is_empty() {
+        text.clone_into(target);
+    }
+}
+
+fn embedded_json(field: &'static str, raw: &[u8]) -> Result<Value, ProtobufError> {
+    match parse_json(raw) {
+        Ok(parsed) => Ok(parsed.value),
+        Err(error) => Err(ProtobufError::Json { field, error: error.to_string() }),
+    }
+}
+
+/// Whether Go would have written the value for a field that nobody set.
+fn is_unset(field: &Field, value: &Value) -> bool {
+    match value {
+        Value::Null => true,
+        _ if field.is_pointer() => false,
+        Value::String(text) => text.is_empty(),
+        Value::Array(list) => list.is_empty(),
+        _ if field.is_required() => false,
+        Value::Bool(set) => !set,
+        Value::Number(number) => number.as_f64() == Some(0.0),
+        Value::Object(_) => false,
+    }
+}
+
+fn zero(ty: Type) -> Datum<'static> {
+    match ty {
+        Type::Bool | Type::Int32 | Type::Int64 => Datum::Varint(0),
+        Type::Double => Datum::Fixed64(0),
+        _ => Datum::Bytes(&[]),
+    }
+}
+
+/// An empty message is Go's zero time, which JSON writes as `null`.
+fn time(field: &Field, bytes: &[u8]) -> Result<Value, ProtobufError> {
+    let name = field.json_name();
+    if bytes.is_empty() {
+        return Ok(Value::Null);
+    }
+    let (mut seconds, mut nanoseconds) = (0, 0);
+    let mut reader = Reader(bytes);
+    while let Some((tag, datum)) = reader.next()? {
+        match tag {
+            1 => seconds = datum.varint(name)? as i64,
+            2 => nanoseconds = datum.varint(name)? as i32,
+            _ => {}
+        }
+    }
+    let (precision, nanoseconds) = match field.ty() {
+        Type::MicroTime => (6, nanoseconds / 1000 * 1000),
+        _ => (0, 0),
+    };
+    let time = Timestamp::new(seconds, nanoseconds).map_err(|_| ProtobufError::Time(name))?;
+    Ok(Value::from(format!("{time:.precision$}")))
+}
+
+/// Go's `time.Duration.String`, for example `1m30s` or `1.5s`.
+fn go_duration(nanoseconds: i64) -> String {
+    let magnitude = nanoseconds.unsigned_abs();
+    let sign = if nanoseconds < 0 { "-" } else { "" };
+    let decimal = |unit: u64| {
+        let (whole, rest) = (magnitude / unit, magnitude % unit);
+        let digits = unit.ilog10() as usize;
+        let fraction = format!("{rest:0digits$}");
+        match fraction.trim_end_matches('0') {
+            "" => whole.to_string(),
+            fraction => format!("{whole}.{fraction}"),
+        }
+    };
+    match magnitude {
+        0 => "0s".to_owned(),
+        1..1_000 => format!("{sign}{magnitude}ns"),
+        1_000..1_000_000 => format!("{sign}{}µs", decimal(1_000)),
+        1_000_000..1_000_000_000 => format!("{sign}{}ms", decimal(1_000_000)),
+        _ => {
+            let whole = magnitude / 1_000_000_000;
+            let (hours, minutes) = (whole / 3600, whole / 60 % 60);
+            let rest = magnitude - (hours * 3600 + minutes * 60) * 1_000_000_000;
+            let fraction = format!("{:09}", rest % 1_000_000_000);
+            let seconds = match fraction.trim_end_matches('0') {
+                "" => format!("{}s", rest / 1_000_000_000),
+                fraction => format!("{}.{fraction}s", rest / 1_000_000_000),
+            };
+            match (hours, minutes) {
+                (0, 0) => format!("{sign}{seconds}"),
+                (0, minutes) => format!("{sign}{minutes}m{seconds}"),
+                (hours, minutes) => format!("{sign}{hours}h{minutes}m{seconds}"),
+            }
+        }
+    }
+}
+
+/// The payload of one field.
+#[derive(Debug)]
+enum Datum<'a> {
+    Varint(u64),
+    Fixed64(u64),
+    Fixed32,
+    Bytes(&'a [u8]),
+}
+
+impl<'a> Datum<'a> {
+    fn wrong(&self, field: &str) -> ProtobufError {
+        let wire = match self {
+            Self::Varint(_) => 0,
+            Self::Fixed64(_) => 1,
+            Self::Bytes(_) => 2,
+            Self::Fixed32 => 5,
+        };
+        ProtobufError::WireType { wire, field: field.to_owned() }
+    }
+
+    fn varint(&self, field: &str) -> Result<u64, ProtobufError> {
+        match self {
+            Self::Varint(number) => Ok(*number),
+            other => Err(other.wrong(field)),
+        }
+    }
+
+    fn bytes(&self, field: &str) -> Result<&'a [u8], ProtobufError> {
+        match self {
+            Self::Bytes(bytes) => Ok(bytes),
+            other => Err(other.wrong(field)),
+        }
+    }
+
+    fn text(&self, field: &'static str) -> Result<&'a str, ProtobufError> {
+        std::str::from_utf8(self.bytes(field)?).map_err(|_| ProtobufError::Utf8(field))
+    }
+}
+
+/// What is left of a message.
+struct Reader<'a>(&'a [u8]);
+
+impl<'a> Reader<'a> {
+    fn next(&mut self) -> Result<Option<(u64, Datum<'a>)>, ProtobufError> {
+        if self.0.is_empty() {
+            return Ok(None);
+        }
+        let key = self.varint()?;
+        let tag = key >> 3;
+        let datum = match (key & 7) as u8 {
+            0 => Datum::Varint(self.varint()?),
+            1 => {
+                let mut bits = [0; 8];
+                bits.copy_from_slice(self.take(8)?);
+                Datum::Fixed64(u64::from_le_bytes(bits))
+            }
+            2 => {
+                let length = self.varint()?;
+                Datum::Bytes(self.take(length)?)
+            }
+            5 => {
+                self.take(4)?;
+                Datum::Fixed32
+            }
+            wire => return Err(ProtobufError::WireType { wire, field: tag.to_string() }),
+        };
+        Ok(Some((tag, datum)))
+    }
+
+    fn varint(&mut self) -> Result<u64, ProtobufError> {
+        let mut number = 0;
+        for (index, byte) in self.0.iter().enumerate() {
+            if index == 9 && *byte > 1 {
+                return Err(ProtobufError::Overflow);
+            }
+            number |= u64::from(byte & 0x7f) << (7 * index);
+            if byte & 0x80 == 0 {
+                self.0 = &self.0[index + 1..];
+                return Ok(number);
+            }
+        }
+        Err(ProtobufError::Truncated)
+    }
+
+    fn take(&mut self, length: u64) -> Result<&'a [u8], ProtobufError> {
+        let length = usize::try_from(length).map_err(|_| ProtobufError::Truncated)?;
+        let (taken, rest) = self.0.split_at_checked(length).ok_or(ProtobufError::Truncated)?;
+        self.0 = rest;
+        Ok(taken)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use serde_json::json;
+
+    use super::*;
+    use crate::schema::encode::encode;
+    use crate::schema::fuzz::Random;
+    use crate::schema::{check, kinds};
+
+    #[test]
+    fn a_deployment_goes_round() {
+        let value = json!({
+            "apiVersion": "apps/v1", "kind": "Deployment",
+            "metadata": {
+                "name": "web", "labels": {"app": "web", "empty": ""},
+                "creationTimestamp": "2024-02-03T04:05:06Z",
+                "managedFields": [{"manager": "m", "fieldsV1": {"f:spec": {}}}],
+            },
+            "spec": {
+                "replicas": 0, "paused": true,
+                "selector": {},
+                "strategy": {"type": "RollingUpdate",
+                    "rollingUpdate": {"maxSurge": "25%", "maxUnavailable": 0}},
+                "template": {
+                    "metadata": {},
+                    "spec": {
+                        "containers": [{
+                            "name": "c", "image": "i",
+                            "resources": {"limits": {"cpu": "500m", "memory": "1Gi"}},
+                            "envFrom": [{"configMapRef": {"name": "cm", "optional": false}}],
+                            "env": [{"name": "E", "valueFrom":
+                                {"secretKeyRef": {"name": "s", "key": "k"}}}],
+                            "readinessProbe": {"httpGet": {"port": "http", "path": "/"},
+                                "periodSeconds": 3},
+                            "securityContext": {"runAsUser": 0, "runAsNonRoot": false},
+                        }],
+                        "terminationGracePeriodSeconds": 0,
+                        "volumes": [{"name": "v", "emptyDir": {}},
+                            {"name": "w", "configMap": {"name": "x", "defaultMode": 420}}],
+                    },
+                },
+            },
+            "status": {},
+        });
+        assert_eq!(decode_protobuf(&encode(&value)), Ok(value));
+    }
+
+    #[test]
+    fn unset_values_are_dropped() {
+        // ServicePort{name: "", protocol: "TCP", port: 80, targetPort: {0}, nodePort: 0}
+        let value = json!({"apiVersion": "v1", "kind": "Service", "metadata": {}, "spec": {
+            "ports": [{"name": "", "protocol": "TCP", "port": 80, "targetPort": 0, "nodePort": 0}],
+            "publishNotReadyAddresses": false,
+        }});
+        let expected = json!({"apiVersion": "v1", "kind": "Service", "metadata": {}, "spec": {
+            "ports": [{"protocol": "TCP", "port": 80}],
+        }});
+        assert_eq!(decode_protobuf(&encode(&value)), Ok(expected));
+    }
+
+    #[test]
+    fn durations_read_as_in_go() {
+        for (nanoseconds, text) in [
+            (0, "0s"),
+            (1, "1ns"),
+            (1_500, "1.5µs"),
+            (2_000_000, "2ms"),
+            (1_500_000_000, "1.5s"),
+            (90_000_000_000, "1m30s"),
+            (3_600_000_000_000, "1h0m0s"),
+            (-5_000_000_000, "-5s"),
+            (i64::MIN, "-2562047h47m16.854775808s"),
+        ] {
+            assert_eq!(go_duration(nanoseconds), text);
+        }
+    }
+
+    #[test]
+    fn envelopes_are_checked() {
+        assert_eq!(decode_protobuf(b"{}"), Err(ProtobufError::NoEnvelope));
+        assert_eq!(decode_protobuf(b"k8s\0\x0a\x05ab"), Err(ProtobufError::Truncated));
+        let unknown = b"k8s\0\x0a\x07\x0a\x02v1\x12\x01X";
+        assert_eq!(
+            decode_protobuf(unknown).unwrap_err().to_string(),
+            "no kind \"X\" is registered for version \"v1\" in scheme \
+             \"pkg/api/legacyscheme/scheme.go:30\""
+        );
+        let object = decode_protobuf_or(b"k8s\0", "v1", "ConfigMap").unwrap();
+        assert_eq!(object, json!({"apiVersion": "v1", "kind": "ConfigMap"}));
+    }
+
+    #[test]
+    fn random_objects_of_every_kind_go_round() {
+        let mut random = Random::new(7);
+        for entry in kinds() {
+            for _ in 0..20 {
+                let api_version = if entry.group().is_empty() {
+                    entry.version().to_owned()
+                } else {
+                    format!("{}/{}", entry.group(), entry.version())
+                };
+                let mut object = crate::schema::encode::random(entry.message(), &mut random, 0);
+                object.insert("apiVersion".to_owned(), api_version.into());
+                object.insert("kind".to_owned(), entry.kind().into());
+                let mut value = Value::Object(object);
+                let decoded = decode_protobuf(&encode(&value)).unwrap();
+                assert_eq!(decoded, value, "{}", entry.kind());
+                assert_eq!(check(entry.message(), &mut value), Ok(Vec::new()));
+                assert_eq!(decoded, value, "{}", entry.kind());
+            }
+        }
+    }
+
+    #[test]
+    fn random_bytes_never_panic() {
+        let mut random = Random::new(3);
+        let mut good = 0;
+        let pod = json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "a"},
+            "spec": {"containers": [{"name": "c", "image": "i"}]}});
+        let pod = encode(&pod);
+        for _ in 0..20_000 {
+            let mut body = pod.clone();
+            for _ in 0..=random.below(4) {
+                let at = random.below(body.len());
+                match random.below(3) {
+                    0 => body[at] = random.next() as u8,
+                    1 => body.truncate(at.max(1)),
+                    _ => body.extend(random.bytes(8)),
+                }
+            }
+            good += usize::from(decode_protobuf(&body).is_ok());
+            let mut body = MAGIC.to_vec();
+            body.extend(random.bytes(64));
+            let _ = decode_protobuf_or(&body, "v1", "Pod");
+        }
+        assert!(good > 0);
+    }
+
+    #[test]
+    fn depth_is_limited() {
+        // JSONSchemaProps.not nests in itself without end.
+        let mut schema = json!({"type": "object"});
+        for _ in 0..200 {
+            schema = json!({"not": schema});
+        }
+        let value = json!({"apiVersion": "apiextensions.k8s.io/v1",
+            "kind": "CustomResourceDefinition", "metadata": {}, "spec": {"versions": [
+                {"name": "v1", "schema": {"openAPIV3Schema": schema}}]}});
+        assert_eq!(decode_protobuf(&encode(&value)), Err(ProtobufError::TooDeep));
+    }
+}
