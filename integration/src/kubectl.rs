@@ -22,6 +22,7 @@ pub struct Kubectl {
     kubeconfig: PathBuf,
     home: PathBuf,
     netns: String,
+    namespace: Option<String>,
 }
 
 impl Kubectl {
@@ -42,7 +43,13 @@ impl Kubectl {
             kubeconfig: kubeconfig.to_owned(),
             home: home.join(format!("home-{version}")),
             netns: netns.to_owned(),
+            namespace: None,
         }
+    }
+
+    /// The same client with another default namespace.
+    pub fn in_namespace(&self, namespace: &str) -> Self {
+        Self { namespace: Some(namespace.to_owned()), ..self.clone() }
     }
 
     /// Whether this client is older than a minor version.
@@ -57,6 +64,7 @@ impl Kubectl {
             .arg(format!("--net={}", self.netns))
             .arg("--")
             .arg(&self.binary)
+            .args(self.namespace.iter().map(|n| format!("--namespace={n}")))
             .args(arguments)
             .env("KUBECONFIG", &self.kubeconfig)
             .env("HOME", &self.home)

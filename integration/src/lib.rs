@@ -23,6 +23,27 @@ pub fn workspace() -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).parent().unwrap().to_owned()
 }
 
+/// A file of the story that the demo replays too.
+pub fn story(name: &str) -> String {
+    workspace().join("integration/demo/story").join(name).display().to_string()
+}
+
+/// Runs `steps` with every kubectl that is on the machine, each in a fresh namespace of one node.
+pub fn with_every_kubectl(steps: impl Fn(&Node, &Kubectl)) {
+    if !privileged() {
+        return;
+    }
+    let node = Node::start();
+    for version in kubectl::VERSIONS {
+        let Some(kubectl) = node.kubectl(version) else { continue };
+        let namespace = format!("v{}", version.replace('.', "-"));
+        kubectl.ok(&["create", "namespace", &namespace]);
+        eprintln!("--- kubectl {version}");
+        steps(&node, &kubectl.in_namespace(&namespace));
+        kubectl.ok(&["delete", "namespace", &namespace, "--timeout=60s"]);
+    }
+}
+
 /// Whether this process may run pods; prints why a test is skipped otherwise.
 pub fn privileged() -> bool {
     let root = nix::unistd::geteuid().is_root();

@@ -1,0 +1,81 @@
+//! STORY steps 14 and 15: Secrets, from files and manifests, in a pod that waits for one.
+#![allow(clippy::unwrap_used, clippy::panic)]
+
+use coracle_integration::{story, with_every_kubectl, within};
+
+#[test]
+fn step_14_and_15_secrets() {
+    with_every_kubectl(|node, kubectl| {
+        // 14
+        let one = node.path("secret1.txt");
+        let two = node.path("secret2.txt");
+        std::fs::write(&one, "This is a secret").unwrap();
+        std::fs::write(&two, "This is another secret").unwrap();
+        let from = [
+            format!("--from-file={}", one.display()),
+            format!("--from-file={}", two.display()),
+        ];
+        assert_eq!(
+            kubectl.ok(&["create", "secret", "generic", "my-secrets", &from[0], &from[1]]),
+            "secret/my-secrets created\n"
+        );
+        assert_eq!(
+            kubectl.ok(&["create", "-f", &story("secret.yml")]),
+            "secret/my-secret-yaml created\n"
+        );
+        let again = kubectl.fails(&["create", "-f", &story("secret.yml")]);
+        assert!(
+            again.contains("Error from server (AlreadyExists)")
+                && again.contains("secrets \"my-secret-yaml\" already exists"),
+            "{again}"
+        );
+        let table = kubectl.ok(&["get", "secrets"]);
+        let rows: Vec<Vec<&str>> = table.lines().map(|l| l.split_whitespace().collect()).collect();
+        assert_eq!(rows[0], ["NAME", "TYPE", "DATA", "AGE"]);
+        assert!(rows.iter().any(|r| r[..3] == ["my-secrets", "Opaque", "2"]), "{table}");
+        assert!(rows.iter().any(|r| r[..3] == ["my-secret-yaml", "Opaque", "2"]), "{table}");
+
+        // 15: the pod waits, says why, and starts by itself.
+        assert_eq!(
+            kubectl.ok(&["create", "-f", &story("test-secrets.json")]),
+            "pod/test-secrets created\n"
+        );
+        within(10, "the reason is told", || {
+            kubectl.ok(&["describe", "pod", "test-secrets"]).contains(
+                "MountVolume.SetUp failed for volume \"secrets\" : secret \"my-secret\" not found; did you mean \"my-secrets\"?",
+            )
+        });
+        let table = kubectl.ok(&["get", "pod", "test-secrets"]);
+        assert!(table.contains("ContainerCreating"), "{table}");
+        assert_eq!(kubectl.jsonpath(&["pod", "test-secrets"], "{.status.phase}"), "Pending");
+        kubectl.ok(&["create", "secret", "generic", "my-secret", &from[0], &from[1]]);
+        kubectl.ok(&["wait", "--for=condition=Ready", "pod/test-secrets", "--timeout=10s"]);
+
+        let listing = if kubectl.older_than(31) {
+            kubectl.ok(&["exec", "test-secrets", "ls", "/secrets"])
+        } else {
+            kubectl.ok(&["exec", "test-secrets", "--", "ls", "/secrets"])
+        };
+        assert_eq!(listing, "secret1.txt\nsecret2.txt\n");
+        let exec = |command: &str| kubectl.ok(&["exec", "test-secrets", "--", "sh", "-c", command]);
+        assert_eq!(exec("cat /secrets/secret1.txt"), "This is a secret");
+        let mounts = exec("grep ' /secrets ' /proc/mounts");
+        assert!(mounts.starts_with("tmpfs /secrets tmpfs ro,"), "{mounts}");
+        assert!(exec("echo x > /secrets/new 2>&1 || true").contains("Read-only file system"));
+        assert_eq!(exec("readlink /secrets/secret1.txt"), "..data/secret1.txt\n");
+        let token = exec("cat /var/run/secrets/kubernetes.io/serviceaccount/token");
+        assert_eq!(token.split('.').count(), 3, "{token}");
+        assert!(exec("cat /var/run/secrets/kubernetes.io/serviceaccount/ca.crt").contains("BEGIN CERTIFICATE"));
+
+        // An update arrives atomically.
+        kubectl.ok(&[
+            "patch",
+            "secret",
+            "my-secret",
+            "--type=merge",
+            "-p",
+            "{\"stringData\":{\"secret1.txt\":\"changed\"}}",
+        ]);
+        within(10, "the update arrives", || exec("cat /secrets/secret1.txt") == "changed");
+    });
+}
