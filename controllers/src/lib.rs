@@ -1,1 +1,23 @@
-//! controllers.
+//! Kubernetes controllers and the scheduler, as one set of tasks over one cache per kind.
+//!
+//! Every controller is `plan` (pure: what is observed → intended writes) and a thin part that
+//! carries plans out. They meet only in the API.
+
+pub mod cache;
+pub mod context;
+pub mod deployment;
+pub mod error;
+pub mod event;
+pub mod expectation;
+pub mod ownership;
+pub mod pod;
+pub mod queue;
+pub mod replicas;
+pub mod replicaset;
+pub mod request;
+pub mod run;
+pub mod selector;
+pub mod template;
+
+pub use context::ControllersConfig;
+pub use run::run;

@@ -1,0 +1,389 @@
+//! One shared, watched copy of every object of a kind.
+//!
+//! Invariant: the copy is never older than a write that this process made and reported through
+//! [`Cache::observe`], so that a controller which has just written plans on what it wrote.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::fmt::Debug;
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::time::Duration;
+
+use futures::TryStreamExt;
+use kube::api::{Api, ListParams, WatchEvent, WatchParams};
+use kube::{Client, Resource, ResourceExt};
+use serde::de::DeserializeOwned;
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+/// How long one watch request may live. The connection is in-process, so nothing is gained by
+/// asking again often.
+const WATCH_SECONDS: u32 = 24 * 3600;
+/// The delay after a first failed list or watch; it doubles with every further failure.
+const FIRST_RETRY: Duration = Duration::from_millis(50);
+/// The longest such delay.
+const LAST_RETRY: Duration = Duration::from_secs(30);
+
+/// The name of an object within its kind.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ObjectKey {
+    /// The namespace, empty for objects of cluster scope.
+    pub namespace: String,
+    /// The name.
+    pub name: String,
+}
+
+impl ObjectKey {
+    /// The key of `name` in `namespace`.
+    pub fn new(namespace: impl Into<String>, name: impl Into<String>) -> Self {
+        Self { namespace: namespace.into(), name: name.into() }
+    }
+
+    /// The key of `object`.
+    pub fn of<K: Resource>(object: &K) -> Self {
+        let meta = object.meta();
+        Self {
+            namespace: meta.namespace.clone().unwrap_or_default(),
+            name: meta.name.clone().unwrap_or_default(),
+        }
+    }
+}
+
+impl fmt::Display for ObjectKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.namespace.is_empty() {
+            f.write_str(&self.name)
+        } else {
+            write!(f, "{}/{}", self.namespace, self.name)
+        }
+    }
+}
+
+impl Debug for ObjectKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+/// One change of one object.
+pub enum Change<'a, K> {
+    /// The object is new or differs from `old`.
+    Applied {
+        /// What was known before.
+        old: Option<&'a Arc<K>>,
+        /// What is known now.
+        new: &'a Arc<K>,
+    },
+    /// The object is gone; this was its last state.
+    Deleted(&'a Arc<K>),
+}
+
+impl<'a, K> Change<'a, K> {
+    /// The newest known state.
+    pub fn object(&self) -> &'a Arc<K> {
+        match self {
+            Self::Applied { new, .. } => new,
+            Self::Deleted(object) => object,
+        }
+    }
+
+    /// Every known state: the older one first.
+    pub fn states(&self) -> impl Iterator<Item = &'a Arc<K>> {
+        let old = match self {
+            Self::Applied { old, .. } => *old,
+            Self::Deleted(_) => None,
+        };
+        old.into_iter().chain(std::iter::once(self.object()))
+    }
+}
+
+type Handler<K> = Box<dyn Fn(&Change<'_, K>) + Send + Sync>;
+
+/// What a cached type must be able to do.
+pub trait Cached: Resource + Clone + DeserializeOwned + Debug + Send + Sync + 'static {}
+impl<K: Resource + Clone + DeserializeOwned + Debug + Send + Sync + 'static> Cached for K {}
+
+/// Every object of a kind, kept current by one watch.
+pub struct Cache<K> {
+    objects: RwLock<BTreeMap<ObjectKey, Arc<K>>>,
+    handlers: RwLock<Vec<Handler<K>>>,
+    /// The resource version up to which the watch has been followed. Held while a change is
+    /// applied and announced, so that handlers see changes in order.
+    followed: Mutex<u64>,
+    synced: watch::Sender<bool>,
+}
+
+impl<K: Cached> Cache<K> {
+    /// An empty cache; [`Cache::run`] fills it.
+    pub fn new() -> Arc<Self> {
+        Arc::new(Self {
+            objects: RwLock::new(BTreeMap::new()),
+            handlers: RwLock::new(Vec::new()),
+            followed: Mutex::new(0),
+            synced: watch::Sender::new(false),
+        })
+    }
+
+    /// Calls `handler` on every change from now on. It runs inside the watch and must only note
+    /// what is to be done.
+    pub fn on_change(&self, handler: impl Fn(&Change<'_, K>) + Send + Sync + 'static) {
+        self.handlers.write().unwrap_or_else(PoisonError::into_inner).push(Box::new(handler));
+    }
+
+    /// The object of that key.
+    pub fn get(&self, key: &ObjectKey) -> Option<Arc<K>> {
+        self.read().get(key).cloned()
+    }
+
+    /// The objects of one namespace, in the order of their names.
+    pub fn namespaced(&self, namespace: &str) -> Vec<Arc<K>> {
+        self.read()
+            .range(ObjectKey::new(namespace, "")..)
+            .take_while(|(key, _)| key.namespace == namespace)
+            .map(|(_, object)| object.clone())
+            .collect()
+    }
+
+    /// Every object.
+    pub fn all(&self) -> Vec<Arc<K>> {
+        self.read().values().cloned().collect()
+    }
+
+    /// Waits until the cache holds what the server held when it was started.
+    pub async fn synced(&self) {
+        // The sender lives as long as `self`, so waiting cannot fail.
+        let _ = self.synced.subscribe().wait_for(|synced| *synced).await;
+    }
+
+    /// Takes in the answer to a write without waiting for the watch to bring it.
+    pub fn observe(&self, object: K) {
+        let version = version(&object);
+        let followed = self.followed.lock().unwrap_or_else(PoisonError::into_inner);
+        // What the watch has passed it has delivered, and perhaps its deletion as well.
+        if version > *followed {
+            self.apply(object, version);
+        }
+    }
+
+    /// Follows the server until `token` is cancelled.
+    pub async fn run(self: Arc<Self>, api: Api<K>, selector: Selection, token: CancellationToken) {
+        let follow = self.follow(api, selector);
+        tokio::select! {
+            () = token.cancelled() => {}
+            () = follow => {}
+        }
+    }
+
+    async fn follow(&self, api: Api<K>, selector: Selection) {
+        let mut version = None;
+        let mut failures = 0;
+        loop {
+            let outcome = match version.clone() {
+                None => self.list(&api, &selector).await.map(|found| version = Some(found)),
+                Some(from) => self.watch(&api, &selector, from, &mut version).await,
+            };
+            let Err(error) = outcome else {
+                failures = 0;
+                continue;
+            };
+            if matches!(&error, kube::Error::Api(status) if status.code == 410) {
+                version = None;
+                failures = 0;
+                continue;
+            }
+            let delay = FIRST_RETRY.saturating_mul(1 << failures.min(16)).min(LAST_RETRY);
+            failures += 1;
+            tracing::warn!(url = api.resource_url(), %error, ?delay, "watching again");
+            tokio::time::sleep(delay).await;
+        }
+    }
+
+    async fn list(&self, api: &Api<K>, selector: &Selection) -> Result<String, kube::Error> {
+        let parameters =
+            ListParams { field_selector: selector.fields.clone(), ..ListParams::default() };
+        let list = api.list(&parameters).await?;
+        let listed = list.metadata.resource_version.unwrap_or_default();
+        let mut followed = self.followed.lock().unwrap_or_else(PoisonError::into_inner);
+        *followed = (*followed).max(listed.parse().unwrap_or(0));
+        let mut gone: BTreeMap<ObjectKey, Arc<K>> = self.read().clone();
+        for object in list.items {
+            gone.remove(&ObjectKey::of(&object));
+            let version = self::version(&object);
+            self.apply(object, version);
+        }
+        for (key, object) in gone {
+            // A write reported after the list was taken is not in it and yet is not gone.
+            if self::version(object.as_ref()) <= *followed {
+                self.remove(&key);
+            }
+        }
+        drop(followed);
+        self.synced.send_replace(true);
+        Ok(listed)
+    }
+
+    async fn watch(
+        &self,
+        api: &Api<K>,
+        selector: &Selection,
+        from: String,
+        version: &mut Option<String>,
+    ) -> Result<(), kube::Error> {
+        let parameters = WatchParams {
+            field_selector: selector.fields.clone(),
+            timeout: Some(WATCH_SECONDS),
+            ..WatchParams::default()
+        };
+        let stream = api.watch(&parameters, &from).await?;
+        let mut stream = std::pin::pin!(stream);
+        while let Some(event) = stream.try_next().await? {
+            match event {
+                WatchEvent::Added(object) | WatchEvent::Modified(object) => {
+                    *version = object.resource_version();
+                    let number = self::version(&object);
+                    let mut followed = self.followed.lock().unwrap_or_else(PoisonError::into_inner);
+                    *followed = (*followed).max(number);
+                    self.apply(object, number);
+                }
+                WatchEvent::Deleted(object) => {
+                    *version = object.resource_version();
+                    let number = self::version(&object);
+                    let mut followed = self.followed.lock().unwrap_or_else(PoisonError::into_inner);
+                    *followed = (*followed).max(number);
+                    self.remove(&ObjectKey::of(&object));
+                }
+                WatchEvent::Bookmark(bookmark) => {
+                    let number = bookmark.metadata.resource_version.parse().unwrap_or(0);
+                    let mut followed = self.followed.lock().unwrap_or_else(PoisonError::into_inner);
+                    *followed = (*followed).max(number);
+                    *version = Some(bookmark.metadata.resource_version);
+                }
+                WatchEvent::Error(status) => return Err(kube::Error::Api(status)),
+            }
+        }
+        Ok(())
+    }
+
+    fn apply(&self, mut object: K, number: u64) {
+        object.meta_mut().managed_fields = None;
+        let key = ObjectKey::of(&object);
+        let new = Arc::new(object);
+        let old = {
+            let mut objects = self.objects.write().unwrap_or_else(PoisonError::into_inner);
+            let known = objects.get(&key);
+            let recreated = known.is_some_and(|known| known.meta().uid != new.meta().uid);
+            if known.is_some_and(|known| version(known.as_ref()) >= number) {
+                return;
+            }
+            let old = objects.insert(key, new.clone());
+            if recreated { Err(old) } else { Ok(old) }
+        };
+        let old = match old {
+            Ok(old) => old,
+            Err(replaced) => {
+                if let Some(replaced) = &replaced {
+                    self.announce(&Change::Deleted(replaced));
+                }
+                None
+            }
+        };
+        self.announce(&Change::Applied { old: old.as_ref(), new: &new });
+    }
+
+    fn remove(&self, key: &ObjectKey) {
+        let removed = self.objects.write().unwrap_or_else(PoisonError::into_inner).remove(key);
+        if let Some(removed) = removed {
+            self.announce(&Change::Deleted(&removed));
+        }
+    }
+
+    fn announce(&self, change: &Change<'_, K>) {
+        for handler in self.handlers.read().unwrap_or_else(PoisonError::into_inner).iter() {
+            handler(change);
+        }
+    }
+
+    fn read(&self) -> std::sync::RwLockReadGuard<'_, BTreeMap<ObjectKey, Arc<K>>> {
+        self.objects.read().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl<K: Cached + Resource<DynamicType = ()>> Cache<K> {
+    /// Starts following all objects of the kind.
+    pub fn start(self: &Arc<Self>, client: &Client, token: &CancellationToken) {
+        self.start_selected(client, Selection::default(), token);
+    }
+
+    /// Starts following the selected objects of the kind.
+    pub fn start_selected(
+        self: &Arc<Self>,
+        client: &Client,
+        selector: Selection,
+        token: &CancellationToken,
+    ) {
+        let api = Api::all(client.clone());
+        tokio::spawn(self.clone().run(api, selector, token.clone()));
+    }
+}
+
+/// Which objects of a kind a cache holds.
+#[derive(Clone, Debug, Default)]
+pub struct Selection {
+    /// A field selector.
+    pub fields: Option<String>,
+}
+
+fn version<K: Resource>(object: &K) -> u64 {
+    object.meta().resource_version.as_deref().and_then(|text| text.parse().ok()).unwrap_or(0)
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use k8s_openapi::api::core::v1::ConfigMap;
+
+    use super::*;
+
+    fn object(name: &str, version: u64) -> ConfigMap {
+        let mut object = ConfigMap::default();
+        object.metadata.name = Some(name.to_owned());
+        object.metadata.namespace = Some("default".to_owned());
+        object.metadata.uid = Some(format!("uid-{name}"));
+        object.metadata.resource_version = Some(version.to_string());
+        object
+    }
+
+    #[test]
+    fn a_written_object_is_visible_at_once_and_never_goes_back() {
+        let cache = Cache::<ConfigMap>::new();
+        let seen = Arc::new(Mutex::new(Vec::new()));
+        let log = seen.clone();
+        cache.on_change(move |change| {
+            let deleted = matches!(change, Change::Deleted(_));
+            log.lock().unwrap().push((change.object().resource_version().unwrap(), deleted));
+        });
+        cache.observe(object("a", 5));
+        cache.apply(object("a", 5), 5);
+        cache.apply(object("a", 4), 4);
+        assert_eq!(*seen.lock().unwrap(), [("5".to_owned(), false)]);
+        cache.remove(&ObjectKey::new("default", "a"));
+        *cache.followed.lock().unwrap() = 7;
+        // The answer to a write comes after the watch has already delivered the deletion.
+        cache.observe(object("a", 6));
+        assert!(cache.all().is_empty());
+    }
+
+    #[test]
+    fn objects_of_one_namespace_are_listed_by_range() {
+        let cache = Cache::<ConfigMap>::new();
+        for (number, name) in ["a", "b"].iter().enumerate() {
+            cache.observe(object(name, number as u64 + 1));
+        }
+        let mut other = object("a", 9);
+        other.metadata.namespace = Some("default2".to_owned());
+        cache.observe(other);
+        assert_eq!(cache.namespaced("default").len(), 2);
+        assert_eq!(cache.namespaced("default2").len(), 1);
+        assert_eq!(cache.namespaced("defaul").len(), 0);
+    }
+}

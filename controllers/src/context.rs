@@ -1,0 +1,142 @@
+//! What every controller in the process shares: the client, the caches, the event writer.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use ipnet::IpNet;
+use k8s_openapi::api::apps::v1::{Deployment, ReplicaSet};
+use k8s_openapi::api::core::v1::{
+    ConfigMap, Endpoints, Namespace, Node, Pod, Service, ServiceAccount,
+};
+use k8s_openapi::api::discovery::v1::EndpointSlice;
+use kube::Client;
+use tokio_util::sync::CancellationToken;
+
+use crate::cache::{Cache, Selection};
+use crate::event::Recorder;
+
+/// What the controllers must be told.
+#[derive(Clone, Debug)]
+pub struct ControllersConfig {
+    /// The address of this machine, used until the Node object says otherwise.
+    pub node_ip: IpAddr,
+    /// The port on which the API is served on the node's address.
+    pub api_port: u16,
+    /// The range of Service addresses: the first is the API's, the tenth the DNS server's.
+    pub service_cidr: IpNet,
+    /// The DNS domain of the cluster.
+    pub cluster_domain: String,
+    /// The PEM text of the certificate authority that pods are to trust.
+    pub root_ca_pem: String,
+}
+
+/// One cache per kind for the whole process.
+pub struct Caches {
+    /// Pods.
+    pub pods: Arc<Cache<Pod>>,
+    /// ReplicaSets.
+    pub replica_sets: Arc<Cache<ReplicaSet>>,
+    /// Deployments.
+    pub deployments: Arc<Cache<Deployment>>,
+    /// Services.
+    pub services: Arc<Cache<Service>>,
+    /// Endpoints.
+    pub endpoints: Arc<Cache<Endpoints>>,
+    /// EndpointSlices.
+    pub endpoint_slices: Arc<Cache<EndpointSlice>>,
+    /// Nodes.
+    pub nodes: Arc<Cache<Node>>,
+    /// Namespaces.
+    pub namespaces: Arc<Cache<Namespace>>,
+    /// ServiceAccounts.
+    pub service_accounts: Arc<Cache<ServiceAccount>>,
+    /// The ConfigMaps that carry the certificate authority, one per namespace.
+    pub root_cas: Arc<Cache<ConfigMap>>,
+}
+
+impl Caches {
+    /// Empty caches.
+    pub fn new() -> Self {
+        Self {
+            pods: Cache::new(),
+            replica_sets: Cache::new(),
+            deployments: Cache::new(),
+            services: Cache::new(),
+            endpoints: Cache::new(),
+            endpoint_slices: Cache::new(),
+            nodes: Cache::new(),
+            namespaces: Cache::new(),
+            service_accounts: Cache::new(),
+            root_cas: Cache::new(),
+        }
+    }
+
+    /// Starts following the server.
+    pub fn start(&self, client: &Client, token: &CancellationToken) {
+        self.namespaces.start(client, token);
+        self.nodes.start(client, token);
+        self.service_accounts.start(client, token);
+        self.services.start(client, token);
+        self.endpoints.start(client, token);
+        self.endpoint_slices.start(client, token);
+        self.pods.start(client, token);
+        self.replica_sets.start(client, token);
+        self.deployments.start(client, token);
+        let named = Selection { fields: Some("metadata.name=kube-root-ca.crt".to_owned()) };
+        self.root_cas.start_selected(client, named, token);
+    }
+
+    /// Waits until every cache is filled.
+    pub async fn synced(&self) {
+        tokio::join!(
+            self.pods.synced(),
+            self.replica_sets.synced(),
+            self.deployments.synced(),
+            self.services.synced(),
+            self.endpoints.synced(),
+            self.endpoint_slices.synced(),
+            self.nodes.synced(),
+            self.namespaces.synced(),
+            self.service_accounts.synced(),
+            self.root_cas.synced(),
+        );
+    }
+}
+
+impl Default for Caches {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+/// Everything shared.
+pub struct Context {
+    /// The client.
+    pub client: Client,
+    /// What the controllers were told.
+    pub config: ControllersConfig,
+    /// The caches.
+    pub caches: Caches,
+    /// The event writer.
+    pub recorder: Recorder,
+    /// Cancelled when the process stops.
+    pub token: CancellationToken,
+}
+
+impl Context {
+    /// A context with empty caches. Must be called within a runtime.
+    pub fn new(client: Client, config: ControllersConfig, token: CancellationToken) -> Arc<Self> {
+        let recorder = Recorder::start(client.clone(), "controllermanager", token.clone());
+        Arc::new(Self { client, config, caches: Caches::new(), recorder, token })
+    }
+
+    /// The address of the node: what its object says, or else the configured one.
+    pub fn node_ip(&self) -> IpAddr {
+        let reported = self.caches.nodes.all().into_iter().find_map(|node| {
+            let addresses = node.status.as_ref()?.addresses.as_ref()?;
+            let internal = addresses.iter().find(|address| address.type_ == "InternalIP")?;
+            internal.address.parse().ok()
+        });
+        reported.unwrap_or(self.config.node_ip)
+    }
+}

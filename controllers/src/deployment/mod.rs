@@ -1,0 +1,12 @@
+//! The Deployment controller: ReplicaSets per template, rollouts between them.
+//!
+//! [`plan`] decides from what is observed and does no I/O; [`controller`] carries plans out.
+
+pub mod controller;
+pub mod plan;
+pub mod revision;
+pub mod rollout;
+pub mod status;
+
+pub use controller::workers;
+pub use plan::{Observed, Plan, Write, plan};

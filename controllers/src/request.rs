@@ -1,0 +1,122 @@
+//! Requests to the API, with errors that name what was tried.
+
+use std::fmt::Debug;
+
+use k8s_openapi::NamespaceResourceScope;
+use kube::api::{Api, DeleteParams, Patch, PatchParams, PostParams, Preconditions};
+use kube::{Client, Resource};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use serde_json::Value;
+
+use crate::cache::ObjectKey;
+use crate::error::Error;
+
+/// A namespaced kind known at compile time.
+pub trait Kind:
+    Resource<DynamicType = (), Scope = NamespaceResourceScope>
+    + Clone
+    + Debug
+    + Serialize
+    + DeserializeOwned
+{
+}
+impl<K> Kind for K where
+    K: Resource<DynamicType = (), Scope = NamespaceResourceScope>
+        + Clone
+        + Debug
+        + Serialize
+        + DeserializeOwned
+{
+}
+
+/// Names the failed request.
+pub fn failed<K: Resource<DynamicType = ()>>(
+    operation: &'static str,
+    key: &ObjectKey,
+) -> impl FnOnce(kube::Error) -> Error {
+    let key = key.to_string();
+    move |source| Error::Request {
+        operation,
+        kind: K::kind(&()).into_owned(),
+        key,
+        source: Box::new(source),
+    }
+}
+
+fn api<K: Kind>(client: &Client, key: &ObjectKey) -> Api<K> {
+    Api::namespaced(client.clone(), &key.namespace)
+}
+
+/// Creates `object`.
+pub async fn create<K: Kind>(client: &Client, object: &K) -> Result<K, Error> {
+    let mut key = ObjectKey::of(object);
+    if key.name.is_empty() {
+        key.name = object.meta().generate_name.clone().unwrap_or_default();
+    }
+    api::<K>(client, &key)
+        .create(&PostParams::default(), object)
+        .await
+        .map_err(failed::<K>("create", &key))
+}
+
+/// Reads one object, `None` if it does not exist.
+pub async fn get<K: Kind>(client: &Client, key: &ObjectKey) -> Result<Option<K>, Error> {
+    api::<K>(client, key).get_opt(&key.name).await.map_err(failed::<K>("get", key))
+}
+
+/// Writes `object` over the version it was read at.
+pub async fn replace<K: Kind>(client: &Client, object: &K) -> Result<K, Error> {
+    let key = ObjectKey::of(object);
+    api::<K>(client, &key)
+        .replace(&key.name, &PostParams::default(), object)
+        .await
+        .map_err(failed::<K>("update", &key))
+}
+
+/// Writes the status of `object` over the version it was read at.
+pub async fn replace_status<K: Kind>(client: &Client, object: &K) -> Result<K, Error> {
+    let key = ObjectKey::of(object);
+    api::<K>(client, &key)
+        .replace_subresource("status", &key.name, &PostParams::default(), object)
+        .await
+        .map_err(failed::<K>("update status of", &key))
+}
+
+/// Merges `patch` into an object.
+pub async fn merge<K: Kind>(client: &Client, key: &ObjectKey, patch: &Value) -> Result<K, Error> {
+    api::<K>(client, key)
+        .patch(&key.name, &PatchParams::default(), &Patch::Merge(patch))
+        .await
+        .map_err(failed::<K>("patch", key))
+}
+
+/// Merges `patch` into an object strategically (lists by their keys).
+pub async fn merge_status_strategically<K: Kind>(
+    client: &Client,
+    key: &ObjectKey,
+    patch: &Value,
+) -> Result<K, Error> {
+    api::<K>(client, key)
+        .patch_status(&key.name, &PatchParams::default(), &Patch::Strategic(patch))
+        .await
+        .map_err(failed::<K>("patch status of", key))
+}
+
+/// Deletes the object if it still has that uid; an object that is gone is no error.
+pub async fn delete<K: Kind>(
+    client: &Client,
+    key: &ObjectKey,
+    uid: Option<&str>,
+) -> Result<(), Error> {
+    let parameters = DeleteParams {
+        preconditions: uid
+            .map(|uid| Preconditions { uid: Some(uid.to_owned()), resource_version: None }),
+        ..DeleteParams::background()
+    };
+    match api::<K>(client, key).delete(&key.name, &parameters).await {
+        Ok(_) => Ok(()),
+        Err(kube::Error::Api(status)) if status.is_not_found() => Ok(()),
+        Err(error) => Err(failed::<K>("delete", key)(error)),
+    }
+}
