@@ -5,7 +5,9 @@ use std::sync::Arc;
 use http::header::AUTHORIZATION;
 use http::request::Parts;
 
-use super::user::MASTERS;
+use serde_json::Value;
+
+use super::rbac::Rbac;
 use super::{Attributes, Decision, Objects, Refusal, User};
 
 /// What the door needs to know.
@@ -16,14 +18,13 @@ pub struct SecurityConfig {
 
 /// Authentication and authorization of one cluster.
 pub struct Security {
-    #[allow(dead_code)]
-    objects: Arc<dyn Objects>,
+    rbac: Rbac,
 }
 
 impl Security {
     /// A door over these objects.
     pub fn new(config: SecurityConfig) -> Self {
-        Self { objects: config.objects }
+        Self { rbac: Rbac::new(config.objects) }
     }
 
     /// Finds out who sends a request: a [`User`] already among the request's extensions (an
@@ -41,7 +42,19 @@ impl Security {
 
     /// Decides whether the user may do this.
     pub fn authorize(&self, attributes: &Attributes<'_>) -> Decision {
-        let allowed = attributes.user.in_group(MASTERS);
-        Decision { allowed, reason: String::new() }
+        self.rbac.authorize(attributes)
+    }
+
+    /// Refuses a write to a role or binding (`plural` of `rbac.authorization.k8s.io`) that would
+    /// give somebody more than the writer holds. `object` is the new state, `old` the present one.
+    pub fn check_rbac_write(
+        &self,
+        user: &User,
+        plural: &str,
+        namespace: &str,
+        object: &Value,
+        old: Option<&Value>,
+    ) -> Result<(), Refusal> {
+        self.rbac.check_write(user, plural, namespace, object, old)
     }
 }

@@ -7,6 +7,7 @@ mod attributes;
 mod authenticate;
 mod objects;
 pub mod pki;
+pub mod rbac;
 mod refusal;
 mod user;
 

@@ -1,0 +1,284 @@
+#![allow(clippy::unwrap_used)]
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use bytes::Bytes;
+use serde_json::json;
+
+use super::*;
+
+/// Objects in a map.
+#[derive(Default)]
+pub(crate) struct Fake {
+    objects: Mutex<BTreeMap<(String, String, String, String), Bytes>>,
+    revision: Arc<AtomicU64>,
+}
+
+impl Fake {
+    pub(crate) fn put(&self, group: &str, plural: &str, object: &Value) {
+        let text = |field: &str| object["metadata"][field].as_str().unwrap_or("").to_owned();
+        let key = (group.to_owned(), plural.to_owned(), text("namespace"), text("name"));
+        self.objects.lock().unwrap().insert(key, object.to_string().into());
+        self.revision.fetch_add(1, Ordering::SeqCst);
+    }
+
+    pub(crate) fn remove(&self, group: &str, plural: &str, namespace: &str, name: &str) {
+        let key = (group.into(), plural.into(), namespace.into(), name.into());
+        self.objects.lock().unwrap().remove(&key).unwrap();
+        self.revision.fetch_add(1, Ordering::SeqCst);
+    }
+
+    pub(crate) fn with_defaults() -> Arc<Self> {
+        let fake = Self::default();
+        for (plural, object) in default_objects() {
+            fake.put(GROUP, plural, &object);
+        }
+        Arc::new(fake)
+    }
+}
+
+struct FakeChanges(Arc<AtomicU64>, u64);
+
+impl Changes for FakeChanges {
+    fn changed(&mut self) -> bool {
+        let now = self.0.load(Ordering::SeqCst);
+        std::mem::replace(&mut self.1, now) != now
+    }
+}
+
+impl Objects for Fake {
+    fn get(&self, group: &str, plural: &str, namespace: &str, name: &str) -> Option<Bytes> {
+        let key = (group.into(), plural.into(), namespace.into(), name.into());
+        self.objects.lock().unwrap().get(&key).cloned()
+    }
+
+    fn list(&self, group: &str, plural: &str) -> Vec<Bytes> {
+        let objects = self.objects.lock().unwrap();
+        objects
+            .iter()
+            .filter(|(k, _)| k.0 == group && k.1 == plural)
+            .map(|(_, v)| v.clone())
+            .collect()
+    }
+
+    fn revision(&self) -> u64 {
+        self.revision.load(Ordering::SeqCst)
+    }
+
+    fn changes(&self, _: &str, _: &str) -> Box<dyn Changes> {
+        Box::new(FakeChanges(self.revision.clone(), 0))
+    }
+}
+
+/// `verb group resource[/sub] [namespace[/name]]`, or `verb /path`.
+fn asks(rbac: &Rbac, user: &User, request: &str) -> Decision {
+    let words: Vec<&str> = request.split(' ').collect();
+    let path = words[1].starts_with('/');
+    let (resource, subresource) =
+        if path { ("", "") } else { words[2].split_once('/').unwrap_or((words[2], "")) };
+    let place = words.get(3).copied().unwrap_or("");
+    let (namespace, name) = place.split_once('/').unwrap_or((place, ""));
+    rbac.authorize(&Attributes {
+        user,
+        verb: words[0],
+        group: if path || words[1] == "core" { "" } else { words[1] },
+        version: "v1",
+        resource,
+        subresource,
+        namespace,
+        name,
+        path: if path { words[1] } else { "" },
+        is_resource: !path,
+    })
+}
+
+fn binding(kind: &str, namespace: &str, role: (&str, &str), subject: Value) -> Value {
+    let name = format!("{}-binding", role.1);
+    json!({ "kind": kind, "metadata": { "name": name, "namespace": namespace },
+            "roleRef": { "apiGroup": GROUP, "kind": role.0, "name": role.1 },
+            "subjects": [subject] })
+}
+
+#[test]
+fn components_may_do_what_they_do() {
+    let rbac = Rbac::new(Fake::with_defaults());
+    let manager = User::authenticated("system:kube-controller-manager", &[]);
+    let scheduler = User::authenticated("system:kube-scheduler", &[]);
+    let node = User::authenticated("system:node:n1", &["system:nodes"]);
+    let proxy = User::authenticated("system:kube-proxy", &[]);
+    let dns = User::authenticated("system:kube-dns", &[]);
+    let table: &[(&User, &str)] = &[
+        (&manager, "create core pods default"),
+        (&manager, "patch apps deployments/status default/web"),
+        (&manager, "update core namespaces/finalize a/a"),
+        (&manager, "create core serviceaccounts default"),
+        (&manager, "delete example.com widgets default/x"),
+        (&manager, "watch apps replicasets"),
+        (&scheduler, "create core pods/binding default/p"),
+        (&scheduler, "patch core pods/status default/p"),
+        (&scheduler, "create events.k8s.io events default"),
+        (&node, "create core nodes"),
+        (&node, "patch core nodes/status"),
+        (&node, "patch core pods/status default/p"),
+        (&node, "create core serviceaccounts/token default/default"),
+        (&node, "update coordination.k8s.io leases kube-node-lease/n1"),
+        (&proxy, "watch discovery.k8s.io endpointslices"),
+        (&dns, "list core services"),
+    ];
+    for (user, request) in table {
+        assert!(asks(&rbac, user, request).allowed, "{} {request}", user.name);
+    }
+    assert!(!asks(&rbac, &scheduler, "create core pods default").allowed);
+    assert!(!asks(&rbac, &dns, "get core secrets default/x").allowed);
+    assert!(!asks(&rbac, &proxy, "delete core services default/x").allowed);
+}
+
+#[test]
+fn strangers_see_health_and_nothing_else() {
+    let rbac = Rbac::new(Fake::with_defaults());
+    let nobody = User::anonymous();
+    for path in ["/healthz", "/livez", "/readyz", "/version"] {
+        assert!(asks(&rbac, &nobody, &format!("get {path}")).allowed, "{path}");
+    }
+    for request in ["get /api", "get /metrics", "list core pods default", "post /healthz"] {
+        assert!(!asks(&rbac, &nobody, request).allowed, "{request}");
+    }
+    let known = User::authenticated("jane", &[]);
+    assert!(asks(&rbac, &known, "get /apis/apps/v1").allowed);
+    assert!(asks(&rbac, &known, "create authorization.k8s.io selfsubjectaccessreviews").allowed);
+    assert!(!asks(&rbac, &known, "list core pods default").allowed);
+}
+
+#[test]
+fn bindings_take_effect_at_once_and_only_where_they_are() {
+    let fake = Fake::with_defaults();
+    let rbac = Rbac::new(fake.clone());
+    let builder = User::authenticated(
+        "system:serviceaccount:ci:builder",
+        &["system:serviceaccounts", "system:serviceaccounts:ci"],
+    );
+    assert!(!asks(&rbac, &builder, "create apps deployments dev").allowed);
+    let subject = json!({ "kind": "ServiceAccount", "namespace": "ci", "name": "builder" });
+    let grant = binding("RoleBinding", "dev", ("ClusterRole", "edit"), subject);
+    fake.put(GROUP, "rolebindings", &grant);
+    let decision = asks(&rbac, &builder, "create apps deployments dev");
+    assert!(decision.allowed);
+    assert_eq!(
+        decision.reason,
+        "RBAC: allowed by RoleBinding \"edit-binding/dev\" of ClusterRole \"edit\" to \
+         ServiceAccount \"builder/ci\""
+    );
+    // edit aggregates view.
+    assert!(asks(&rbac, &builder, "watch core configmaps dev").allowed);
+    assert!(!asks(&rbac, &builder, "create apps deployments prod").allowed);
+    assert!(!asks(&rbac, &builder, "create rbac.authorization.k8s.io roles dev").allowed);
+    fake.remove(GROUP, "rolebindings", "dev", "edit-binding");
+    assert!(!asks(&rbac, &builder, "create apps deployments dev").allowed);
+}
+
+#[test]
+fn rules_match_as_upstreams() {
+    let rule = |rule: Value| -> Rule { serde_json::from_value(rule).unwrap() };
+    let fake = Fake::default();
+    let fake = Arc::new(fake);
+    let rbac = Rbac::new(fake.clone());
+    let user = User::authenticated("u", &[]);
+    let rules = [
+        rule(
+            json!({"verbs": ["get"], "apiGroups": [""], "resources": ["configmaps"], "resourceNames": ["a"]}),
+        ),
+        rule(json!({"verbs": ["update"], "apiGroups": ["*"], "resources": ["*/scale"]})),
+        rule(
+            json!({"verbs": ["*"], "apiGroups": ["x"], "resources": ["*"], "resourceNames": null}),
+        ),
+        rule(json!({"verbs": ["get"], "nonResourceURLs": ["/logs/*"]})),
+    ];
+    let role = json!({ "metadata": { "name": "r", "namespace": "n" }, "rules": rules });
+    fake.put(GROUP, "clusterroles", &role);
+    let mut role = role;
+    role["metadata"] = json!({ "name": "r" });
+    fake.put(GROUP, "clusterroles", &role);
+    let subject = json!({ "kind": "User", "name": "u" });
+    fake.put(
+        GROUP,
+        "clusterrolebindings",
+        &binding("ClusterRoleBinding", "", ("ClusterRole", "r"), subject),
+    );
+    let table = [
+        ("get core configmaps n/a", true),
+        ("get core configmaps n/b", false),
+        ("list core configmaps n", false),
+        ("update apps deployments/scale n/d", true),
+        ("update apps deployments n/d", false),
+        ("delete x anything/sub n/d", true),
+        ("get /logs/", true),
+        ("get /logs/a", true),
+        ("get /logs", false),
+    ];
+    for (request, allowed) in table {
+        assert_eq!(asks(&rbac, &user, request).allowed, allowed, "{request}");
+    }
+}
+
+#[test]
+fn a_missing_role_is_named() {
+    let fake = Fake::with_defaults();
+    let rbac = Rbac::new(fake.clone());
+    let subject = json!({ "kind": "User", "name": "u" });
+    fake.put(GROUP, "rolebindings", &binding("RoleBinding", "n", ("Role", "gone"), subject));
+    let decision = asks(&rbac, &User::authenticated("u", &[]), "get core pods n/p");
+    assert_eq!(decision.reason, "RBAC: role.rbac.authorization.k8s.io \"gone\" not found");
+}
+
+#[test]
+fn nobody_hands_out_more_than_they_hold() {
+    let fake = Fake::with_defaults();
+    let rbac = Rbac::new(fake.clone());
+    let admin = User::authenticated("lead", &[]);
+    let subject = json!({ "kind": "User", "name": "lead" });
+    fake.put(
+        GROUP,
+        "rolebindings",
+        &binding("RoleBinding", "n", ("ClusterRole", "admin"), subject),
+    );
+    let role = |verbs: Value| {
+        json!({ "metadata": { "name": "r", "namespace": "n" },
+                "rules": [{ "verbs": verbs, "apiGroups": ["apps"], "resources": ["deployments"] }] })
+    };
+    rbac.check_write(&admin, "roles", "n", &role(json!(["get", "create"])), None).unwrap();
+    let refused = rbac.check_write(&admin, "roles", "n", &role(json!(["*"])), None).unwrap_err();
+    assert_eq!(
+        refused.to_string(),
+        "roles.rbac.authorization.k8s.io \"r\" is forbidden: user \"lead\" \
+         (groups=[\"system:authenticated\"]) is attempting to grant RBAC permissions not currently \
+         held:\n{APIGroups:[\"apps\"], Resources:[\"deployments\"], Verbs:[\"*\"]}"
+    );
+    // An update that leaves the rules alone is fine.
+    let old = role(json!(["*"]));
+    rbac.check_write(&admin, "roles", "n", &old, Some(&old)).unwrap();
+
+    let jane = json!({ "kind": "User", "name": "jane" });
+    let ok = binding("RoleBinding", "n", ("ClusterRole", "view"), jane.clone());
+    rbac.check_write(&admin, "rolebindings", "n", &ok, None).unwrap();
+    let too_much = binding("RoleBinding", "n", ("ClusterRole", "cluster-admin"), jane.clone());
+    rbac.check_write(&admin, "rolebindings", "n", &too_much, None).unwrap_err();
+    let unknown = binding("RoleBinding", "n", ("Role", "gone"), jane);
+    rbac.check_write(&admin, "rolebindings", "n", &unknown, None).unwrap_err();
+    let master = User::authenticated("root", &[MASTERS]);
+    rbac.check_write(&master, "rolebindings", "n", &too_much, None).unwrap();
+}
+
+#[test]
+fn only_what_is_missing_is_written_again() {
+    let fake = Fake::with_defaults();
+    assert!(missing_objects(&*fake).is_empty());
+    fake.remove(GROUP, "clusterroles", "", "view");
+    let missing = missing_objects(&*fake);
+    assert_eq!(missing.len(), 1);
+    assert_eq!(
+        missing[0].1["metadata"]["labels"]["rbac.authorization.k8s.io/aggregate-to-edit"],
+        "true"
+    );
+    assert!(missing[0].1["rules"].as_array().unwrap().len() > 5);
+}
