@@ -7,7 +7,9 @@ mod descriptions;
 mod generated;
 mod json;
 mod json_error;
+mod order;
 mod protobuf;
+mod strategic;
 mod table;
 
 #[cfg(test)]
@@ -19,4 +21,5 @@ pub use check::{TypeErrors, check};
 pub use descriptions::Descriptions;
 pub use json::{JsonError, Parsed, parse_json, parse_yaml};
 pub use protobuf::{ProtobufError, decode_protobuf, decode_protobuf_or};
+pub use strategic::{PatchError, strategic_merge};
 pub use table::{Field, KindEntry, ListType, Message, Shape, Type, kinds, message, messages};
