@@ -6,18 +6,23 @@
 pub mod cache;
 pub mod context;
 pub mod deployment;
+pub mod endpoint;
 pub mod error;
 pub mod event;
 pub mod expectation;
+pub mod load_balancer;
 pub mod ownership;
 pub mod pod;
 pub mod queue;
 pub mod replicas;
 pub mod replicaset;
 pub mod request;
+pub mod root_ca;
 pub mod run;
 pub mod selector;
+pub mod service_account;
 pub mod template;
+pub mod well_known;
 
 pub use context::ControllersConfig;
 pub use run::run;

@@ -1,18 +1,34 @@
 //! Starting and stopping every controller.
 
+use std::future::Future;
+use std::pin::Pin;
+
 use kube::Client;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use crate::context::{Context, ControllersConfig};
-use crate::{deployment, replicas};
+use crate::endpoint::{legacy, mirror, slice};
+use crate::{deployment, load_balancer, replicas, root_ca, service_account, well_known};
+
+/// The workers of one controller.
+type Workers = Pin<Box<dyn Future<Output = ()> + Send>>;
 
 /// Runs every controller and the scheduler until `token` is cancelled.
 pub async fn run(client: Client, config: ControllersConfig, token: CancellationToken) {
     let context = Context::new(client, config, token.clone());
     // Subscribe first, so that no change is missed; fill the caches; then work.
-    let deployments = deployment::workers(&context);
-    let replica_sets = replicas::workers(&context, &context.caches.replica_sets);
+    let controllers: Vec<Workers> = vec![
+        Box::pin(service_account::workers(&context)),
+        Box::pin(root_ca::workers(&context)),
+        Box::pin(well_known::workers(&context)),
+        Box::pin(slice::workers(&context)),
+        Box::pin(legacy::workers(&context)),
+        Box::pin(mirror::workers(&context)),
+        Box::pin(load_balancer::workers(&context)),
+        Box::pin(replicas::workers(&context, &context.caches.replica_sets)),
+        Box::pin(deployment::workers(&context)),
+    ];
     context.caches.start(&context.client, &token);
     tokio::select! {
         () = token.cancelled() => return,
@@ -20,7 +36,8 @@ pub async fn run(client: Client, config: ControllersConfig, token: CancellationT
     }
     tracing::debug!("controllers have caught up");
     let mut tasks = JoinSet::new();
-    tasks.spawn(deployments);
-    tasks.spawn(replica_sets);
+    for workers in controllers {
+        tasks.spawn(workers);
+    }
     while tasks.join_next().await.is_some() {}
 }

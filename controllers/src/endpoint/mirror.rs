@@ -1,0 +1,145 @@
+//! The EndpointSliceMirroring controller: slices for Endpoints that people write by hand for a
+//! Service without a selector.
+
+use std::future::Future;
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use k8s_openapi::api::core::v1::{EndpointAddress, Endpoints};
+use k8s_openapi::api::discovery::v1::{Endpoint, EndpointConditions};
+
+use crate::cache::ObjectKey;
+use crate::context::Context;
+use crate::endpoint::address::{self, Ports, TRIGGER_TIME};
+use crate::endpoint::slice::{apply, is_managed_by, managed, service_of};
+use crate::endpoint::slices::{self, Frame, Group, MANAGED_BY, Plan, SERVICE_NAME};
+use crate::error::Error;
+use crate::ownership::controller_reference;
+use crate::queue::{Queue, Requeue};
+
+/// How many Endpoints are served at once.
+const WORKERS: usize = 4;
+/// The name of this controller on its slices.
+const CONTROLLER: &str = "endpointslicemirroring-controller.k8s.io";
+/// The label that keeps Endpoints from being mirrored.
+pub const SKIP: &str = "endpointslice.kubernetes.io/skip-mirror";
+/// The annotation of Endpoints that only serve leader election.
+const LEADER: &str = "control-plane.alpha.kubernetes.io/leader";
+
+/// The groups of endpoints that mirror `endpoints`.
+pub fn groups(endpoints: &Endpoints) -> Vec<Group> {
+    let mut groups: Vec<Group> = Vec::new();
+    for subset in endpoints.subsets.iter().flatten() {
+        let mut ports: Ports = subset
+            .ports
+            .iter()
+            .flatten()
+            .map(|port| {
+                let name = port.name.clone().filter(|name| !name.is_empty());
+                let protocol = port.protocol.clone().unwrap_or_else(|| "TCP".to_owned());
+                (name, protocol, port.port, port.app_protocol.clone())
+            })
+            .collect();
+        ports.sort();
+        let ready = subset.addresses.iter().flatten().map(|address| (address, true));
+        let unready = subset.not_ready_addresses.iter().flatten().map(|address| (address, false));
+        for (address, ready) in ready.chain(unready) {
+            let Ok(ip) = address.ip.parse::<IpAddr>() else { continue };
+            let family = if ip.is_ipv6() { "IPv6" } else { "IPv4" };
+            let mirrored = mirror(address, ready);
+            let known = groups
+                .iter_mut()
+                .find(|group| group.address_type == family && group.ports == ports);
+            match known {
+                Some(group) => group.endpoints.push(mirrored),
+                None => groups.push(Group {
+                    address_type: family.to_owned(),
+                    ports: ports.clone(),
+                    endpoints: vec![mirrored],
+                }),
+            }
+        }
+    }
+    groups
+}
+
+fn mirror(address: &EndpointAddress, ready: bool) -> Endpoint {
+    Endpoint {
+        addresses: vec![address.ip.clone()],
+        conditions: Some(EndpointConditions {
+            ready: Some(ready),
+            ..EndpointConditions::default()
+        }),
+        hostname: address.hostname.clone(),
+        node_name: address.node_name.clone(),
+        target_ref: address.target_ref.clone(),
+        ..Endpoint::default()
+    }
+}
+
+/// Subscribes to what matters and returns the workers, to be run when the caches are filled.
+pub fn workers(context: &Arc<Context>) -> impl Future<Output = ()> + Send + use<> {
+    let queue: Arc<Queue<ObjectKey>> = Queue::new();
+    let caches = &context.caches;
+    let wake = queue.clone();
+    caches.services.on_change(move |change| wake.add(ObjectKey::of(change.object().as_ref())));
+    let wake = queue.clone();
+    caches.endpoints.on_change(move |change| wake.add(ObjectKey::of(change.object().as_ref())));
+    let wake = queue.clone();
+    caches.endpoint_slices.on_change(move |change| {
+        for state in change.states().filter(|state| is_managed_by(state, CONTROLLER)) {
+            if let Some(service) = service_of(state) {
+                wake.add(service);
+            }
+        }
+    });
+    let context = context.clone();
+    async move {
+        let token = context.token.clone();
+        queue
+            .run("endpoint-slice-mirroring-controller", WORKERS, token, move |key| {
+                reconcile(context.clone(), key)
+            })
+            .await;
+    }
+}
+
+async fn reconcile(context: Arc<Context>, key: ObjectKey) -> Result<Requeue, Error> {
+    let existing = managed(&context, &key, CONTROLLER);
+    let service = context.caches.services.get(&key);
+    let by_hand = service.is_some_and(|service| {
+        let selector = service.spec.as_ref().and_then(|spec| spec.selector.as_ref());
+        selector.is_none_or(|labels| labels.is_empty())
+    });
+    let endpoints =
+        context.caches.endpoints.get(&key).filter(|endpoints| by_hand && wants(endpoints));
+    let Some(endpoints) = endpoints else {
+        apply(&context, Plan { delete: existing, ..Plan::default() }).await?;
+        return Ok(Requeue::Never);
+    };
+    let mut labels = endpoints.metadata.labels.clone().unwrap_or_default();
+    labels.remove(address::HEADLESS);
+    labels.insert(SERVICE_NAME.to_owned(), key.name.clone());
+    labels.insert(MANAGED_BY.to_owned(), CONTROLLER.to_owned());
+    let annotations = endpoints.metadata.annotations.as_ref();
+    let frame = Frame {
+        namespace: key.namespace,
+        name: key.name,
+        labels,
+        owner: controller_reference(endpoints.as_ref()),
+        trigger_time: annotations.and_then(|known| known.get(TRIGGER_TIME)).cloned(),
+    };
+    apply(&context, slices::plan(&frame, groups(&endpoints), existing)).await?;
+    Ok(Requeue::Never)
+}
+
+fn wants(endpoints: &Endpoints) -> bool {
+    let meta = &endpoints.metadata;
+    let skipped = meta
+        .labels
+        .as_ref()
+        .and_then(|labels| labels.get(SKIP))
+        .is_some_and(|value| value == "true");
+    let leader = meta.annotations.as_ref().is_some_and(|known| known.contains_key(LEADER));
+    !skipped && !leader && meta.deletion_timestamp.is_none()
+}

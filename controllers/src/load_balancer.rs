@@ -1,0 +1,219 @@
+//! The Service controller: a Service of type LoadBalancer gets the node's address, unless its
+//! ports are taken there.
+
+use std::collections::BTreeMap;
+use std::future::Future;
+use std::sync::Arc;
+
+use k8s_openapi::api::core::v1::{LoadBalancerIngress, LoadBalancerStatus, Pod, Service};
+
+use crate::cache::ObjectKey;
+use crate::context::Context;
+use crate::error::Error;
+use crate::event::Notice;
+use crate::pod;
+use crate::queue::{Queue, Requeue};
+use crate::request;
+
+/// How many Services are served at once. One, so that of two Services that want the same port
+/// each sees what the other was given.
+const WORKERS: usize = 1;
+
+/// A port on the node's address.
+type NodePort = (String, i32);
+
+/// Who holds which port of the node's address.
+pub type Holders = BTreeMap<NodePort, String>;
+
+/// Whether this controller answers for the Service.
+pub fn is_ours(service: &Service) -> bool {
+    service.spec.as_ref().is_some_and(|spec| {
+        spec.type_.as_deref() == Some("LoadBalancer")
+            && spec.load_balancer_class.as_deref().is_none_or(str::is_empty)
+    })
+}
+
+fn ports(service: &Service) -> impl Iterator<Item = NodePort> + '_ {
+    service
+        .spec
+        .iter()
+        .flat_map(|spec| spec.ports.iter().flatten())
+        .map(|port| (port.protocol.clone().unwrap_or_else(|| "TCP".to_owned()), port.port))
+}
+
+/// Who holds which port. Of several Services the oldest holds a port; a pod's host port and the
+/// API itself come before Services.
+pub fn holders(services: &[Arc<Service>], pods: &[Arc<Pod>], api_port: u16) -> Holders {
+    let mut holders = Holders::new();
+    holders.insert(("TCP".to_owned(), i32::from(api_port)), "the Kubernetes API".to_owned());
+    for pod in pods.iter().filter(|pod| !pod::is_terminal(pod)) {
+        let containers = pod.spec.iter().flat_map(|spec| &spec.containers);
+        for port in containers.flat_map(|container| container.ports.iter().flatten()) {
+            let Some(number) = port.host_port.filter(|number| *number > 0) else { continue };
+            let protocol = port.protocol.clone().unwrap_or_else(|| "TCP".to_owned());
+            let holder = format!("pod {}", ObjectKey::of(pod.as_ref()));
+            holders.entry((protocol, number)).or_insert(holder);
+        }
+    }
+    let mut candidates: Vec<&Arc<Service>> =
+        services.iter().filter(|service| is_ours(service)).collect();
+    // One that has its address keeps it against an older one that asks for the port later.
+    candidates.sort_by_key(|service| {
+        let created = service.metadata.creation_timestamp.clone().map(|time| time.0);
+        (!has_address(service), created, ObjectKey::of(service.as_ref()))
+    });
+    for service in candidates {
+        let wanted: Vec<NodePort> = ports(service).collect();
+        // All of its ports or none.
+        if wanted.iter().any(|port| holders.contains_key(port)) {
+            continue;
+        }
+        for port in wanted {
+            holders.insert(port, format!("service {}", ObjectKey::of(service.as_ref())));
+        }
+    }
+    holders
+}
+
+fn has_address(service: &Service) -> bool {
+    service
+        .status
+        .as_ref()
+        .and_then(|status| status.load_balancer.as_ref())
+        .is_some_and(|status| status.ingress.iter().flatten().next().is_some())
+}
+
+/// What a Service shall say of its external address.
+#[derive(Debug, PartialEq)]
+pub enum Verdict {
+    /// These addresses; none for a Service of another type.
+    Addresses(Vec<LoadBalancerIngress>),
+    /// No address: the port is somebody else's.
+    Conflict {
+        /// The port.
+        port: NodePort,
+        /// Who holds it.
+        holder: String,
+    },
+}
+
+/// Decides about one Service.
+pub fn plan(service: &Service, holders: &Holders, address: &str) -> Verdict {
+    if !is_ours(service) {
+        return Verdict::Addresses(Vec::new());
+    }
+    let me = format!("service {}", ObjectKey::of(service));
+    for port in ports(service) {
+        if let Some(holder) = holders.get(&port).filter(|holder| **holder != me) {
+            return Verdict::Conflict { port, holder: holder.clone() };
+        }
+    }
+    Verdict::Addresses(vec![LoadBalancerIngress {
+        ip: Some(address.to_owned()),
+        ip_mode: Some("VIP".to_owned()),
+        ..LoadBalancerIngress::default()
+    }])
+}
+
+/// Subscribes to what matters and returns the workers, to be run when the caches are filled.
+pub fn workers(context: &Arc<Context>) -> impl Future<Output = ()> + Send + use<> {
+    let queue: Arc<Queue<ObjectKey>> = Queue::new();
+    let caches = &context.caches;
+    let (wake, services) = (queue.clone(), caches.services.clone());
+    let wake_all = move || {
+        for service in services.all().iter().filter(|service| is_ours(service)) {
+            wake.add(ObjectKey::of(service.as_ref()));
+        }
+    };
+    let (wake, others) = (queue.clone(), wake_all.clone());
+    caches.services.on_change(move |change| {
+        wake.add(ObjectKey::of(change.object().as_ref()));
+        // A port that was given up may be what another Service waits for.
+        if change.states().any(|state| is_ours(state)) {
+            others();
+        }
+    });
+    let others = wake_all.clone();
+    caches.nodes.on_change(move |change| {
+        let addresses = |state: &k8s_openapi::api::core::v1::Node| {
+            state.status.as_ref().and_then(|status| status.addresses.clone())
+        };
+        let mut states = change.states();
+        let same = match (states.next(), states.next()) {
+            (Some(old), Some(new)) => addresses(old) == addresses(new),
+            _ => false,
+        };
+        if !same {
+            others();
+        }
+    });
+    caches.pods.on_change(move |change| {
+        let pod = change.object();
+        let ended = pod::is_terminal(pod) || matches!(change, crate::cache::Change::Deleted(_));
+        let holds_port =
+            pod.spec.iter().flat_map(|spec| &spec.containers).any(|container| {
+                container.ports.iter().flatten().any(|port| port.host_port.is_some())
+            });
+        if ended && holds_port {
+            wake_all();
+        }
+    });
+    let context = context.clone();
+    async move {
+        let token = context.token.clone();
+        queue
+            .run("service-controller", WORKERS, token, move |key| reconcile(context.clone(), key))
+            .await;
+    }
+}
+
+async fn reconcile(context: Arc<Context>, key: ObjectKey) -> Result<Requeue, Error> {
+    let Some(service) = context.caches.services.get(&key) else { return Ok(Requeue::Never) };
+    if service.metadata.deletion_timestamp.is_some() {
+        return Ok(Requeue::Never);
+    }
+    let recorder = context.recorder.speaking_for("service-controller");
+    let holders = if is_ours(&service) {
+        holders(&context.caches.services.all(), &context.caches.pods.all(), context.config.api_port)
+    } else {
+        Holders::new()
+    };
+    let addresses = match plan(&service, &holders, &context.node_ip().to_string()) {
+        Verdict::Addresses(addresses) => addresses,
+        Verdict::Conflict { port: (protocol, number), holder } => {
+            let message = format!(
+                "Port {number}/{protocol} of the node is taken by {holder}; the Service gets its \
+                 external address when the port is free"
+            );
+            recorder.record(service.as_ref(), Notice::warning("PortConflict", message));
+            Vec::new()
+        }
+    };
+    let known = service.status.as_ref().and_then(|status| status.load_balancer.as_ref());
+    let known = known.and_then(|status| status.ingress.clone()).unwrap_or_default();
+    if known == addresses {
+        return Ok(Requeue::Never);
+    }
+    // Addresses given by another implementation are none of ours.
+    let foreign = service
+        .spec
+        .as_ref()
+        .is_some_and(|spec| spec.type_.as_deref() == Some("LoadBalancer") && !is_ours(&service));
+    if foreign {
+        return Ok(Requeue::Never);
+    }
+    let ensured = !addresses.is_empty();
+    let mut updated = (*service).clone();
+    updated.status.get_or_insert_default().load_balancer =
+        Some(LoadBalancerStatus { ingress: ensured.then_some(addresses) });
+    match request::replace_status(&context.client, &updated).await {
+        Ok(written) => context.caches.services.observe(written),
+        Err(error) if error.is_not_found() => return Ok(Requeue::Never),
+        Err(error) => return Err(error),
+    }
+    if ensured {
+        let notice = Notice::normal("EnsuredLoadBalancer", "Ensured load balancer");
+        recorder.record(service.as_ref(), notice);
+    }
+    Ok(Requeue::Never)
+}
