@@ -19,6 +19,7 @@ pub mod replicaset;
 pub mod request;
 pub mod root_ca;
 pub mod run;
+pub mod scheduler;
 pub mod selector;
 pub mod service_account;
 pub mod template;

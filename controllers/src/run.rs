@@ -9,7 +9,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::context::{Context, ControllersConfig};
 use crate::endpoint::{legacy, mirror, slice};
-use crate::{deployment, load_balancer, replicas, root_ca, service_account, well_known};
+use crate::{deployment, load_balancer, replicas, root_ca, scheduler, service_account, well_known};
 
 /// The workers of one controller.
 type Workers = Pin<Box<dyn Future<Output = ()> + Send>>;
@@ -28,6 +28,7 @@ pub async fn run(client: Client, config: ControllersConfig, token: CancellationT
         Box::pin(load_balancer::workers(&context)),
         Box::pin(replicas::workers(&context, &context.caches.replica_sets)),
         Box::pin(deployment::workers(&context)),
+        Box::pin(scheduler::workers(&context)),
     ];
     context.caches.start(&context.client, &token);
     tokio::select! {

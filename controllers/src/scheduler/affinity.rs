@@ -1,0 +1,227 @@
+//! Affinity of pods to nodes and to each other, and their spreading.
+
+use std::collections::BTreeMap;
+
+use k8s_openapi::api::core::v1::{
+    Node, NodeSelectorRequirement, NodeSelectorTerm, Pod, PodAffinityTerm, TopologySpreadConstraint,
+};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
+use kube::ResourceExt;
+
+use crate::scheduler::node::Nodes;
+use crate::selector::{self, Labels};
+
+/// The labels of namespaces, for affinity that selects namespaces by label.
+pub type NamespaceLabels = BTreeMap<String, Labels>;
+
+/// Whether the node satisfies the pod's `nodeSelector` and required node affinity.
+pub fn node_matches(pod: &Pod, node: &Node) -> bool {
+    let Some(spec) = &pod.spec else { return true };
+    if let Some(wanted) = &spec.node_selector
+        && !selector::matches_map(wanted, Some(node.labels()))
+    {
+        return false;
+    }
+    let required = spec
+        .affinity
+        .as_ref()
+        .and_then(|affinity| affinity.node_affinity.as_ref())
+        .and_then(|node| node.required_during_scheduling_ignored_during_execution.as_ref());
+    required
+        .is_none_or(|terms| terms.node_selector_terms.iter().any(|term| term_matches(term, node)))
+}
+
+/// Whether one term matches; a term without any requirement matches nothing.
+pub fn term_matches(term: &NodeSelectorTerm, node: &Node) -> bool {
+    let expressions = term.match_expressions.as_deref().unwrap_or_default();
+    let fields = term.match_fields.as_deref().unwrap_or_default();
+    if expressions.is_empty() && fields.is_empty() {
+        return false;
+    }
+    let name = node.name_any();
+    expressions.iter().all(|requirement| {
+        requirement_holds(requirement, node.labels().get(&requirement.key).map(String::as_str))
+    }) && fields.iter().all(|requirement| {
+        requirement.key == "metadata.name" && requirement_holds(requirement, Some(&name))
+    })
+}
+
+fn requirement_holds(requirement: &NodeSelectorRequirement, found: Option<&str>) -> bool {
+    let values = requirement.values.as_deref().unwrap_or_default();
+    let listed = |found: &str| values.iter().any(|value| value == found);
+    let compare = |greater: bool| {
+        let found: Option<i64> = found.and_then(|text| text.parse().ok());
+        let bound: Option<i64> = values.first().and_then(|text| text.parse().ok());
+        match (found, bound) {
+            (Some(found), Some(bound)) if greater => found > bound,
+            (Some(found), Some(bound)) => found < bound,
+            _ => false,
+        }
+    };
+    match requirement.operator.as_str() {
+        "In" => found.is_some_and(listed),
+        "NotIn" => !found.is_some_and(listed),
+        "Exists" => found.is_some(),
+        "DoesNotExist" => found.is_none(),
+        "Gt" => compare(true),
+        "Lt" => compare(false),
+        _ => false,
+    }
+}
+
+/// Why pods on the nodes keep a pod away.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Distance {
+    /// A pod that must be near is not.
+    NotNear,
+    /// A pod that must be far is near.
+    TooNear,
+    /// A pod that is there wants this one to be far.
+    Unwelcome,
+}
+
+/// Checks required affinity and anti-affinity between `pod` and the pods on all nodes.
+pub fn pods_agree(
+    pod: &Pod,
+    node: &str,
+    nodes: &Nodes,
+    namespaces: &NamespaceLabels,
+) -> Result<(), Distance> {
+    let affinity = pod.spec.as_ref().and_then(|spec| spec.affinity.as_ref());
+    let near = affinity
+        .and_then(|affinity| affinity.pod_affinity.as_ref())
+        .and_then(|affinity| {
+            affinity.required_during_scheduling_ignored_during_execution.as_deref()
+        })
+        .unwrap_or_default();
+    let far = affinity
+        .and_then(|affinity| affinity.pod_anti_affinity.as_ref())
+        .and_then(|affinity| {
+            affinity.required_during_scheduling_ignored_during_execution.as_deref()
+        })
+        .unwrap_or_default();
+    let same_place = |other: &str, key: &str| {
+        let here = nodes.topology(node, key);
+        here.is_some() && here == nodes.topology(other, key)
+    };
+    for (place, used) in nodes.pods() {
+        let theirs = used
+            .pod
+            .spec
+            .as_ref()
+            .and_then(|spec| spec.affinity.as_ref())
+            .and_then(|affinity| affinity.pod_anti_affinity.as_ref())
+            .and_then(|anti| anti.required_during_scheduling_ignored_during_execution.as_deref())
+            .unwrap_or_default();
+        let refuses = theirs.iter().any(|term| {
+            same_place(place, &term.topology_key) && selects(term, &used.pod, pod, namespaces)
+        });
+        if refuses {
+            return Err(Distance::Unwelcome);
+        }
+    }
+    for term in far {
+        let too_near = nodes.pods().any(|(place, used)| {
+            same_place(place, &term.topology_key) && selects(term, pod, &used.pod, namespaces)
+        });
+        if too_near {
+            return Err(Distance::TooNear);
+        }
+    }
+    for term in near {
+        if nodes.topology(node, &term.topology_key).is_none() {
+            return Err(Distance::NotNear);
+        }
+        let mut anywhere = false;
+        let mut here = false;
+        for (place, used) in nodes.pods() {
+            if selects(term, pod, &used.pod, namespaces) {
+                anywhere = true;
+                here |= same_place(place, &term.topology_key);
+            }
+        }
+        // The first of a group of pods that want each other may go anywhere.
+        let first = !anywhere && selects(term, pod, pod, namespaces);
+        if !here && !first {
+            return Err(Distance::NotNear);
+        }
+    }
+    Ok(())
+}
+
+fn selects(term: &PodAffinityTerm, owner: &Pod, other: &Pod, namespaces: &NamespaceLabels) -> bool {
+    let namespace = other.metadata.namespace.as_deref().unwrap_or_default();
+    let listed = term.namespaces.as_deref().unwrap_or_default();
+    let in_scope = match &term.namespace_selector {
+        Some(wanted) => {
+            listed.iter().any(|name| name == namespace)
+                || selector::matches(wanted, namespaces.get(namespace))
+        }
+        None if listed.is_empty() => owner.metadata.namespace == other.metadata.namespace,
+        None => listed.iter().any(|name| name == namespace),
+    };
+    in_scope && label_selector_matches(term.label_selector.as_ref(), other)
+}
+
+/// Upstream: a selector that is absent matches nothing.
+fn label_selector_matches(wanted: Option<&LabelSelector>, pod: &Pod) -> bool {
+    wanted.is_some_and(|wanted| selector::matches(wanted, pod.metadata.labels.as_ref()))
+}
+
+/// Why the spreading of pods forbids a node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Uneven {
+    /// The node lacks the label that names its place.
+    NoLabel,
+    /// There are too many pods in its place already.
+    TooMany,
+}
+
+/// Checks the constraints that forbid scheduling.
+pub fn spreads(pod: &Pod, node: &str, nodes: &Nodes) -> Result<(), Uneven> {
+    let constraints = pod
+        .spec
+        .as_ref()
+        .and_then(|spec| spec.topology_spread_constraints.as_deref())
+        .unwrap_or_default();
+    constraints
+        .iter()
+        .filter(|constraint| constraint.when_unsatisfiable == "DoNotSchedule")
+        .try_for_each(|constraint| spread(pod, node, nodes, constraint))
+}
+
+fn spread(
+    pod: &Pod,
+    node: &str,
+    nodes: &Nodes,
+    constraint: &TopologySpreadConstraint,
+) -> Result<(), Uneven> {
+    let key = &constraint.topology_key;
+    let here = nodes.topology(node, key).ok_or(Uneven::NoLabel)?;
+    let mut places: BTreeMap<&str, i32> = BTreeMap::new();
+    for (name, object) in &nodes.nodes {
+        if let Some(place) = nodes.topology(name, key)
+            && node_matches(pod, object)
+        {
+            places.entry(place).or_default();
+        }
+    }
+    for (name, used) in nodes.pods() {
+        let counted = used.pod.metadata.namespace == pod.metadata.namespace
+            && used.pod.metadata.deletion_timestamp.is_none()
+            && label_selector_matches(constraint.label_selector.as_ref(), &used.pod);
+        if counted
+            && let Some(place) = nodes.topology(name, key)
+            && let Some(count) = places.get_mut(place)
+        {
+            *count += 1;
+        }
+    }
+    let enough_places = constraint
+        .min_domains
+        .is_none_or(|wanted| i32::try_from(places.len()).unwrap_or(i32::MAX) >= wanted);
+    let least = if enough_places { places.values().min().copied().unwrap_or(0) } else { 0 };
+    let itself = i32::from(label_selector_matches(constraint.label_selector.as_ref(), pod));
+    let count = places.get(here).copied().unwrap_or(0);
+    if count + itself - least > constraint.max_skew { Err(Uneven::TooMany) } else { Ok(()) }
+}

@@ -1,0 +1,236 @@
+//! Carrying the scheduler's decisions out: bindings in parallel, conditions, events.
+
+use std::collections::BTreeMap;
+use std::future::Future;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use jiff::Timestamp;
+use k8s_openapi::api::core::v1::{Binding, ObjectReference, Pod};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time};
+use kube::api::{Api, PostParams};
+use kube::{Resource, ResourceExt};
+use serde_json::{Value, json};
+use tokio::sync::{Notify, Semaphore};
+
+use crate::cache::ObjectKey;
+use crate::context::Context;
+use crate::error::Error;
+use crate::event::{Notice, Recorder};
+use crate::pod;
+use crate::request;
+use crate::scheduler::affinity::NamespaceLabels;
+use crate::scheduler::preempt::Eviction;
+use crate::scheduler::state::{Decision, NAME, State};
+
+/// How many bindings may be under way at once.
+const BINDINGS: usize = 64;
+/// The delay before a pod whose binding failed is tried again.
+const RETRY: Duration = Duration::from_secs(1);
+
+struct Scheduler {
+    context: Arc<Context>,
+    recorder: Recorder,
+    state: Mutex<State>,
+    wake: Notify,
+    bindings: Arc<Semaphore>,
+}
+
+/// Subscribes to what matters and returns the scheduler, to be run when the caches are filled.
+pub fn workers(context: &Arc<Context>) -> impl Future<Output = ()> + Send + use<> {
+    let scheduler = Arc::new(Scheduler {
+        context: context.clone(),
+        recorder: context.recorder.speaking_for(NAME),
+        state: Mutex::default(),
+        wake: Notify::new(),
+        bindings: Arc::new(Semaphore::new(BINDINGS)),
+    });
+    let watcher = scheduler.clone();
+    context.caches.pods.on_change(move |change| {
+        if watcher.lock().pod_changed(change) {
+            watcher.wake.notify_one();
+        }
+    });
+    let watcher = scheduler.clone();
+    context.caches.nodes.on_change(move |change| {
+        if watcher.lock().node_changed(change) {
+            watcher.wake.notify_one();
+        }
+    });
+    async move {
+        let token = scheduler.context.token.clone();
+        tokio::select! {
+            () = token.cancelled() => {}
+            () = scheduler.run() => {}
+        }
+    }
+}
+
+impl Scheduler {
+    async fn run(self: Arc<Self>) {
+        loop {
+            let next = self.lock().next();
+            match next {
+                Some(pod) => self.schedule(pod),
+                None => self.wake.notified().await,
+            }
+        }
+    }
+
+    /// Decides about one pod and starts what follows from it.
+    fn schedule(self: &Arc<Self>, pod: Arc<Pod>) {
+        let namespaces = self.namespaces(&pod);
+        let decision = {
+            let mut state = self.lock();
+            let decision = state.decide(&pod, &namespaces);
+            if let Decision::Bind(node) = &decision {
+                state.assume(&pod, node);
+            }
+            decision
+        };
+        let scheduler = self.clone();
+        match decision {
+            Decision::Bind(node) => {
+                tokio::spawn(async move { scheduler.bind(pod, node).await });
+            }
+            Decision::Unschedulable { message, eviction } => {
+                tokio::spawn(async move { scheduler.explain(pod, message, eviction).await });
+            }
+        }
+    }
+
+    async fn bind(&self, pod: Arc<Pod>, node: String) {
+        let Ok(_permit) = self.bindings.acquire().await else { return };
+        let key = ObjectKey::of(pod.as_ref());
+        match self.post_binding(&pod, &key, &node).await {
+            Ok(()) => {
+                let message = format!("Successfully assigned {key} to {node}");
+                self.recorder.record(pod.as_ref(), Notice::normal("Scheduled", message));
+            }
+            Err(error) => {
+                self.lock().forget(&pod);
+                let current = self.context.caches.pods.get(&key);
+                let waits = current.is_some_and(|current| {
+                    current.metadata.uid == pod.metadata.uid && pod::node_name(&current).is_none()
+                });
+                if error.is_not_found() || !waits {
+                    return;
+                }
+                tracing::warn!(pod = %key, %error, "binding failed");
+                let message = format!("binding rejected: {}", error.message());
+                self.recorder.record(pod.as_ref(), Notice::warning("FailedScheduling", message));
+                tokio::time::sleep(RETRY).await;
+                self.lock().wake(&key);
+                self.wake.notify_one();
+            }
+        }
+    }
+
+    async fn post_binding(&self, pod: &Pod, key: &ObjectKey, node: &str) -> Result<(), Error> {
+        let binding = Binding {
+            metadata: ObjectMeta {
+                name: Some(key.name.clone()),
+                namespace: Some(key.namespace.clone()),
+                uid: pod.metadata.uid.clone(),
+                ..ObjectMeta::default()
+            },
+            target: ObjectReference {
+                kind: Some("Node".to_owned()),
+                name: Some(node.to_owned()),
+                ..ObjectReference::default()
+            },
+        };
+        let api: Api<Pod> = Api::namespaced(self.context.client.clone(), &key.namespace);
+        api.create_subresource::<_, Value>("binding", &key.name, &PostParams::default(), &binding)
+            .await
+            .map_err(request::failed::<Pod>("bind", key))?;
+        Ok(())
+    }
+
+    /// Says why a pod waits, once for every new reason, and makes room if that is allowed.
+    async fn explain(&self, pod: Arc<Pod>, message: String, eviction: Option<Eviction>) {
+        let nominated = eviction.as_ref().map(|eviction| eviction.node.clone());
+        let known = pod::condition(&pod, "PodScheduled");
+        let said = known.is_some_and(|known| {
+            known.status == "False"
+                && known.reason.as_deref() == Some("Unschedulable")
+                && known.message.as_deref() == Some(&message)
+        });
+        if !said {
+            let notice = Notice::warning("FailedScheduling", message.clone());
+            self.recorder.record(pod.as_ref(), notice);
+        }
+        if !said || nominated.is_some() {
+            let since = known
+                .filter(|known| known.status == "False")
+                .and_then(|known| known.last_transition_time.clone())
+                .unwrap_or(Time(Timestamp::now()));
+            let mut patch = json!({
+                "metadata": {"uid": pod.metadata.uid},
+                "status": {"conditions": [{
+                    "type": "PodScheduled",
+                    "status": "False",
+                    "reason": "Unschedulable",
+                    "message": message,
+                    "lastProbeTime": null,
+                    "lastTransitionTime": since,
+                }]},
+            });
+            if let Some(node) = nominated {
+                patch["status"]["nominatedNodeName"] = Value::from(node);
+            }
+            let key = ObjectKey::of(pod.as_ref());
+            let client = &self.context.client;
+            match request::merge_status_strategically::<Pod>(client, &key, &patch).await {
+                Ok(written) => self.context.caches.pods.observe(written),
+                Err(error) => tracing::debug!(pod = %key, %error, "the condition was not written"),
+            }
+        }
+        let Some(eviction) = eviction else { return };
+        for victim in eviction.victims {
+            self.preempt(&pod, &victim, &eviction.node).await;
+        }
+    }
+
+    async fn preempt(&self, preemptor: &Pod, victim: &Pod, node: &str) {
+        if victim.metadata.deletion_timestamp.is_some() {
+            return;
+        }
+        let key = ObjectKey::of(victim);
+        let client = &self.context.client;
+        let patch = json!({"status": {"conditions": [{
+            "type": "DisruptionTarget",
+            "status": "True",
+            "reason": "PreemptionByScheduler",
+            "message": format!("{NAME}: preempting to accommodate a higher priority pod"),
+            "lastTransitionTime": Time(Timestamp::now()),
+        }]}});
+        let marked = request::merge_status_strategically::<Pod>(client, &key, &patch).await;
+        let deleted = match marked {
+            Ok(_) => request::delete::<Pod>(client, &key, victim.metadata.uid.as_deref()).await,
+            Err(error) => Err(error),
+        };
+        match deleted {
+            Ok(()) => {
+                let uid = preemptor.meta().uid.as_deref().unwrap_or_default();
+                let message = format!("Preempted by pod {uid} on node {node}");
+                self.recorder.record(victim, Notice::normal("Preempted", message));
+            }
+            Err(error) => tracing::warn!(pod = %key, %error, "preemption failed"),
+        }
+    }
+
+    /// The labels of all namespaces, if the pod's affinity may ask for them.
+    fn namespaces(&self, pod: &Pod) -> NamespaceLabels {
+        let asked = pod.spec.as_ref().is_some_and(|spec| spec.affinity.is_some());
+        if !asked {
+            return BTreeMap::new();
+        }
+        let namespaces = self.context.caches.namespaces.all();
+        namespaces.iter().map(|known| (known.name_any(), known.labels().clone())).collect()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

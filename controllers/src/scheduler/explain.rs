@@ -1,0 +1,49 @@
+//! Upstream's sentence for a pod that no node will take.
+
+use std::collections::BTreeMap;
+
+use crate::scheduler::filter::Refusal;
+
+/// How preemption ended for a pod.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Preemption {
+    /// It was tried on every node.
+    Tried,
+    /// The pod may not preempt; the reason completes the sentence.
+    NotEligible(&'static str),
+}
+
+/// `0/1 nodes are available: 1 Insufficient cpu. preemption: 0/1 nodes are available: …`.
+pub fn sentence(refusals: &[Refusal], preemption: &Preemption) -> String {
+    if refusals.is_empty() {
+        return "no nodes available to schedule pods".to_owned();
+    }
+    let total = refusals.len();
+    let filtered = count(refusals.iter().flat_map(|refusal| refusal.reasons.iter().cloned()));
+    let preempted = match preemption {
+        Preemption::NotEligible(reason) => format!("not eligible due to {reason}."),
+        Preemption::Tried => {
+            let reasons = count(refusals.iter().map(|refusal| {
+                let reason = if refusal.resolvable {
+                    "No preemption victims found for incoming pod"
+                } else {
+                    "Preemption is not helpful for scheduling"
+                };
+                reason.to_owned()
+            }));
+            format!("0/{total} nodes are available: {reasons}.")
+        }
+    };
+    format!("0/{total} nodes are available: {filtered}. preemption: {preempted}")
+}
+
+fn count(reasons: impl Iterator<Item = String>) -> String {
+    let mut counts: BTreeMap<String, usize> = BTreeMap::new();
+    for reason in reasons {
+        *counts.entry(reason).or_default() += 1;
+    }
+    let mut texts: Vec<String> =
+        counts.into_iter().map(|(reason, count)| format!("{count} {reason}")).collect();
+    texts.sort();
+    texts.join(", ")
+}
