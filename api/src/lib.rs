@@ -1,9 +1,20 @@
 //! The Kubernetes object model: what a resource type is, its defaults, validation, columns and
 //! wire schema. Pure: nothing here does I/O.
 
+pub mod defaults;
+pub mod duration;
+pub mod field;
 pub mod field_error;
+pub mod int_or_string;
+mod kinds;
+pub mod metadata;
+pub mod names;
+pub mod pod;
+pub mod pod_spec;
+pub mod quantity;
 pub mod registry;
 pub mod schema;
+pub mod selector;
 
 pub use field_error::{ErrorList, FieldError};
 pub use registry::{Behaviour, Cell, Column, Persistence, Resource, Served, Subresource};

@@ -4,7 +4,15 @@
 use jiff::Timestamp;
 use serde_json::Value;
 
+use crate::defaults::{copy_from, set, take};
+use crate::field::same;
 use crate::field_error::ErrorList;
+use crate::kinds;
+use crate::names;
+
+/// The verbs of an ordinary resource type.
+pub const ALL_VERBS: &[&str] =
+    &["create", "delete", "deletecollection", "get", "list", "patch", "update", "watch"];
 
 /// One resource type, stored under one version and served under one or more.
 pub struct Resource {
@@ -29,6 +37,70 @@ pub struct Resource {
     pub behaviour: &'static dyn Behaviour,
 }
 
+impl Resource {
+    /// A namespaced, durable type with all verbs and nothing else.
+    pub const fn new(served: &'static [Served], behaviour: &'static dyn Behaviour) -> Self {
+        Self {
+            served,
+            namespaced: true,
+            persistence: Persistence::Durable,
+            verbs: ALL_VERBS,
+            has_status: false,
+            has_scale: false,
+            subresources: &[],
+            has_generation: false,
+            behaviour,
+        }
+    }
+
+    /// Objects live outside namespaces.
+    pub const fn cluster_scoped(mut self) -> Self {
+        self.namespaced = false;
+        self
+    }
+
+    /// `/status` is served.
+    pub const fn with_status(mut self) -> Self {
+        self.has_status = true;
+        self
+    }
+
+    /// `/scale` is served.
+    pub const fn with_scale(mut self) -> Self {
+        self.has_scale = true;
+        self
+    }
+
+    /// A changed spec raises `metadata.generation`.
+    pub const fn with_generation(mut self) -> Self {
+        self.has_generation = true;
+        self
+    }
+
+    /// Other persistence than durable.
+    pub const fn persistence(mut self, persistence: Persistence) -> Self {
+        self.persistence = persistence;
+        self
+    }
+
+    /// Other verbs than all.
+    pub const fn verbs(mut self, verbs: &'static [&'static str]) -> Self {
+        self.verbs = verbs;
+        self
+    }
+
+    /// Subresources besides status and scale.
+    pub const fn subresources(mut self, list: &'static [SubresourceInfo]) -> Self {
+        self.subresources = list;
+        self
+    }
+
+    /// The storage version.
+    pub fn storage(&self) -> &'static Served {
+        &self.served[0]
+    }
+}
+
 /// One group and version under which a resource type is served.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Served {
@@ -49,6 +121,36 @@ pub struct Served {
 }
 
 impl Served {
+    /// Without short names and categories.
+    pub const fn new(
+        group: &'static str,
+        version: &'static str,
+        kind: &'static str,
+        plural: &'static str,
+        singular: &'static str,
+    ) -> Self {
+        Self { group, version, kind, plural, singular, short_names: &[], categories: &[] }
+    }
+
+    /// Adds abbreviations.
+    pub const fn short(mut self, names: &'static [&'static str]) -> Self {
+        self.short_names = names;
+        self
+    }
+
+    /// Makes it a member of the category `all`.
+    pub const fn all(mut self) -> Self {
+        self.categories = &["all"];
+        self
+    }
+
+    /// The same names in another group and version.
+    pub const fn also(mut self, group: &'static str, version: &'static str) -> Self {
+        self.group = group;
+        self.version = version;
+        self
+    }
+
     /// `group/version`, or `version` alone in the core group.
     pub fn api_version(&self) -> String {
         if self.group.is_empty() {
@@ -69,6 +171,23 @@ pub struct SubresourceInfo {
     pub group_version: Option<(&'static str, &'static str)>,
     /// Verbs.
     pub verbs: &'static [&'static str],
+}
+
+impl SubresourceInfo {
+    /// A subresource of a kind in the parent's group and version.
+    pub const fn new(
+        name: &'static str,
+        kind: &'static str,
+        verbs: &'static [&'static str],
+    ) -> Self {
+        Self { name, kind, group_version: None, verbs }
+    }
+
+    /// Its kind lives in another group and version.
+    pub const fn of(mut self, group: &'static str, version: &'static str) -> Self {
+        self.group_version = Some((group, version));
+        self
+    }
 }
 
 /// What of a resource type survives a crash.
@@ -112,34 +231,122 @@ pub struct Column {
     pub description: &'static str,
 }
 
+impl Column {
+    /// The object's name.
+    pub const NAME: Self = Self {
+        name: "Name",
+        kind: "string",
+        format: "name",
+        priority: 0,
+        description: "Name must be unique within a namespace.",
+    };
+    /// Time since creation.
+    pub const AGE: Self = Self {
+        name: "Age",
+        kind: "string",
+        format: "",
+        priority: 0,
+        description: "Time since the object was created.",
+    };
+    /// Time of creation, which kubectl turns into an age.
+    pub const CREATED_AT: Self = Self {
+        name: "Created At",
+        kind: "date",
+        format: "",
+        priority: 0,
+        description: "CreationTimestamp is the server time when the object was created.",
+    };
+
+    /// A column of text.
+    pub const fn text(name: &'static str) -> Self {
+        Self { name, kind: "string", format: "", priority: 0, description: "" }
+    }
+
+    /// A column of text shown with `-o wide` only.
+    pub const fn wide(name: &'static str) -> Self {
+        Self { name, kind: "string", format: "", priority: 1, description: "" }
+    }
+
+    /// A column of numbers.
+    pub const fn integer(name: &'static str) -> Self {
+        Self { name, kind: "integer", format: "", priority: 0, description: "" }
+    }
+
+    /// A column of another type.
+    pub const fn typed(name: &'static str, kind: &'static str) -> Self {
+        Self { name, kind, format: "", priority: 0, description: "" }
+    }
+}
+
 /// One printed cell.
 pub type Cell = Value;
 
 /// What is particular to a kind. Objects are JSON in the storage version unless said otherwise.
 pub trait Behaviour: Send + Sync + 'static {
+    /// `apiVersion` and `kind` of the storage version.
+    fn stored(&self) -> (&'static str, &'static str);
+
     /// Applies the defaults of the version `served` and converts to the storage version, in place.
-    fn decode(&self, served: &Served, object: &mut Value) -> Result<(), ErrorList>;
+    fn decode(&self, served: &Served, object: &mut Value) -> Result<(), ErrorList> {
+        self.to_storage(served, object)?;
+        let (api_version, kind) = self.stored();
+        set(object, "apiVersion", api_version);
+        set(object, "kind", kind);
+        Ok(())
+    }
 
     /// Converts from the storage version to `served`, in place.
-    fn encode(&self, served: &Served, object: &mut Value);
+    fn encode(&self, served: &Served, object: &mut Value) {
+        self.from_storage(served, object);
+        set(object, "apiVersion", served.api_version());
+        set(object, "kind", served.kind);
+    }
+
+    /// The part of [`Behaviour::decode`] that is particular to the kind.
+    fn to_storage(&self, _served: &Served, _object: &mut Value) -> Result<(), ErrorList> {
+        Ok(())
+    }
+
+    /// The part of [`Behaviour::encode`] that is particular to the kind.
+    fn from_storage(&self, _served: &Served, _object: &mut Value) {}
 
     /// Clears what a client may not set on creation (status) and sets what the server sets.
-    fn prepare_for_create(&self, object: &mut Value);
+    fn prepare_for_create(&self, object: &mut Value) {
+        take(object, "status");
+    }
 
     /// Carries over from `old` what a write to `subresource` may not change. The caller keeps
     /// `metadata` right and raises `metadata.generation`.
-    fn prepare_for_update(&self, object: &mut Value, old: &Value, subresource: Subresource<'_>);
+    fn prepare_for_update(&self, object: &mut Value, old: &Value, subresource: Subresource<'_>) {
+        match subresource {
+            Subresource::Status => keep_all_but_status(object, old),
+            _ => copy_from(object, old, "status"),
+        }
+    }
 
-    /// Errors of a new object. `metadata` is checked by the caller, through [`Behaviour::name_rule`].
-    fn validate(&self, object: &Value) -> ErrorList;
+    /// Whether an update raises `metadata.generation`.
+    fn generation_changed(&self, object: &Value, old: &Value) -> bool {
+        !same(&object["spec"], &old["spec"])
+    }
+
+    /// Errors of a new object. `metadata` is checked by the caller, through
+    /// [`Behaviour::name_rule`].
+    fn validate(&self, _object: &Value) -> ErrorList {
+        ErrorList::new()
+    }
 
     /// Errors of a changed object: immutable fields, and all that `validate` finds.
     fn validate_update(
         &self,
         object: &Value,
-        old: &Value,
+        _old: &Value,
         subresource: Subresource<'_>,
-    ) -> ErrorList;
+    ) -> ErrorList {
+        match subresource {
+            Subresource::Status => ErrorList::new(),
+            _ => self.validate(object),
+        }
+    }
 
     /// Warnings for the client (`Warning: 299` headers), for example on deprecated fields.
     fn warnings(&self, _object: &Value) -> Vec<String> {
@@ -148,16 +355,75 @@ pub trait Behaviour: Send + Sync + 'static {
 
     /// Which names are allowed: returns the messages of broken rules for `name`
     /// (`prefix` is true for generateName).
-    fn name_rule(&self, name: &str, prefix: bool) -> Vec<String>;
+    fn name_rule(&self, name: &str, prefix: bool) -> Vec<String> {
+        names::subdomain_name(name, prefix)
+    }
 
     /// The columns of `kubectl get`.
-    fn columns(&self) -> &'static [Column];
+    fn columns(&self) -> &'static [Column] {
+        const { &[Column::NAME, Column::CREATED_AT] }
+    }
 
     /// The cells of one row, one per column. `now` serves ages.
-    fn cells(&self, object: &Value, now: Timestamp) -> Vec<Cell>;
+    fn cells(&self, object: &Value, _now: Timestamp) -> Vec<Cell> {
+        let metadata = &object["metadata"];
+        vec![metadata["name"].clone(), metadata["creationTimestamp"].clone()]
+    }
 
     /// Values that field selectors can match besides `metadata.name` and `metadata.namespace`.
+    /// Every name is present for every object, null included: their list tells which are known.
     fn selectable_fields(&self, _object: &Value) -> Vec<(&'static str, String)> {
         Vec::new()
     }
+
+    /// What a field selector on an unknown field is answered with.
+    fn unknown_field_message(&self, field: &str) -> String {
+        if self.selectable_fields(&Value::Null).is_empty() {
+            format!(
+                "{field:?} is not a known field selector: only \"metadata.name\", \
+                 \"metadata.namespace\""
+            )
+        } else {
+            format!("field label not supported: {field}")
+        }
+    }
+}
+
+/// Restores all but `metadata` and `status` from `old`: a write to `/status`.
+pub fn keep_all_but_status(object: &mut Value, old: &Value) {
+    let (Some(map), Some(old)) = (object.as_object_mut(), old.as_object()) else { return };
+    let ours = |key: &str| matches!(key, "metadata" | "status" | "apiVersion" | "kind");
+    map.retain(|key, _| ours(key) || old.contains_key(key));
+    for (key, value) in old.iter().filter(|(key, _)| !ours(key)) {
+        map.insert(key.clone(), value.clone());
+    }
+}
+
+/// Every resource type that is served.
+pub fn resources() -> &'static [Resource] {
+    kinds::RESOURCES
+}
+
+/// The resource type served at a path.
+pub fn find(
+    group: &str,
+    version: &str,
+    plural: &str,
+) -> Option<(&'static Resource, &'static Served)> {
+    search(|served| served.plural == plural && served.group == group && served.version == version)
+}
+
+/// The resource type of a group, version and kind.
+pub fn find_kind(
+    group: &str,
+    version: &str,
+    kind: &str,
+) -> Option<(&'static Resource, &'static Served)> {
+    search(|served| served.kind == kind && served.group == group && served.version == version)
+}
+
+fn search(wanted: impl Fn(&Served) -> bool) -> Option<(&'static Resource, &'static Served)> {
+    resources()
+        .iter()
+        .find_map(|resource| resource.served.iter().find(|s| wanted(s)).map(|s| (resource, s)))
 }

@@ -1,0 +1,90 @@
+//! CronJob.
+
+use jiff::Timestamp;
+use serde_json::Value;
+
+use super::row;
+use crate::defaults::{child, empty, set, set_default, set_default_text};
+use crate::duration;
+use crate::field_error::ErrorList;
+use crate::pod_spec::defaults::default_template;
+use crate::registry::{Behaviour, Cell, Column, Resource, Served};
+
+/// The row of the resource table.
+pub const RESOURCE: Resource = Resource::new(SERVED, &CronJob).with_status().with_generation();
+
+const CURRENT: Served =
+    Served::new("batch", "v1", "CronJob", "cronjobs", "cronjob").short(&["cj"]).all();
+
+const SERVED: &[Served] = &[CURRENT, CURRENT.also("batch", "v1beta1")];
+
+struct CronJob;
+
+impl Behaviour for CronJob {
+    fn stored(&self) -> (&'static str, &'static str) {
+        ("batch/v1", "CronJob")
+    }
+
+    fn to_storage(&self, _served: &Served, object: &mut Value) -> Result<(), ErrorList> {
+        let spec = child(object, "spec");
+        set_default_text(spec, "concurrencyPolicy", "Allow");
+        set_default(spec, "suspend", false);
+        set_default(spec, "successfulJobsHistoryLimit", 3);
+        set_default(spec, "failedJobsHistoryLimit", 1);
+        let template = child(spec, "jobTemplate");
+        child(template, "metadata");
+        default_template(child(child(template, "spec"), "template"));
+        Ok(())
+    }
+
+    fn prepare_for_create(&self, object: &mut Value) {
+        set(object, "status", empty());
+    }
+
+    fn columns(&self) -> &'static [Column] {
+        const {
+            &[
+                Column::NAME,
+                Column::text("Schedule"),
+                Column::text("Timezone"),
+                Column::typed("Suspend", "boolean"),
+                Column::integer("Active"),
+                Column::text("Last Schedule"),
+                Column::AGE,
+                Column::wide("Containers"),
+                Column::wide("Images"),
+                Column::wide("Selector"),
+            ]
+        }
+    }
+
+    fn cells(&self, object: &Value, now: Timestamp) -> Vec<Cell> {
+        let (spec, status) = (&object["spec"], &object["status"]);
+        let last = match &status["lastScheduleTime"] {
+            Value::Null => "<none>".to_owned(),
+            time => duration::since(time, now),
+        };
+        let suspend = match spec["suspend"].as_bool() {
+            Some(true) => "True",
+            Some(false) => "False",
+            None => "<unset>",
+        };
+        let job = &spec["jobTemplate"]["spec"];
+        let [names, images] = row::containers(&job["template"]["spec"]);
+        vec![
+            row::name(object),
+            row::text_or(&spec["schedule"], ""),
+            row::text_or(&spec["timeZone"], "<none>"),
+            suspend.into(),
+            row::count(&status["active"]).into(),
+            last.into(),
+            row::age(object, now),
+            names,
+            images,
+            match &job["selector"] {
+                Value::Null => "<none>".into(),
+                selector => row::label_selector(selector),
+            },
+        ]
+    }
+}

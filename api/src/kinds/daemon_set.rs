@@ -1,0 +1,123 @@
+//! DaemonSet.
+
+use jiff::Timestamp;
+use serde_json::{Value, json};
+
+use super::row;
+use super::workload::{selector_from_template, template_names_selector};
+use crate::defaults::{child, copy_from, object_at, set, set_default, set_default_text, take};
+use crate::field::same;
+use crate::field_error::ErrorList;
+use crate::pod_spec::defaults::{default_bounds, default_template};
+use crate::registry::{
+    Behaviour, Cell, Column, Resource, Served, Subresource, keep_all_but_status,
+};
+
+/// The row of the resource table.
+pub const RESOURCE: Resource = Resource::new(SERVED, &DaemonSet).with_status().with_generation();
+
+const CURRENT: Served =
+    Served::new("apps", "v1", "DaemonSet", "daemonsets", "daemonset").short(&["ds"]).all();
+
+const SERVED: &[Served] =
+    &[CURRENT, CURRENT.also("apps", "v1beta2"), CURRENT.also("extensions", "v1beta1")];
+
+/// The annotation that carries `spec.templateGeneration` of the old versions.
+const TEMPLATE_GENERATION: &str = "deprecated.daemonset.template.generation";
+
+struct DaemonSet;
+
+impl Behaviour for DaemonSet {
+    fn stored(&self) -> (&'static str, &'static str) {
+        ("apps/v1", "DaemonSet")
+    }
+
+    fn to_storage(&self, served: &Served, object: &mut Value) -> Result<(), ErrorList> {
+        if template_names_selector(served.group, served.version) {
+            selector_from_template(object);
+        }
+        let spec = child(object, "spec");
+        default_template(child(spec, "template"));
+        let usual = if served.group == "extensions" { "OnDelete" } else { "RollingUpdate" };
+        let strategy = child(spec, "updateStrategy");
+        set_default_text(strategy, "type", usual);
+        if strategy["type"] == "RollingUpdate" {
+            default_bounds(strategy, json!(1), json!(0));
+        }
+        set_default(spec, "revisionHistoryLimit", 10);
+        take(spec, "templateGeneration");
+        Ok(())
+    }
+
+    fn from_storage(&self, served: &Served, object: &mut Value) {
+        if served.group == "extensions" {
+            let generation = template_generation(object);
+            if let Some(annotations) = object_at(&mut object["metadata"], "annotations") {
+                take(annotations, TEMPLATE_GENERATION);
+            }
+            set(child(object, "spec"), "templateGeneration", generation);
+        }
+    }
+
+    fn prepare_for_create(&self, object: &mut Value) {
+        let zero = json!({ "currentNumberScheduled": 0, "numberMisscheduled": 0,
+            "desiredNumberScheduled": 0, "numberReady": 0 });
+        set(object, "status", zero);
+        set_template_generation(object, 1);
+    }
+
+    fn prepare_for_update(&self, object: &mut Value, old: &Value, subresource: Subresource<'_>) {
+        if subresource == Subresource::Status {
+            return keep_all_but_status(object, old);
+        }
+        copy_from(object, old, "status");
+        let changed = !same(&object["spec"]["template"], &old["spec"]["template"]);
+        set_template_generation(object, template_generation(old) + i64::from(changed));
+    }
+
+    fn columns(&self) -> &'static [Column] {
+        const {
+            &[
+                Column::NAME,
+                Column::integer("Desired"),
+                Column::integer("Current"),
+                Column::integer("Ready"),
+                Column::integer("Up-to-date"),
+                Column::integer("Available"),
+                Column::text("Node Selector"),
+                Column::AGE,
+                Column::wide("Containers"),
+                Column::wide("Images"),
+                Column::wide("Selector"),
+            ]
+        }
+    }
+
+    fn cells(&self, object: &Value, now: Timestamp) -> Vec<Cell> {
+        let (spec, status) = (&object["spec"], &object["status"]);
+        let [names, images] = row::containers(&spec["template"]["spec"]);
+        vec![
+            row::name(object),
+            row::integer(&status["desiredNumberScheduled"]),
+            row::integer(&status["currentNumberScheduled"]),
+            row::integer(&status["numberReady"]),
+            row::integer(&status["updatedNumberScheduled"]),
+            row::integer(&status["numberAvailable"]),
+            row::labels(&spec["template"]["spec"]["nodeSelector"]),
+            row::age(object, now),
+            names,
+            images,
+            row::label_selector(&spec["selector"]),
+        ]
+    }
+}
+
+fn template_generation(object: &Value) -> i64 {
+    let annotation = &object["metadata"]["annotations"][TEMPLATE_GENERATION];
+    annotation.as_str().and_then(|text| text.parse().ok()).unwrap_or(1)
+}
+
+fn set_template_generation(object: &mut Value, generation: i64) {
+    let annotations = child(child(object, "metadata"), "annotations");
+    set(annotations, TEMPLATE_GENERATION, generation.to_string());
+}

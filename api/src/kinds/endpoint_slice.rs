@@ -1,0 +1,88 @@
+//! EndpointSlice.
+
+use jiff::Timestamp;
+use serde_json::{Value, json};
+
+use super::row;
+use crate::defaults::{items_at, set_default, set_default_text, take};
+use crate::field::same;
+use crate::field_error::ErrorList;
+use crate::registry::{Behaviour, Cell, Column, Resource, Served};
+
+/// The row of the resource table.
+pub const RESOURCE: Resource = Resource::new(SERVED, &EndpointSlice).with_generation();
+
+const CURRENT: Served =
+    Served::new("discovery.k8s.io", "v1", "EndpointSlice", "endpointslices", "endpointslice");
+
+const SERVED: &[Served] = &[CURRENT];
+
+struct EndpointSlice;
+
+impl Behaviour for EndpointSlice {
+    fn stored(&self) -> (&'static str, &'static str) {
+        ("discovery.k8s.io/v1", "EndpointSlice")
+    }
+
+    fn to_storage(&self, _served: &Served, object: &mut Value) -> Result<(), ErrorList> {
+        for port in items_at(object, "ports") {
+            set_default(port, "name", "");
+            set_default_text(port, "protocol", "TCP");
+        }
+        set_default(object, "endpoints", json!([]));
+        Ok(())
+    }
+
+    fn prepare_for_create(&self, object: &mut Value) {
+        take(object, "status");
+    }
+
+    fn generation_changed(&self, object: &Value, old: &Value) -> bool {
+        let differs = |key: &str| !same(&object[key], &old[key]);
+        let labels = |value: &Value| value["metadata"]["labels"].clone();
+        differs("endpoints") || differs("ports") || !same(&labels(object), &labels(old))
+    }
+
+    fn columns(&self) -> &'static [Column] {
+        const {
+            &[
+                Column::NAME,
+                Column::text("AddressType"),
+                Column::text("Ports"),
+                Column::text("Endpoints"),
+                Column::AGE,
+            ]
+        }
+    }
+
+    fn cells(&self, object: &Value, now: Timestamp) -> Vec<Cell> {
+        let ports: Vec<String> = object["ports"]
+            .as_array()
+            .into_iter()
+            .flatten()
+            .map(|port| row::plain(&port["port"], "*"))
+            .collect();
+        let addresses: Vec<String> = object["endpoints"]
+            .as_array()
+            .into_iter()
+            .flatten()
+            .flat_map(|endpoint| endpoint["addresses"].as_array().into_iter().flatten())
+            .filter_map(|address| address.as_str().map(str::to_owned))
+            .collect();
+        vec![
+            row::name(object),
+            object["addressType"].clone(),
+            first_three(&ports, if ports.is_empty() { "<unset>" } else { "" }).into(),
+            first_three(&addresses, "<unset>").into(),
+            row::age(object, now),
+        ]
+    }
+}
+
+fn first_three(items: &[String], empty: &str) -> String {
+    match items.len() {
+        0 => empty.to_owned(),
+        count if count > 3 => format!("{} + {} more...", items[..3].join(","), count - 3),
+        _ => items.join(","),
+    }
+}

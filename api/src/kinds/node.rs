@@ -1,0 +1,136 @@
+//! Node.
+
+use jiff::Timestamp;
+use serde_json::Value;
+
+use super::row;
+use crate::defaults::{child, copy_from, object_at, set_default};
+use crate::field_error::ErrorList;
+use crate::quantity::canonicalize_list;
+use crate::registry::{
+    Behaviour, Cell, Column, Resource, Served, Subresource, SubresourceInfo, keep_all_but_status,
+};
+
+/// The row of the resource table.
+pub const RESOURCE: Resource =
+    Resource::new(SERVED, &Node).cluster_scoped().with_status().subresources(SUBRESOURCES);
+
+const SERVED: &[Served] = &[Served::new("", "v1", "Node", "nodes", "node").short(&["no"])];
+
+const SUBRESOURCES: &[SubresourceInfo] = &[SubresourceInfo::new(
+    "proxy",
+    "NodeProxyOptions",
+    &["create", "delete", "get", "patch", "update"],
+)];
+
+const ROLE_LABEL_PREFIX: &str = "node-role.kubernetes.io/";
+const ROLE_LABEL: &str = "kubernetes.io/role";
+
+struct Node;
+
+impl Behaviour for Node {
+    fn stored(&self) -> (&'static str, &'static str) {
+        ("v1", "Node")
+    }
+
+    fn to_storage(&self, _served: &Served, object: &mut Value) -> Result<(), ErrorList> {
+        child(object, "spec");
+        if let Some(status) = object_at(object, "status") {
+            if status["allocatable"].is_null() && !status["capacity"].is_null() {
+                let capacity = status["capacity"].clone();
+                set_default(status, "allocatable", capacity);
+            }
+            for list in ["capacity", "allocatable"] {
+                if let Some(list) = object_at(status, list) {
+                    canonicalize_list(list);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    // A node registers itself together with its status.
+    fn prepare_for_create(&self, _object: &mut Value) {}
+
+    fn prepare_for_update(&self, object: &mut Value, old: &Value, subresource: Subresource<'_>) {
+        match subresource {
+            Subresource::Status => keep_all_but_status(object, old),
+            _ => copy_from(object, old, "status"),
+        }
+    }
+
+    fn columns(&self) -> &'static [Column] {
+        const {
+            &[
+                Column::NAME,
+                Column::text("Status"),
+                Column::text("Roles"),
+                Column::AGE,
+                Column::text("Version"),
+                Column::wide("Internal-IP"),
+                Column::wide("External-IP"),
+                Column::wide("OS-Image"),
+                Column::wide("Kernel-Version"),
+                Column::wide("Container-Runtime"),
+            ]
+        }
+    }
+
+    fn cells(&self, object: &Value, now: Timestamp) -> Vec<Cell> {
+        let info = &object["status"]["nodeInfo"];
+        vec![
+            row::name(object),
+            conditions(object).into(),
+            roles(object).into(),
+            row::age(object, now),
+            row::text_or(&info["kubeletVersion"], ""),
+            address(object, "InternalIP").into(),
+            address(object, "ExternalIP").into(),
+            row::text_or(&info["osImage"], "<unknown>"),
+            row::text_or(&info["kernelVersion"], "<unknown>"),
+            row::text_or(&info["containerRuntimeVersion"], "<unknown>"),
+        ]
+    }
+
+    fn selectable_fields(&self, object: &Value) -> Vec<(&'static str, String)> {
+        let unschedulable = object["spec"]["unschedulable"].as_bool().unwrap_or(false);
+        vec![("spec.unschedulable", unschedulable.to_string())]
+    }
+}
+
+fn conditions(node: &Value) -> String {
+    let list = node["status"]["conditions"].as_array().into_iter().flatten();
+    let ready = list.into_iter().find(|condition| condition["type"] == "Ready");
+    let mut status = match ready.map(|condition| &condition["status"]) {
+        Some(status) if status == "True" => "Ready".to_owned(),
+        Some(_) => "NotReady".to_owned(),
+        None => "Unknown".to_owned(),
+    };
+    if node["spec"]["unschedulable"] == true {
+        status.push_str(",SchedulingDisabled");
+    }
+    status
+}
+
+fn roles(node: &Value) -> String {
+    let mut roles: Vec<&str> = Vec::new();
+    for (key, value) in node["metadata"]["labels"].as_object().into_iter().flatten() {
+        let role = match key.strip_prefix(ROLE_LABEL_PREFIX) {
+            Some(role) => role,
+            None if key == ROLE_LABEL => value.as_str().unwrap_or_default(),
+            None => "",
+        };
+        if !role.is_empty() {
+            roles.push(role);
+        }
+    }
+    roles.sort_unstable();
+    roles.dedup();
+    if roles.is_empty() { "<none>".to_owned() } else { roles.join(",") }
+}
+
+fn address(node: &Value, kind: &str) -> String {
+    let list = node["status"]["addresses"].as_array().into_iter().flatten();
+    let found = list.into_iter().find(|address| address["type"] == kind);
+    found.and_then(|address| address["address"].as_str()).unwrap_or("<none>").to_owned()
+}

@@ -1,0 +1,143 @@
+//! Pod.
+
+mod phase;
+
+use jiff::Timestamp;
+use serde_json::{Value, json};
+
+use super::row;
+use crate::defaults::{child, copy_from, set};
+use crate::field::same;
+use crate::field_error::ErrorList;
+use crate::pod;
+use crate::pod_spec::defaults::{default_pod, sync_service_account};
+use crate::registry::{
+    Behaviour, Cell, Column, Resource, Served, Subresource, SubresourceInfo, keep_all_but_status,
+};
+
+/// The row of the resource table.
+pub const RESOURCE: Resource =
+    Resource::new(SERVED, &Pod).with_status().with_generation().subresources(SUBRESOURCES);
+
+const SERVED: &[Served] = &[Served::new("", "v1", "Pod", "pods", "pod").short(&["po"]).all()];
+
+const SUBRESOURCES: &[SubresourceInfo] = &[
+    SubresourceInfo::new("attach", "PodAttachOptions", &["create", "get"]),
+    SubresourceInfo::new("binding", "Binding", &["create"]),
+    SubresourceInfo::new("ephemeralcontainers", "Pod", &["get", "patch", "update"]),
+    SubresourceInfo::new("eviction", "Eviction", &["create"]).of("policy", "v1"),
+    SubresourceInfo::new("exec", "PodExecOptions", &["create", "get"]),
+    SubresourceInfo::new("log", "Pod", &["get"]),
+    SubresourceInfo::new("portforward", "PodPortForwardOptions", &["create", "get"]),
+    SubresourceInfo::new(
+        "proxy",
+        "PodProxyOptions",
+        &["create", "delete", "get", "patch", "update"],
+    ),
+    SubresourceInfo::new("resize", "Pod", &["get", "patch", "update"]),
+];
+
+struct Pod;
+
+impl Behaviour for Pod {
+    fn stored(&self) -> (&'static str, &'static str) {
+        ("v1", "Pod")
+    }
+
+    fn to_storage(&self, _served: &Served, object: &mut Value) -> Result<(), ErrorList> {
+        default_pod(child(object, "spec"));
+        Ok(())
+    }
+
+    fn prepare_for_create(&self, object: &mut Value) {
+        sync_service_account(child(object, "spec"));
+        let class = pod::qos_class(&object["spec"]);
+        set(object, "status", json!({ "phase": "Pending", "qosClass": class }));
+    }
+
+    fn prepare_for_update(&self, object: &mut Value, old: &Value, subresource: Subresource<'_>) {
+        match subresource {
+            Subresource::Status => {
+                keep_all_but_status(object, old);
+                copy_from(child(object, "metadata"), &old["metadata"], "ownerReferences");
+                let class = old["status"]["qosClass"].clone();
+                if object["status"]["qosClass"].is_null() && !class.is_null() {
+                    set(child(object, "status"), "qosClass", class);
+                }
+            }
+            Subresource::Other("ephemeralcontainers") => {
+                let added = object["spec"]["ephemeralContainers"].clone();
+                set(object, "spec", old["spec"].clone());
+                if !added.is_null() {
+                    set(child(object, "spec"), "ephemeralContainers", added);
+                }
+                copy_from(object, old, "status");
+            }
+            Subresource::Other("resize") => {
+                let wanted = object["spec"].clone();
+                set(object, "spec", old["spec"].clone());
+                phase::resize(child(object, "spec"), &wanted);
+                copy_from(object, old, "status");
+            }
+            _ => {
+                sync_service_account(child(object, "spec"));
+                copy_from(child(object, "spec"), &old["spec"], "ephemeralContainers");
+                copy_from(object, old, "status");
+            }
+        }
+    }
+
+    fn generation_changed(&self, object: &Value, old: &Value) -> bool {
+        !same(&object["spec"], &old["spec"])
+    }
+
+    fn columns(&self) -> &'static [Column] {
+        const {
+            &[
+                Column::NAME,
+                Column::text("Ready"),
+                Column::text("Status"),
+                Column::text("Restarts"),
+                Column::AGE,
+                Column::wide("IP"),
+                Column::wide("Node"),
+                Column::wide("Nominated Node"),
+                Column::wide("Readiness Gates"),
+            ]
+        }
+    }
+
+    fn cells(&self, object: &Value, now: Timestamp) -> Vec<Cell> {
+        let (spec, status) = (&object["spec"], &object["status"]);
+        let summary = phase::Summary::of(object, now);
+        vec![
+            row::name(object),
+            summary.ready.into(),
+            summary.status.into(),
+            summary.restarts.into(),
+            row::age(object, now),
+            row::text_or(&status["podIP"], "<none>"),
+            row::text_or(&spec["nodeName"], "<none>"),
+            row::text_or(&status["nominatedNodeName"], "<none>"),
+            phase::readiness_gates(object).into(),
+        ]
+    }
+
+    fn selectable_fields(&self, object: &Value) -> Vec<(&'static str, String)> {
+        let (spec, status) = (&object["spec"], &object["status"]);
+        let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+        let ips = status["podIPs"].as_array().into_iter().flatten();
+        let ips: Vec<&str> = ips.filter_map(|ip| ip["ip"].as_str()).collect();
+        vec![
+            ("spec.nodeName", text(&spec["nodeName"])),
+            ("spec.restartPolicy", text(&spec["restartPolicy"])),
+            ("spec.schedulerName", text(&spec["schedulerName"])),
+            ("spec.serviceAccountName", text(&spec["serviceAccountName"])),
+            ("spec.hostNetwork", spec["hostNetwork"].as_bool().unwrap_or(false).to_string()),
+            ("status.phase", text(&status["phase"])),
+            ("status.podIP", text(&status["podIP"])),
+            ("status.podIPs", ips.join(",")),
+            ("status.nominatedNodeName", text(&status["nominatedNodeName"])),
+        ]
+    }
+}

@@ -1,0 +1,61 @@
+//! ResourceQuota.
+
+use jiff::Timestamp;
+use serde_json::Value;
+
+use super::row;
+use crate::defaults::{child, empty, object_at, set};
+use crate::field_error::ErrorList;
+use crate::quantity::canonicalize_list;
+use crate::registry::{Behaviour, Cell, Column, Resource, Served};
+
+/// The row of the resource table.
+pub const RESOURCE: Resource = Resource::new(SERVED, &ResourceQuota).with_status();
+
+const SERVED: &[Served] =
+    &[Served::new("", "v1", "ResourceQuota", "resourcequotas", "resourcequota").short(&["quota"])];
+
+struct ResourceQuota;
+
+impl Behaviour for ResourceQuota {
+    fn stored(&self) -> (&'static str, &'static str) {
+        ("v1", "ResourceQuota")
+    }
+
+    fn to_storage(&self, _served: &Served, object: &mut Value) -> Result<(), ErrorList> {
+        if let Some(hard) = object_at(child(object, "spec"), "hard") {
+            canonicalize_list(hard);
+        }
+        for list in ["hard", "used"] {
+            if let Some(list) = object_at(child(object, "status"), list) {
+                canonicalize_list(list);
+            }
+        }
+        Ok(())
+    }
+
+    fn prepare_for_create(&self, object: &mut Value) {
+        set(object, "status", empty());
+    }
+
+    fn columns(&self) -> &'static [Column] {
+        const { &[Column::NAME, Column::text("Request"), Column::text("Limit"), Column::AGE] }
+    }
+
+    fn cells(&self, object: &Value, now: Timestamp) -> Vec<Cell> {
+        let (spec, status) = (&object["spec"], &object["status"]);
+        let (mut requests, mut limits) = (Vec::new(), Vec::new());
+        for (resource, hard) in spec["hard"].as_object().into_iter().flatten() {
+            let used = row::plain(&status["used"][resource], "0");
+            let hard = row::plain(hard, "0");
+            let list = if resource.starts_with("limits.") { &mut limits } else { &mut requests };
+            list.push(format!("{resource}: {used}/{hard}"));
+        }
+        vec![
+            row::name(object),
+            requests.join(", ").into(),
+            limits.join(", ").into(),
+            row::age(object, now),
+        ]
+    }
+}

@@ -1,0 +1,174 @@
+//! Service.
+
+use jiff::Timestamp;
+use serde_json::{Value, json};
+
+use super::row;
+use crate::defaults::{
+    child, items_at, set, set_default, set_default_number, set_default_text, take,
+};
+use crate::field_error::ErrorList;
+use crate::names;
+use crate::registry::{Behaviour, Cell, Column, Resource, Served, SubresourceInfo};
+
+/// The row of the resource table.
+pub const RESOURCE: Resource =
+    Resource::new(SERVED, &Service).with_status().subresources(SUBRESOURCES);
+
+const SERVED: &[Served] =
+    &[Served::new("", "v1", "Service", "services", "service").short(&["svc"]).all()];
+
+const SUBRESOURCES: &[SubresourceInfo] = &[SubresourceInfo::new(
+    "proxy",
+    "ServiceProxyOptions",
+    &["create", "delete", "get", "patch", "update"],
+)];
+
+struct Service;
+
+impl Behaviour for Service {
+    fn stored(&self) -> (&'static str, &'static str) {
+        ("v1", "Service")
+    }
+
+    fn to_storage(&self, _served: &Served, object: &mut Value) -> Result<(), ErrorList> {
+        let spec = child(object, "spec");
+        set_default_text(spec, "sessionAffinity", "None");
+        if spec["sessionAffinity"] == "None" {
+            take(spec, "sessionAffinityConfig");
+        }
+        if spec["sessionAffinity"] == "ClientIP" {
+            let client = child(child(spec, "sessionAffinityConfig"), "clientIP");
+            set_default_number(client, "timeoutSeconds", 10_800);
+        }
+        set_default_text(spec, "type", "ClusterIP");
+        for port in items_at(spec, "ports") {
+            set_default_text(port, "protocol", "TCP");
+            if port["targetPort"].is_null() || port["targetPort"] == 0 || port["targetPort"] == "" {
+                let number = port["port"].clone();
+                set(port, "targetPort", number);
+            }
+        }
+        let kind = spec["type"].as_str().unwrap_or_default().to_owned();
+        let reaches_out = matches!(kind.as_str(), "NodePort" | "LoadBalancer")
+            || (kind == "ClusterIP" && row::count(&spec["externalIPs"]) > 0);
+        if reaches_out {
+            set_default_text(spec, "externalTrafficPolicy", "Cluster");
+        }
+        if matches!(kind.as_str(), "ClusterIP" | "NodePort" | "LoadBalancer") {
+            set_default(spec, "internalTrafficPolicy", "Cluster");
+        }
+        if kind == "LoadBalancer" {
+            set_default(spec, "allocateLoadBalancerNodePorts", true);
+            for ingress in items_at(child(child(object, "status"), "loadBalancer"), "ingress") {
+                if row::plain(&ingress["ip"], "") != "" {
+                    set_default(ingress, "ipMode", "VIP");
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn prepare_for_create(&self, object: &mut Value) {
+        set(object, "status", json!({ "loadBalancer": {} }));
+    }
+
+    fn name_rule(&self, name: &str, prefix: bool) -> Vec<String> {
+        names::label_1035_name(name, prefix)
+    }
+
+    fn columns(&self) -> &'static [Column] {
+        const {
+            &[
+                Column::NAME,
+                Column::text("Type"),
+                Column::text("Cluster-IP"),
+                Column::text("External-IP"),
+                Column::text("Port(s)"),
+                Column::AGE,
+                Column::wide("Selector"),
+            ]
+        }
+    }
+
+    fn cells(&self, object: &Value, now: Timestamp) -> Vec<Cell> {
+        let spec = &object["spec"];
+        let address = match spec["clusterIPs"][0].as_str().or(spec["clusterIP"].as_str()) {
+            Some(address) if !address.is_empty() => address,
+            _ => "<none>",
+        };
+        vec![
+            row::name(object),
+            spec["type"].clone(),
+            address.into(),
+            external_address(object).into(),
+            ports(&spec["ports"]).into(),
+            row::age(object, now),
+            row::labels(&spec["selector"]),
+        ]
+    }
+
+    fn selectable_fields(&self, object: &Value) -> Vec<(&'static str, String)> {
+        let spec = &object["spec"];
+        vec![
+            ("spec.clusterIP", row::plain(&spec["clusterIP"], "")),
+            ("spec.type", row::plain(&spec["type"], "")),
+        ]
+    }
+}
+
+fn external_address(service: &Value) -> String {
+    let spec = &service["spec"];
+    let texts = |list: &Value| -> Vec<String> {
+        let items = list.as_array().into_iter().flatten();
+        items.filter_map(Value::as_str).map(str::to_owned).collect()
+    };
+    let mut external = texts(&spec["externalIPs"]);
+    match spec["type"].as_str().unwrap_or_default() {
+        "ClusterIP" | "NodePort" => {
+            if external.is_empty() {
+                "<none>".to_owned()
+            } else {
+                external.join(",")
+            }
+        }
+        "LoadBalancer" => {
+            let mut balancers: Vec<String> = service["status"]["loadBalancer"]["ingress"]
+                .as_array()
+                .into_iter()
+                .flatten()
+                .filter_map(|ingress| {
+                    let ip = ingress["ip"].as_str().filter(|ip| !ip.is_empty());
+                    ip.or(ingress["hostname"].as_str()).map(str::to_owned)
+                })
+                .collect();
+            balancers.append(&mut external);
+            let mut seen = Vec::new();
+            balancers.retain(|address| {
+                let new = !seen.contains(address);
+                seen.push(address.clone());
+                new
+            });
+            if balancers.is_empty() { "<pending>".to_owned() } else { balancers.join(",") }
+        }
+        "ExternalName" => spec["externalName"].as_str().unwrap_or_default().to_owned(),
+        _ => "<unknown>".to_owned(),
+    }
+}
+
+fn ports(ports: &Value) -> String {
+    let pieces: Vec<String> = ports
+        .as_array()
+        .into_iter()
+        .flatten()
+        .map(|port| {
+            let number = port["port"].as_i64().unwrap_or(0);
+            let protocol = port["protocol"].as_str().unwrap_or_default();
+            match port["nodePort"].as_i64() {
+                Some(node) if node > 0 => format!("{number}:{node}/{protocol}"),
+                _ => format!("{number}/{protocol}"),
+            }
+        })
+        .collect();
+    if pieces.is_empty() { "<none>".to_owned() } else { pieces.join(",") }
+}

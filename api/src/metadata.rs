@@ -1,0 +1,251 @@
+//! Validation of `metadata` (upstream `apimachinery/pkg/api/validation/objectmeta.go`) and of
+//! label selectors inside objects.
+
+use serde_json::Value;
+
+use crate::field::Field;
+use crate::field_error::{ErrorList, FieldError};
+use crate::names;
+
+/// All annotations of one object together, keys and values.
+pub const ANNOTATIONS_MAX_BYTES: usize = 256 * 1024;
+
+/// Checks everything in `metadata` except name and generateName, which follow the kind's rule
+/// (see [`validate_name`]).
+pub fn validate_metadata(object: &Value, namespaced: bool) -> ErrorList {
+    let metadata = Field::root(object).at("metadata");
+    let mut errors = ErrorList::new();
+    let namespace = metadata.at("namespace");
+    if namespaced {
+        if namespace.is_empty() {
+            errors.push(namespace.required(""));
+        } else {
+            errors.extend(namespace.invalid_each(names::dns1123_label(namespace.str())));
+        }
+    } else if !namespace.is_empty() {
+        errors.push(namespace.forbidden("not allowed on this type"));
+    }
+    errors.extend(metadata.at("generation").non_negative());
+    errors.extend(validate_common(&metadata));
+    errors
+}
+
+/// Checks name and generateName against a kind's rule.
+pub fn validate_name(object: &Value, rule: impl Fn(&str, bool) -> Vec<String>) -> ErrorList {
+    let metadata = Field::root(object).at("metadata");
+    let mut errors = ErrorList::new();
+    let generate = metadata.at("generateName");
+    if !generate.is_empty() {
+        errors.extend(generate.invalid_each(rule(generate.str(), true)));
+    }
+    let name = metadata.at("name");
+    if name.is_empty() {
+        errors.push(name.required("name or generateName is required"));
+    } else {
+        errors.extend(name.invalid_each(rule(name.str(), false)));
+    }
+    errors
+}
+
+/// Checks a changed `metadata` against the stored one.
+pub fn validate_metadata_update(object: &Value, old: &Value) -> ErrorList {
+    let (new, old) = (Field::root(object).at("metadata"), Field::root(old).at("metadata"));
+    let mut errors = ErrorList::new();
+    if old.at("deletionTimestamp").exists() {
+        let (new_finalizers, old_finalizers) = (new.at("finalizers"), old.at("finalizers"));
+        let had = |name: &Value| old_finalizers.value.as_array().is_some_and(|a| a.contains(name));
+        let mut extra: Vec<&str> = new_finalizers
+            .items()
+            .into_iter()
+            .filter(|item| !had(item.value))
+            .map(|item| item.str())
+            .collect();
+        extra.sort_unstable();
+        extra.dedup();
+        if !extra.is_empty() {
+            let list: Vec<String> = extra.iter().map(|name| format!("{name:?}")).collect();
+            errors.push(new_finalizers.forbidden(format!(
+                "no new finalizers can be added if the object is being deleted, found new \
+                 finalizers []string{{{}}}",
+                list.join(", ")
+            )));
+        }
+    }
+    let generation = new.at("generation");
+    if generation.int().unwrap_or(0) < old.at("generation").int().unwrap_or(0) {
+        errors.push(generation.invalid("must not be decremented"));
+    }
+    for name in [
+        "name",
+        "namespace",
+        "uid",
+        "creationTimestamp",
+        "deletionTimestamp",
+        "deletionGracePeriodSeconds",
+    ] {
+        errors.extend(new.at(name).immutable(old.at(name).value));
+    }
+    errors.extend(validate_common(&new));
+    errors
+}
+
+fn validate_common(metadata: &Field<'_>) -> ErrorList {
+    let mut errors = validate_labels(&metadata.at("labels"));
+    errors.extend(validate_annotations(&metadata.at("annotations")));
+    errors.extend(validate_owner_references(&metadata.at("ownerReferences")));
+    errors.extend(validate_finalizers(&metadata.at("finalizers")));
+    errors
+}
+
+/// Checks keys and values of labels.
+pub fn validate_labels(labels: &Field<'_>) -> ErrorList {
+    let mut errors = ErrorList::new();
+    for (key, value) in labels.entries() {
+        for message in names::label_key(key) {
+            errors.push(FieldError::invalid(&labels.path, key, message));
+        }
+        for message in names::label_value(value.str()) {
+            errors.push(FieldError::invalid(&labels.path, value.str(), message));
+        }
+    }
+    errors
+}
+
+/// Checks keys and the total size of annotations.
+pub fn validate_annotations(annotations: &Field<'_>) -> ErrorList {
+    let mut errors = ErrorList::new();
+    let mut size = 0;
+    for (key, value) in annotations.entries() {
+        for message in names::label_key(&key.to_lowercase()) {
+            errors.push(FieldError::invalid(&annotations.path, key, message));
+        }
+        size += key.len() + value.str().len();
+    }
+    if size > ANNOTATIONS_MAX_BYTES {
+        errors.push(FieldError::too_long(&annotations.path, ANNOTATIONS_MAX_BYTES));
+    }
+    errors
+}
+
+fn validate_owner_references(references: &Field<'_>) -> ErrorList {
+    let mut errors = ErrorList::new();
+    let mut first_controller: Option<String> = None;
+    for reference in references.items() {
+        // Upstream names the list, not the element.
+        let reference = Field::new(reference.value, &references.path);
+        for (name, message) in [
+            ("apiVersion", "version must not be empty"),
+            ("kind", "must not be empty"),
+            ("name", "must not be empty"),
+            ("uid", "must not be empty"),
+        ] {
+            let field = reference.at(name);
+            if field.is_empty() {
+                errors.push(FieldError::invalid(field.path, "", message));
+            }
+        }
+        let (api_version, kind) = (reference.at("apiVersion"), reference.at("kind"));
+        if api_version.str() == "v1" && kind.str() == "Event" {
+            errors.push(reference.invalid("/v1, Kind=Event is disallowed from being an owner"));
+        }
+        if reference.at("controller").bool() {
+            let current = format!("{}/{}", kind.str(), reference.at("name").str());
+            match &first_controller {
+                Some(first) => errors.push(references.invalid(format!(
+                    "Only one reference can have Controller set to true. Found \"true\" in \
+                     references for {first} and {current}"
+                ))),
+                None => first_controller = Some(current),
+            }
+        }
+    }
+    errors
+}
+
+const STANDARD_FINALIZERS: [&str; 3] = ["kubernetes", "orphan", "foregroundDeletion"];
+
+fn validate_finalizers(finalizers: &Field<'_>) -> ErrorList {
+    let mut errors = ErrorList::new();
+    let mut seen = [false; 2];
+    for finalizer in finalizers.items() {
+        let name = finalizer.str();
+        let finalizer = Field::new(finalizer.value, &finalizers.path);
+        errors.extend(finalizer.invalid_each(names::label_key(name)));
+        if !name.contains('/') && !STANDARD_FINALIZERS.contains(&name) {
+            let detail = "name is neither a standard finalizer name nor is it fully qualified";
+            errors.push(finalizer.invalid(detail));
+        }
+        seen[0] |= name == "orphan";
+        seen[1] |= name == "foregroundDeletion";
+    }
+    if seen == [true, true] {
+        let detail = "finalizer orphan and foregroundDeletion cannot be both set";
+        errors.push(finalizers.invalid(detail));
+    }
+    errors
+}
+
+/// Checks a `metav1.LabelSelector`.
+pub fn validate_label_selector(selector: &Field<'_>) -> ErrorList {
+    let mut errors = validate_labels(&selector.at("matchLabels"));
+    for expression in selector.at("matchExpressions").items() {
+        let (operator, values) = (expression.at("operator"), expression.at("values"));
+        match operator.str() {
+            "In" | "NotIn" if values.is_empty() => {
+                errors.push(values.required("must be specified when `operator` is 'In' or 'NotIn'"))
+            }
+            "Exists" | "DoesNotExist" if !values.is_empty() => {
+                errors.push(values.forbidden(
+                    "may not be specified when `operator` is 'Exists' or 'DoesNotExist'",
+                ))
+            }
+            "In" | "NotIn" | "Exists" | "DoesNotExist" => {}
+            other => errors.push(FieldError::invalid(
+                operator.path,
+                other,
+                "not a valid selector operator",
+            )),
+        }
+        let key = expression.at("key");
+        for message in names::label_key(key.str()) {
+            errors.push(FieldError::invalid(&key.path, key.str(), message));
+        }
+        for value in values.items() {
+            errors.extend(value.invalid_each(names::label_value(value.str())));
+        }
+    }
+    errors
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn messages() {
+        let object = json!({"metadata": {
+            "name": "A", "labels": {"a b": "ok", "ok": "-"},
+            "finalizers": ["x"],
+            "ownerReferences": [{"apiVersion": "v1", "kind": "Pod", "name": "p"}],
+        }});
+        let texts: Vec<String> =
+            validate_metadata(&object, true).iter().map(FieldError::to_string).collect();
+        assert_eq!(texts[0], "metadata.namespace: Required value");
+        assert!(texts[1].starts_with("metadata.labels: Invalid value: \"a b\": name part must"));
+        assert!(texts[2].starts_with("metadata.labels: Invalid value: \"-\": a valid label must"));
+        assert_eq!(
+            texts[3],
+            "metadata.ownerReferences.uid: Invalid value: \"\": must not be empty"
+        );
+        assert_eq!(
+            texts[4],
+            "metadata.finalizers: Invalid value: \"x\": name is neither a standard finalizer name nor is it fully qualified"
+        );
+        let texts: Vec<String> =
+            validate_name(&object, names::subdomain_name).iter().map(|e| e.to_string()).collect();
+        assert!(texts[0].starts_with(
+            "metadata.name: Invalid value: \"A\": a lowercase RFC 1123 subdomain must consist of"
+        ));
+    }
+}

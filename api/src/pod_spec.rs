@@ -1,0 +1,3 @@
+//! What Pods and pod templates share: defaults and validation of the pod spec.
+
+pub mod defaults;
