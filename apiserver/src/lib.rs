@@ -1,4 +1,44 @@
 //! The Kubernetes API over HTTP.
+//!
+//! A request passes [`server`] (who, may they, which type), then a module of [`verbs`] or
+//! [`subresources`], then [`write`] or [`render`]; everything is generic over [`api::Resource`].
 
+mod admission;
+mod apply;
+pub mod body;
+mod bootstrap;
+mod call;
+mod catalog;
+mod change_cause;
+mod config;
+mod decode;
+mod discovery;
+mod error;
+mod event_expiry;
+mod meta;
+mod negotiate;
+mod object;
+mod options;
+mod public;
+mod render;
+mod request;
 pub mod security;
+mod selection;
+mod server;
+mod services;
+mod subresources;
+mod table;
 pub mod tls_listener;
+mod verbs;
+mod write;
+
+#[cfg(test)]
+mod tests;
+
+pub use body::{Body, BoxError};
+pub use catalog::Catalog;
+pub use config::Config;
+pub use error::ApiError;
+pub use meta::Meta;
+pub use request::{Query, RequestInfo};
+pub use server::{ApiServer, open_store};

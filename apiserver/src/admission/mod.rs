@@ -1,0 +1,64 @@
+//! Built-in admission: what the server adds to or refuses of valid requests, in upstream's order.
+
+mod namespace_lifecycle;
+mod pod_priority;
+mod service_account;
+mod tolerations;
+
+use api::Subresource;
+use serde_json::Value;
+
+use crate::call::Call;
+use crate::error::ApiError;
+
+/// Before an object is created: may change it.
+pub(crate) async fn create(call: &Call<'_>, object: &mut Value) -> Result<(), ApiError> {
+    let stored = call.stored_as();
+    namespace_lifecycle::create(call, object)?;
+    if is_pod(call) {
+        service_account::create(call, object).await?;
+        pod_priority::create(call, object)?;
+        tolerations::create(object);
+    }
+    Ok(())
+}
+
+/// Before a valid new object is stored: only refuses.
+pub(crate) fn validate_create(call: &Call<'_>, object: &Value) -> Result<(), ApiError> {
+    check_roles(call, object, None)
+}
+
+/// Nobody hands out more than they hold themselves.
+fn check_roles(call: &Call<'_>, object: &Value, old: Option<&Value>) -> Result<(), ApiError> {
+    let stored = call.stored_as();
+    if stored.group == "rbac.authorization.k8s.io" {
+        let namespace = call.namespace();
+        call.server.security.check_rbac_write(call.user, stored.plural, namespace, object, old)?;
+    }
+    Ok(())
+}
+
+/// Before an object is updated: may change it.
+#[allow(clippy::unused_async)]
+pub(crate) async fn update(
+    call: &Call<'_>,
+    object: &mut Value,
+    old: &Value,
+    subresource: Subresource<'_>,
+) -> Result<(), ApiError> {
+    if is_pod(call) && subresource == Subresource::None {
+        pod_priority::update(object, old);
+        tolerations::create(object);
+    }
+    check_roles(call, object, Some(old))
+}
+
+/// Before an object is deleted.
+pub(crate) fn delete(call: &Call<'_>, name: &str) -> Result<(), ApiError> {
+    namespace_lifecycle::delete(call, name)
+}
+
+fn is_pod(call: &Call<'_>) -> bool {
+    let stored = call.stored_as();
+    stored.group.is_empty() && stored.kind == "Pod"
+}

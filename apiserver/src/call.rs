@@ -1,0 +1,99 @@
+//! One request about a resource, as every verb sees it.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use api::{Persistence, Resource, Served, Subresource};
+use http::HeaderMap;
+use store::Durability;
+
+use crate::error::ApiError;
+use crate::meta;
+use crate::request::{Query, RequestInfo};
+use crate::security::User;
+use crate::server::ApiServer;
+
+/// A request that has passed the door.
+pub(crate) struct Call<'a> {
+    pub(crate) server: &'a Arc<ApiServer>,
+    pub(crate) user: &'a User,
+    pub(crate) info: &'a RequestInfo,
+    pub(crate) query: &'a Query,
+    pub(crate) headers: &'a HeaderMap,
+    pub(crate) resource: &'static Resource,
+    pub(crate) served: &'static Served,
+    warnings: Mutex<Vec<String>>,
+}
+
+impl<'a> Call<'a> {
+    pub(crate) fn new(
+        server: &'a Arc<ApiServer>,
+        user: &'a User,
+        info: &'a RequestInfo,
+        query: &'a Query,
+        headers: &'a HeaderMap,
+        (resource, served): (&'static Resource, &'static Served),
+    ) -> Self {
+        let warnings = Mutex::default();
+        Self { server, user, info, query, headers, resource, served, warnings }
+    }
+
+    /// Whether the stored bytes are already in the version that the client asked for.
+    pub(crate) fn is_storage_version(&self) -> bool {
+        std::ptr::eq(self.served, self.stored_as())
+    }
+
+    /// The version in which the type is stored.
+    pub(crate) fn stored_as(&self) -> &'static Served {
+        &self.resource.served[0]
+    }
+
+    /// The namespace of the objects; empty for cluster-scoped types and across namespaces.
+    pub(crate) fn namespace(&self) -> &str {
+        if self.resource.namespaced { &self.info.namespace } else { "" }
+    }
+
+    /// The store's key of the named object.
+    pub(crate) fn key(&self, name: &str) -> String {
+        meta::key(self.resource, self.namespace(), name)
+    }
+
+    /// What a write to this part of the object must survive.
+    pub(crate) fn durability(&self, subresource: Subresource<'_>) -> Durability {
+        match self.resource.persistence {
+            Persistence::Durable if subresource == Subresource::Status => Durability::Lazy,
+            Persistence::Durable => Durability::Durable,
+            Persistence::Lazy => Durability::Lazy,
+            Persistence::Volatile | Persistence::None => Durability::Volatile,
+        }
+    }
+
+    /// Adds a `Warning` header to the response.
+    pub(crate) fn warn(&self, text: String) {
+        let mut warnings = self.warnings.lock().unwrap_or_else(PoisonError::into_inner);
+        if !warnings.contains(&text) {
+            warnings.push(text);
+        }
+    }
+
+    pub(crate) fn take_warnings(&self) -> Vec<String> {
+        std::mem::take(&mut *self.warnings.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    pub(crate) fn not_found(&self, name: &str) -> ApiError {
+        ApiError::not_found(self.served, name)
+    }
+
+    /// The same request about another resource type.
+    pub(crate) fn about(&self, resource: &'static Resource) -> Call<'a> {
+        Call {
+            server: self.server,
+            user: self.user,
+            info: self.info,
+            query: self.query,
+            headers: self.headers,
+            resource,
+            served: &resource.served[0],
+            warnings: Mutex::default(),
+        }
+    }
+}

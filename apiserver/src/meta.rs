@@ -1,0 +1,79 @@
+//! What the server keeps at hand of every stored object besides its bytes, and how objects are
+//! keyed in the store.
+
+use std::collections::BTreeMap;
+
+use api::{Resource, Served};
+use serde_json::Value;
+
+use crate::catalog::Catalog;
+
+/// Parts of an object that reads look at without parsing its bytes.
+#[derive(Clone, Debug, Default)]
+pub struct Meta {
+    /// `metadata.uid`.
+    pub uid: Box<str>,
+    /// `metadata.labels`.
+    pub labels: BTreeMap<String, String>,
+    /// What field selectors can match besides name and namespace.
+    pub fields: Vec<(&'static str, String)>,
+}
+
+impl Meta {
+    /// Derives it from an object in its storage version.
+    pub(crate) fn of(resource: &Resource, object: &Value) -> Self {
+        let metadata = &object["metadata"];
+        let labels = metadata["labels"].as_object().into_iter().flatten();
+        Self {
+            uid: metadata["uid"].as_str().unwrap_or_default().into(),
+            labels: labels.filter_map(|(k, v)| Some((k.clone(), v.as_str()?.to_owned()))).collect(),
+            fields: resource.behaviour.selectable_fields(object),
+        }
+    }
+
+    /// Derives it from a stored record; [`store::Store::open`] wants this.
+    pub fn derive(catalog: &Catalog, key: &str, bytes: &[u8]) -> Self {
+        let Some(resource) = catalog.resource_of_bucket(split(key).0) else {
+            return Self::default();
+        };
+        match serde_json::from_slice(bytes) {
+            Ok(object) => Self::of(resource, &object),
+            Err(error) => {
+                tracing::error!(key, %error, "a stored object is not JSON");
+                Self::default()
+            }
+        }
+    }
+
+    /// One selectable field.
+    pub(crate) fn field(&self, name: &str) -> Option<&str> {
+        self.fields.iter().find(|(k, _)| *k == name).map(|(_, v)| v.as_str())
+    }
+}
+
+/// The bucket of a resource type, by its stored name: `apps.deployments`, `core.pods`.
+pub(crate) fn bucket(resource: &Resource) -> String {
+    let Served { group, plural, .. } = &resource.served[0];
+    if group.is_empty() { format!("core.{plural}") } else { format!("{group}.{plural}") }
+}
+
+/// `bucket/namespace/name`; the namespace is empty for cluster-scoped objects.
+pub(crate) fn key(resource: &Resource, namespace: &str, name: &str) -> String {
+    format!("{}/{namespace}/{name}", bucket(resource))
+}
+
+/// What all keys of a namespace have in common, or of all namespaces when it is empty.
+pub(crate) fn prefix(resource: &Resource, namespace: &str) -> String {
+    if namespace.is_empty() {
+        format!("{}/", bucket(resource))
+    } else {
+        format!("{}/{namespace}/", bucket(resource))
+    }
+}
+
+/// Bucket, namespace and name of a key.
+pub(crate) fn split(key: &str) -> (&str, &str, &str) {
+    let mut parts = key.splitn(3, '/');
+    let mut next = || parts.next().unwrap_or_default();
+    (next(), next(), next())
+}

@@ -1,0 +1,92 @@
+//! From stored objects to response bodies in the form that the client accepts.
+
+use bytes::Bytes;
+use http::{Response, StatusCode};
+use jiff::Timestamp;
+use serde_json::{Value, json};
+use store::Record;
+
+use crate::body::{self, Body};
+use crate::call::Call;
+use crate::error::ApiError;
+use crate::meta::Meta;
+use crate::negotiate::{self, Accepted, Encoding, Form};
+use crate::object::Encoded;
+use crate::table;
+
+/// Parses stored bytes.
+pub(crate) fn parse(record: &Record<Meta>) -> Result<Value, ApiError> {
+    serde_json::from_slice(&record.value).map_err(|e| {
+        ApiError::internal(format!("the stored object {} is damaged: {e}", record.key))
+    })
+}
+
+/// Converts from the storage version to the version of the request.
+pub(crate) fn convert(call: &Call<'_>, object: &mut Value) {
+    if !call.is_storage_version() {
+        call.resource.behaviour.encode(call.served, object);
+        object["apiVersion"] = call.served.api_version().into();
+        object["kind"] = call.served.kind.into();
+    }
+}
+
+/// A stored object as JSON in the version of the request.
+pub(crate) fn whole(call: &Call<'_>, record: &Record<Meta>) -> Result<Bytes, ApiError> {
+    if call.is_storage_version() {
+        return Ok(record.value.clone());
+    }
+    let mut object = parse(record)?;
+    convert(call, &mut object);
+    Ok(Encoded::new(&object, call.served).at(record.revision))
+}
+
+/// The representation of one object that this client wants.
+pub(crate) fn accepted(call: &Call<'_>) -> Result<Accepted, ApiError> {
+    negotiate::accepted(call.headers, |form| !matches!(form, Form::Discovery(_)))
+}
+
+/// A response with one stored object.
+pub(crate) fn record(
+    call: &Call<'_>,
+    status: StatusCode,
+    record: &Record<Meta>,
+) -> Result<Response<Body>, ApiError> {
+    let accepted = accepted(call)?;
+    if accepted == (Accepted { encoding: Encoding::Json, form: Form::Whole }) {
+        return Ok(body::json_bytes(status, whole(call, record)?, call.headers));
+    }
+    object(call, status, parse(record)?)
+}
+
+/// A response with one object in its storage version.
+pub(crate) fn object(
+    call: &Call<'_>,
+    status: StatusCode,
+    mut object: Value,
+) -> Result<Response<Body>, ApiError> {
+    let accepted = accepted(call)?;
+    let rendered = match accepted.form {
+        Form::Table(version) => {
+            let mut table = table::Table::new(call, version)?;
+            table.push(object, Timestamp::now());
+            table.finish(&json!({}))
+        }
+        Form::Metadata(version) => partial(&object, version),
+        Form::Whole | Form::Discovery(_) => {
+            convert(call, &mut object);
+            object["apiVersion"] = call.served.api_version().into();
+            object["kind"] = call.served.kind.into();
+            object
+        }
+    };
+    body::value(status, &rendered, accepted.encoding, call.headers)
+}
+
+/// An object as `PartialObjectMetadata`.
+pub(crate) fn partial(object: &Value, version: &str) -> Value {
+    json!({
+        "kind": "PartialObjectMetadata",
+        "apiVersion": format!("meta.k8s.io/{version}"),
+        "metadata": object["metadata"],
+    })
+}

@@ -1,0 +1,211 @@
+//! The server: from an HTTP request to a response.
+
+use std::panic::AssertUnwindSafe;
+use std::sync::Arc;
+
+use api::{Resource, Subresource};
+use futures::FutureExt;
+use http::request::Parts;
+use http::{HeaderValue, Method, Request, Response, StatusCode};
+use store::{DiskError, Options, Store};
+use tokio::sync::Semaphore;
+
+use crate::body::{self, Body};
+use crate::call::Call;
+use crate::catalog::Catalog;
+use crate::config::Config;
+use crate::error::ApiError;
+use crate::meta::Meta;
+use crate::public::PublicPaths;
+use crate::request::{Query, RequestInfo};
+use crate::security::{Attributes, Security, User};
+use crate::services::Services;
+use crate::{public, subresources, verbs};
+
+/// The Kubernetes API over one store.
+pub struct ApiServer {
+    pub(crate) config: Config,
+    pub(crate) catalog: Arc<Catalog>,
+    pub(crate) store: Store<Meta>,
+    pub(crate) security: Arc<Security>,
+    pub(crate) services: Services,
+    pub(crate) public: PublicPaths,
+    in_flight: Semaphore,
+}
+
+/// Opens the state file for the resource types of `catalog`.
+pub fn open_store(
+    path: &std::path::Path,
+    options: Options,
+    catalog: &Catalog,
+) -> Result<Store<Meta>, DiskError> {
+    Store::open(path, options, |key, bytes| Meta::derive(catalog, key, bytes))
+}
+
+impl ApiServer {
+    /// Builds the server and rebuilds from the store what it allocates from.
+    pub fn new(
+        config: Config,
+        catalog: Arc<Catalog>,
+        store: Store<Meta>,
+        security: Arc<Security>,
+    ) -> Arc<Self> {
+        let services = Services::rebuild(&config, &catalog, &store);
+        let public = PublicPaths::new(&config, &catalog);
+        let in_flight = Semaphore::new(config.max_requests_in_flight);
+        Arc::new(Self { config, catalog, store, security, services, public, in_flight })
+    }
+
+    /// The store behind the server.
+    pub fn store(&self) -> &Store<Meta> {
+        &self.store
+    }
+
+    /// Answers one request. A [`User`] among the request's extensions is believed.
+    pub async fn handle(self: &Arc<Self>, request: Request<Body>) -> Response<Body> {
+        let answer = AssertUnwindSafe(self.answer(request)).catch_unwind().await;
+        match answer {
+            Ok(Ok(response)) => response,
+            Ok(Err(error)) => body::failure(&error),
+            Err(_) => body::failure(&ApiError::internal("the request handler panicked")),
+        }
+    }
+
+    async fn answer(self: &Arc<Self>, request: Request<Body>) -> Result<Response<Body>, ApiError> {
+        let (mut parts, body) = request.into_parts();
+        let query = Query::parse(parts.uri.query().unwrap_or(""));
+        let info = RequestInfo::parse(&parts.method, &parts.uri, &query);
+        let inside = parts.extensions.get::<User>().is_some();
+        let user = match parts.extensions.remove::<User>() {
+            Some(user) => user,
+            None => self.security.authenticate(&parts).await?,
+        };
+        self.authorize(&user, &info)?;
+        if info.is_long_running() {
+            return self.route(&user, &info, &query, parts, body).await;
+        }
+        let permit = match inside {
+            true => None,
+            false => Some(self.in_flight.try_acquire().map_err(|_| {
+                ApiError::too_many_requests("Too many requests, please try again later.", 1)
+            })?),
+        };
+        let answered = self.route(&user, &info, &query, parts, body);
+        let response = tokio::time::timeout(self.config.request_timeout, answered)
+            .await
+            .unwrap_or_else(|_| Err(ApiError::timed_out()));
+        drop(permit);
+        response
+    }
+
+    fn authorize(&self, user: &User, info: &RequestInfo) -> Result<(), ApiError> {
+        let attributes = Attributes {
+            user,
+            verb: info.verb,
+            group: &info.group,
+            version: &info.version,
+            resource: &info.resource,
+            subresource: &info.subresource,
+            namespace: &info.namespace,
+            name: &info.name,
+            path: &info.path,
+            is_resource: info.is_resource,
+        };
+        if !info.is_resource && public::is_open(&info.path) {
+            return Ok(());
+        }
+        let decision = self.security.authorize(&attributes);
+        if decision.allowed {
+            return Ok(());
+        }
+        let message = attributes.forbidden_message(&decision.reason);
+        Err(ApiError::new(StatusCode::FORBIDDEN, "Forbidden", message))
+    }
+
+    async fn route(
+        self: &Arc<Self>,
+        user: &User,
+        info: &RequestInfo,
+        query: &Query,
+        parts: Parts,
+        body: Body,
+    ) -> Result<Response<Body>, ApiError> {
+        if !info.is_resource {
+            return public::answer(self, info, &parts);
+        }
+        let Some(found) = self.catalog.find(&info.group, &info.version, &info.resource) else {
+            return Ok(public::page_not_found());
+        };
+        if found.0.namespaced
+            && info.namespace.is_empty()
+            && !info.name.is_empty()
+            && !matches!(info.verb, "list" | "watch" | "deletecollection")
+        {
+            return Ok(public::page_not_found());
+        }
+        if info.verb.is_empty() {
+            return Err(ApiError::method_not_allowed());
+        }
+        let headers = parts.headers.clone();
+        let call = Call::new(self, user, info, query, &headers, found);
+        let mut response = match info.subresource.as_str() {
+            "" => dispatch(&call, body).await?,
+            _ => subresources::dispatch(&call, parts, body).await?,
+        };
+        for warning in call.take_warnings() {
+            let text = format!("299 - \"{}\"", warning.replace('\\', "\\\\").replace('"', "\\\""));
+            if let Ok(value) = HeaderValue::from_str(&text) {
+                response.headers_mut().append("warning", value);
+            }
+        }
+        Ok(response)
+    }
+
+    /// The resource type stored under this group and plural, which the server itself relies on.
+    pub(crate) fn builtin(&self, group: &str, plural: &str) -> Result<&'static Resource, ApiError> {
+        self.catalog
+            .stored(group, plural)
+            .ok_or_else(|| ApiError::internal(format!("{plural} is not a known resource type")))
+    }
+}
+
+/// A request for objects themselves.
+async fn dispatch(call: &Call<'_>, body: Body) -> Result<Response<Body>, ApiError> {
+    let verb = call.info.verb;
+    let known = call.resource.verbs.contains(&verb)
+        || (verb == "deletecollection" && call.resource.verbs.contains(&"delete"));
+    if !known {
+        return Err(ApiError::method_not_allowed());
+    }
+    match verb {
+        "get" => verbs::get::answer(call),
+        "list" => verbs::list::answer(call).await,
+        "watch" => verbs::watch::answer(call),
+        "create" => {
+            let body = body::read(call.headers, body).await?;
+            verbs::create::answer(call, &body).await
+        }
+        "update" => {
+            let body = body::read(call.headers, body).await?;
+            verbs::update::answer(call, Subresource::None, &body).await
+        }
+        "patch" => {
+            let body = body::read(call.headers, body).await?;
+            verbs::patch::answer(call, Subresource::None, &body).await
+        }
+        "delete" => {
+            let body = body::read(call.headers, body).await?;
+            verbs::delete::answer(call, &body).await
+        }
+        "deletecollection" => {
+            let body = body::read(call.headers, body).await?;
+            verbs::delete_collection::answer(call, &body).await
+        }
+        _ => Err(ApiError::method_not_allowed()),
+    }
+}
+
+/// Whether a method only reads.
+pub(crate) fn is_read(method: &Method) -> bool {
+    matches!(*method, Method::GET | Method::HEAD)
+}

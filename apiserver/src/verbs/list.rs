@@ -1,0 +1,160 @@
+//! `list`: a collection as of one revision, in pages if asked.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use api::Persistence;
+use bytes::Bytes;
+use http::{Response, StatusCode};
+use jiff::Timestamp;
+use serde_json::{Value, json};
+use store::{Page, Record};
+
+use crate::body::{self, Body};
+use crate::call::Call;
+use crate::error::ApiError;
+use crate::meta::{self, Meta};
+use crate::negotiate::{Accepted, Encoding, Form};
+use crate::options::{Continue, ListOptions, Match};
+use crate::selection::Selection;
+use crate::table::Table;
+use crate::{object, render};
+
+/// How long a list waits for a revision that the server has not reached.
+const REVISION_WAIT: Duration = Duration::from_secs(3);
+const REVISION_POLL: Duration = Duration::from_millis(50);
+
+/// Answers with the selected objects.
+pub(crate) async fn answer(call: &Call<'_>) -> Result<Response<Body>, ApiError> {
+    let accepted = render::accepted(call)?;
+    let options = ListOptions::parse(call.query)?;
+    let selection = Selection::parse(call)?;
+    if call.resource.persistence == Persistence::None {
+        return Err(ApiError::method_not_allowed());
+    }
+    let revision = settle_revision(call, &options).await?;
+    let after = options.continue_after.as_ref().map(|c| c.after.as_str());
+    let prefix = meta::prefix(call.resource, call.namespace());
+    if after.is_some_and(|after| !after.starts_with(&prefix)) {
+        return Err(ApiError::bad_request("continue key is not valid: it is of another list"));
+    }
+    let page = call.server.store.list(&prefix, after, options.limit, |r| selection.matches(r));
+    let revision = revision.unwrap_or(page.revision);
+    let metadata = list_metadata(&page, revision, &selection);
+    let bytes = match accepted.form {
+        Form::Whole | Form::Discovery(_) if accepted.encoding == Encoding::Json => {
+            return Ok(body::json_bytes(
+                StatusCode::OK,
+                concatenate(call, &page.records, &metadata)?,
+                call.headers,
+            ));
+        }
+        Form::Whole | Form::Discovery(_) => {
+            let bytes = concatenate(call, &page.records, &metadata)?;
+            serde_json::from_slice(&bytes).map_err(ApiError::internal)?
+        }
+        Form::Table(version) => {
+            let mut table = Table::new(call, version)?;
+            let now = Timestamp::now();
+            for record in &page.records {
+                table.push(render::parse(record)?, now);
+            }
+            table.finish(&metadata)
+        }
+        Form::Metadata(version) => {
+            let items: Result<Vec<Value>, ApiError> = page
+                .records
+                .iter()
+                .map(|r| Ok(render::partial(&render::parse(r)?, version)))
+                .collect();
+            json!({
+                "kind": "PartialObjectMetadataList",
+                "apiVersion": format!("meta.k8s.io/{version}"),
+                "metadata": metadata,
+                "items": items?,
+            })
+        }
+    };
+    finish(call, &accepted, &bytes)
+}
+
+fn finish(call: &Call<'_>, accepted: &Accepted, value: &Value) -> Result<Response<Body>, ApiError> {
+    body::value(StatusCode::OK, value, accepted.encoding, call.headers)
+}
+
+/// Waits until the server is at least as new as the client wants, and says which revision to
+/// report when it is not the present one.
+async fn settle_revision(call: &Call<'_>, options: &ListOptions) -> Result<Option<u64>, ApiError> {
+    let store = &call.server.store;
+    if let Some(token) = &options.continue_after {
+        return Ok(Some(token.revision));
+    }
+    let Some(wanted) = options.resource_version.filter(|rv| *rv != 0) else { return Ok(None) };
+    let deadline = tokio::time::Instant::now() + REVISION_WAIT;
+    while store.revision() < wanted {
+        if tokio::time::Instant::now() >= deadline {
+            return Err(ApiError::revision_too_large(wanted, store.revision()));
+        }
+        tokio::time::sleep(REVISION_POLL).await;
+    }
+    let exact = options.resource_version_match == Match::Exact;
+    if !exact || wanted == store.revision() {
+        return Ok(None);
+    }
+    // Only the present is kept, so a past revision can be served only if nothing changed since.
+    let prefix = meta::prefix(call.resource, call.namespace());
+    let unchanged = store
+        .watch(&prefix, wanted)
+        .and_then(|mut watch| watch.poll())
+        .is_ok_and(|batch| batch.changes.is_empty());
+    if unchanged {
+        return Ok(Some(wanted));
+    }
+    Err(ApiError::expired(format!(
+        "The resourceVersion for the provided list is too old: {wanted}"
+    )))
+}
+
+fn list_metadata(page: &Page<Meta>, revision: u64, selection: &Selection) -> Value {
+    let mut metadata = json!({ "resourceVersion": revision.to_string() });
+    if page.remaining > 0
+        && let Some(last) = page.records.last()
+    {
+        let token = Continue { revision, after: last.key.to_string() };
+        metadata["continue"] = token.encode().into();
+        if selection.is_everything() {
+            metadata["remainingItemCount"] = page.remaining.into();
+        }
+    }
+    metadata
+}
+
+/// The list around the objects' own bytes.
+fn concatenate(
+    call: &Call<'_>,
+    records: &[Arc<Record<Meta>>],
+    metadata: &Value,
+) -> Result<Bytes, ApiError> {
+    let head = format!(
+        "{{\"kind\":\"{}List\",\"apiVersion\":\"{}\",\"metadata\":{metadata},\"items\":[",
+        call.served.kind,
+        call.served.api_version()
+    );
+    let size: usize = records.iter().map(|r| r.value.len() + 1).sum();
+    let mut list = Vec::with_capacity(head.len() + size + 3);
+    list.extend_from_slice(head.as_bytes());
+    for (index, record) in records.iter().enumerate() {
+        if index > 0 {
+            list.push(b',');
+        }
+        if call.is_storage_version() {
+            list.extend_from_slice(&record.value);
+        } else {
+            let mut object = render::parse(record)?;
+            render::convert(call, &mut object);
+            list.extend_from_slice(&object::Encoded::new(&object, call.served).at(record.revision));
+        }
+    }
+    list.extend_from_slice(b"]}\n");
+    Ok(list.into())
+}

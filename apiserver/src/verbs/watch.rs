@@ -1,0 +1,332 @@
+//! `watch`: the changes of a collection as a stream of JSON lines.
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures::Stream;
+use http::header::CONTENT_TYPE;
+use http::{HeaderMap, HeaderValue, Response};
+use jiff::Timestamp;
+use serde_json::{Value, json};
+use store::{Change, ChangeKind, Record, Watch, WatchError};
+use tokio::time::Instant;
+
+use crate::body::{self, Body};
+use crate::call::Call;
+use crate::error::ApiError;
+use crate::meta::{self, Meta};
+use crate::negotiate::{Encoding, Form};
+use crate::object::Encoded;
+use crate::options::ListOptions;
+use crate::request::{Query, RequestInfo};
+use crate::security::User;
+use crate::selection::Selection;
+use crate::table::Table;
+use crate::{catalog, render, server};
+
+/// How often a client that asked for bookmarks gets one.
+const BOOKMARK_INTERVAL: Duration = Duration::from_secs(60);
+/// A watch without `timeoutSeconds` ends after this to twice this (upstream `min-request-timeout`).
+const DEFAULT_TIMEOUT_S: u64 = 1800;
+/// Marks the bookmark behind the initial events of a streaming list.
+const INITIAL_EVENTS_END: &str = "k8s.io/initial-events-end";
+
+/// Answers with the stream of changes.
+pub(crate) fn answer(call: &Call<'_>) -> Result<Response<Body>, ApiError> {
+    let accepted = render::accepted(call)?;
+    if accepted.encoding == Encoding::Yaml {
+        return Err(ApiError::not_acceptable(&["application/json"]));
+    }
+    let options = ListOptions::parse(call.query)?;
+    let selection = Selection::parse(call)?;
+    let timeout_s = options
+        .timeout_seconds
+        .filter(|s| *s > 0)
+        .unwrap_or_else(|| rand::random_range(DEFAULT_TIMEOUT_S..2 * DEFAULT_TIMEOUT_S));
+    let (head, watch) = open(call, &options, &selection)?;
+    let now = Instant::now();
+    let watcher = Watcher {
+        server: call.server.clone(),
+        user: call.user.clone(),
+        info: call.info.clone(),
+        query: call.query.clone(),
+        headers: HeaderMap::new(),
+        found: (call.resource, call.served),
+        form: accepted.form,
+        selection,
+        bookmarks: options.bookmarks,
+        next_bookmark: now + BOOKMARK_INTERVAL,
+        deadline: now + Duration::from_secs(timeout_s),
+        columns_sent: false,
+        head,
+        state: match watch {
+            Ok(watch) => State::Live(watch),
+            Err(error) => State::Failing(error),
+        },
+    };
+    let mut response = Response::new(body::stream(stream(watcher)));
+    let headers = response.headers_mut();
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    headers.insert("cache-control", HeaderValue::from_static("no-cache, private"));
+    Ok(response)
+}
+
+/// What comes before the changes.
+enum Head {
+    /// The objects of the initial state, then the bookmark that ends them if the client asked for
+    /// a streaming list; then the changes.
+    Initial { records: VecDeque<std::sync::Arc<Record<Meta>>>, end: Option<u64> },
+    /// Nothing (more).
+    Done,
+}
+
+/// Where the stream stands.
+enum State {
+    /// Following changes; ends at the deadline or with an error.
+    Live(Watch<Meta>),
+    /// One more event, this error; then the end.
+    Failing(WatchError),
+    /// Nothing more comes.
+    Ended,
+}
+
+struct Watcher {
+    server: std::sync::Arc<server::ApiServer>,
+    user: User,
+    info: RequestInfo,
+    query: Query,
+    headers: HeaderMap,
+    found: catalog::Found,
+    form: Form,
+    selection: Selection,
+    bookmarks: bool,
+    next_bookmark: Instant,
+    deadline: Instant,
+    columns_sent: bool,
+    head: Head,
+    state: State,
+}
+
+type Opened = (Head, Result<Watch<Meta>, WatchError>);
+
+/// Finds the starting point that the resource version asks for.
+fn open(call: &Call<'_>, options: &ListOptions, selection: &Selection) -> Result<Opened, ApiError> {
+    let store = &call.server.store;
+    let prefix = meta::prefix(call.resource, call.namespace());
+    let wanted = options.resource_version.unwrap_or(0);
+    let initial = options.send_initial_events.unwrap_or(wanted == 0);
+    if options.send_initial_events.is_some() && wanted > store.revision() {
+        return Err(ApiError::revision_too_large(wanted, store.revision()));
+    }
+    if !initial {
+        return Ok((Head::Done, store.watch(&prefix, wanted)));
+    }
+    let page = store.list(&prefix, None, 0, |record| selection.matches(record));
+    let end = options.send_initial_events.filter(|_| options.bookmarks).map(|_| page.revision);
+    let head = Head::Initial { records: page.records.into(), end };
+    Ok((head, store.watch(&prefix, page.revision)))
+}
+
+fn stream(watcher: Watcher) -> impl Stream<Item = Bytes> + Send {
+    futures::stream::unfold(watcher, |mut watcher| async move {
+        let piece = watcher.next().await?;
+        Some((piece, watcher))
+    })
+}
+
+/// Initial objects go out in pieces of about this size.
+const PIECE_BYTES: usize = 64 << 10;
+
+impl Watcher {
+    async fn next(&mut self) -> Option<Bytes> {
+        let head = self.head_piece();
+        if head.is_some() {
+            return head;
+        }
+        match std::mem::replace(&mut self.state, State::Ended) {
+            State::Live(watch) => self.live(watch).await,
+            State::Failing(error) => Some(self.error_event(&error)),
+            State::Ended => None,
+        }
+    }
+
+    /// The next piece of the initial events.
+    fn head_piece(&mut self) -> Option<Bytes> {
+        let (mut records, end) = match std::mem::replace(&mut self.head, Head::Done) {
+            Head::Initial { records, end } => (records, end),
+            Head::Done => return None,
+        };
+        let mut piece = Vec::new();
+        while piece.len() < PIECE_BYTES
+            && let Some(record) = records.pop_front()
+        {
+            self.event(&mut piece, "ADDED", &record);
+        }
+        if !records.is_empty() {
+            self.head = Head::Initial { records, end };
+        } else if let Some(revision) = end {
+            self.bookmark(&mut piece, revision, true);
+        }
+        (!piece.is_empty()).then(|| piece.into())
+    }
+
+    /// Waits for the next changes.
+    async fn live(&mut self, mut watch: Watch<Meta>) -> Option<Bytes> {
+        loop {
+            let batch = match watch.poll() {
+                Ok(batch) => batch,
+                Err(error) => return Some(self.error_event(&error)),
+            };
+            let mut piece = Vec::new();
+            for change in &batch.changes {
+                self.change(&mut piece, change);
+            }
+            let now = Instant::now();
+            if now >= self.deadline {
+                if self.bookmarks {
+                    self.bookmark(&mut piece, batch.revision, false);
+                }
+                return (!piece.is_empty()).then(|| piece.into());
+            }
+            if self.bookmarks && now >= self.next_bookmark {
+                self.next_bookmark = now + BOOKMARK_INTERVAL;
+                self.bookmark(&mut piece, batch.revision, false);
+            }
+            if !piece.is_empty() {
+                self.state = State::Live(watch);
+                return Some(piece.into());
+            }
+            let wake =
+                if self.bookmarks { self.next_bookmark.min(self.deadline) } else { self.deadline };
+            // Either way the loop looks again.
+            let _ = tokio::time::timeout_at(wake, watch.changed()).await;
+        }
+    }
+
+    /// Writes the event that a change means for this selection, if any.
+    fn change(&mut self, piece: &mut Vec<u8>, change: &Change<Meta>) {
+        let before = change.previous.as_ref().is_some_and(|r| self.selection.matches(r));
+        let after = change.kind != ChangeKind::Deleted && self.selection.matches(&change.record);
+        match (before, after) {
+            (false, true) => self.event(piece, "ADDED", &change.record),
+            (true, true) => self.event(piece, "MODIFIED", &change.record),
+            (true, false) if change.kind == ChangeKind::Deleted => {
+                self.event(piece, "DELETED", &change.record);
+            }
+            // It left the selection: the client gets the last state that it could know, at the
+            // revision of the change.
+            (true, false) => {
+                if let Some(previous) = &change.previous
+                    && let Ok(mut object) = render::parse(previous)
+                {
+                    object["metadata"]["resourceVersion"] =
+                        change.record.revision.to_string().into();
+                    self.object_event(piece, "DELETED", object, change.record.revision);
+                }
+            }
+            (false, false) => {}
+        }
+    }
+
+    fn event(&mut self, piece: &mut Vec<u8>, kind: &str, record: &Record<Meta>) {
+        if self.form == Form::Whole && std::ptr::eq(self.found.1, &self.found.0.served[0]) {
+            write_event(piece, kind, &record.value);
+            return;
+        }
+        match render::parse(record) {
+            Ok(object) => self.object_event(piece, kind, object, record.revision),
+            Err(error) => tracing::error!(%error, "a watch event is skipped"),
+        }
+    }
+
+    /// Writes the event of an object in its storage version.
+    fn object_event(&mut self, piece: &mut Vec<u8>, kind: &str, object: Value, revision: u64) {
+        let first = !std::mem::replace(&mut self.columns_sent, true);
+        let form = self.form.clone();
+        let found = self.found;
+        let call = self.call();
+        let bytes: Bytes = match form {
+            Form::Table(version) => {
+                let Ok(mut table) = Table::new(&call, version) else { return };
+                if !first {
+                    table = table.without_columns();
+                }
+                table.push(object, Timestamp::now());
+                let metadata = json!({ "resourceVersion": revision.to_string() });
+                table.finish(&metadata).to_string().into()
+            }
+            Form::Metadata(version) => render::partial(&object, version).to_string().into(),
+            Form::Whole | Form::Discovery(_) => {
+                let mut object = object;
+                render::convert(&call, &mut object);
+                Encoded::new(&object, found.1).at(revision)
+            }
+        };
+        write_event(piece, kind, &bytes);
+    }
+
+    fn bookmark(&self, piece: &mut Vec<u8>, revision: u64, ends_initial: bool) {
+        let mut metadata = json!({
+            "resourceVersion": revision.to_string(), "creationTimestamp": null,
+        });
+        if ends_initial {
+            metadata["annotations"] = json!({ INITIAL_EVENTS_END: "true" });
+        }
+        let served = self.found.1;
+        let object = match self.form {
+            Form::Table(version) => {
+                // A table has a row for each object, and kubectl finds the annotation in it.
+                let row = json!({ "cells": [], "object": {
+                    "kind": "PartialObjectMetadata",
+                    "apiVersion": format!("meta.k8s.io/{version}"),
+                    "metadata": metadata,
+                }});
+                json!({
+                    "kind": "Table",
+                    "apiVersion": format!("meta.k8s.io/{version}"),
+                    "metadata": { "resourceVersion": revision.to_string() },
+                    "columnDefinitions": [],
+                    "rows": if ends_initial { vec![row] } else { Vec::new() },
+                })
+            }
+            Form::Metadata(version) => json!({
+                "kind": "PartialObjectMetadata",
+                "apiVersion": format!("meta.k8s.io/{version}"),
+                "metadata": metadata,
+            }),
+            Form::Whole | Form::Discovery(_) => json!({
+                "kind": served.kind, "apiVersion": served.api_version(), "metadata": metadata,
+            }),
+        };
+        write_event(piece, "BOOKMARK", object.to_string().as_bytes());
+    }
+
+    fn error_event(&self, error: &WatchError) -> Bytes {
+        let message = match error {
+            WatchError::TooOld(revision) => {
+                format!("too old resource version: {revision} ({})", self.server.store.revision())
+            }
+            WatchError::Future { wanted, current } => {
+                format!("too large resource version: {wanted}, current: {current}")
+            }
+        };
+        let mut piece = Vec::new();
+        let status = ApiError::expired(message).status().to_string();
+        write_event(&mut piece, "ERROR", status.as_bytes());
+        piece.into()
+    }
+
+    fn call(&self) -> Call<'_> {
+        Call::new(&self.server, &self.user, &self.info, &self.query, &self.headers, self.found)
+    }
+}
+
+fn write_event(piece: &mut Vec<u8>, kind: &str, object: &[u8]) {
+    piece.reserve(object.len() + kind.len() + 24);
+    piece.extend_from_slice(b"{\"type\":\"");
+    piece.extend_from_slice(kind.as_bytes());
+    piece.extend_from_slice(b"\",\"object\":");
+    piece.extend_from_slice(object);
+    piece.extend_from_slice(b"}\n");
+}
