@@ -1,11 +1,15 @@
 //! CronJob.
 
+mod schedule;
+
 use jiff::Timestamp;
 use serde_json::Value;
 
+use super::job::validate_job_spec;
 use super::row;
 use crate::defaults::{child, empty, set, set_default, set_default_text};
 use crate::duration;
+use crate::field::Field;
 use crate::field_error::ErrorList;
 use crate::pod_spec::defaults::default_template;
 use crate::registry::{Behaviour, Cell, Column, Resource, Served};
@@ -17,6 +21,9 @@ const CURRENT: Served =
     Served::new("batch", "v1", "CronJob", "cronjobs", "cronjob").short(&["cj"]).all();
 
 const SERVED: &[Served] = &[CURRENT, CURRENT.also("batch", "v1beta1")];
+
+/// The job controller appends eleven characters.
+const NAME_MAX_BYTES: usize = 52;
 
 struct CronJob;
 
@@ -39,6 +46,61 @@ impl Behaviour for CronJob {
 
     fn prepare_for_create(&self, object: &mut Value) {
         set(object, "status", empty());
+    }
+
+    fn validate(&self, object: &Value) -> ErrorList {
+        let object = Field::root(object);
+        let spec = object.at("spec");
+        let mut errors = ErrorList::new();
+        let schedule = spec.at("schedule");
+        let zone = spec.at("timeZone");
+        if schedule.is_empty() {
+            errors.push(schedule.required(""));
+        } else {
+            if schedule.str().contains("TZ") {
+                let detail = if zone.exists() {
+                    "cannot use both timeZone field and TZ or CRON_TZ in schedule"
+                } else {
+                    "cannot use TZ or CRON_TZ in schedule, use timeZone field instead"
+                };
+                errors.push(schedule.invalid(detail));
+            } else if let Err(error) = schedule::check(schedule.str()) {
+                errors.push(schedule.invalid(error));
+            }
+        }
+        if zone.exists() {
+            match zone.str() {
+                "" => errors.push(zone.invalid("timeZone must be nil or non-empty string")),
+                name if name.eq_ignore_ascii_case("local") => errors.push(zone.invalid(
+                    "timeZone must be an explicit time zone as defined in https://www.iana.org/time-zones",
+                )),
+                name if jiff::tz::TimeZone::get(name).is_err() => {
+                    errors.push(zone.invalid(format!("unknown time zone {name}")));
+                }
+                _ => {}
+            }
+        }
+        errors.extend(spec.at("startingDeadlineSeconds").non_negative());
+        let policy = spec.at("concurrencyPolicy");
+        if policy.is_empty() {
+            errors.push(policy.required(""));
+        } else {
+            errors.extend(policy.one_of(&["Allow", "Forbid", "Replace"]));
+        }
+        for name in ["successfulJobsHistoryLimit", "failedJobsHistoryLimit"] {
+            errors.extend(spec.at(name).non_negative());
+        }
+        let job = spec.at("jobTemplate").at("spec");
+        let manual = job.at("manualSelector");
+        if manual.bool() {
+            errors.push(manual.not_supported(&["nil", "false"]));
+        }
+        errors.extend(validate_job_spec(&job));
+        let name = object.at("metadata").at("name");
+        if name.str().len() > NAME_MAX_BYTES {
+            errors.push(name.invalid("must be no more than 52 characters"));
+        }
+        errors
     }
 
     fn columns(&self) -> &'static [Column] {

@@ -4,11 +4,15 @@ use jiff::Timestamp;
 use serde_json::{Value, json};
 
 use super::row;
-use super::workload::{selector_from_template, template_names_selector};
+use super::workload::{
+    immutable_selector, selector_from_template, template_names_selector, validate_int_or_percent,
+    validate_running_template,
+};
 use crate::defaults::{child, copy_from, object_at, set, set_default, set_default_text, take};
-use crate::field::same;
+use crate::field::{Field, same};
 use crate::field_error::ErrorList;
 use crate::pod_spec::defaults::{default_bounds, default_template};
+use crate::pod_spec::validate_selector_and_labels;
 use crate::registry::{
     Behaviour, Cell, Column, Resource, Served, Subresource, keep_all_but_status,
 };
@@ -73,6 +77,56 @@ impl Behaviour for DaemonSet {
         copy_from(object, old, "status");
         let changed = !same(&object["spec"]["template"], &old["spec"]["template"]);
         set_template_generation(object, template_generation(old) + i64::from(changed));
+    }
+
+    fn validate(&self, object: &Value) -> ErrorList {
+        let spec = Field::root(object).at("spec");
+        let mut errors =
+            validate_selector_and_labels(&spec, "empty selector is invalid for daemonset");
+        errors.extend(validate_running_template(&spec.at("template"), "DaemonSet"));
+        for name in ["minReadySeconds", "revisionHistoryLimit"] {
+            errors.extend(spec.at(name).non_negative());
+        }
+        let strategy = spec.at("updateStrategy");
+        let rolling = strategy.at("rollingUpdate");
+        match strategy.at("type").str() {
+            "OnDelete" => {}
+            "RollingUpdate" => {
+                let (unavailable, surge) = (rolling.at("maxUnavailable"), rolling.at("maxSurge"));
+                errors.extend(validate_int_or_percent(&unavailable, false));
+                errors.extend(validate_int_or_percent(&surge, false));
+                let is_zero = |field: &Field<'_>| {
+                    field.int() == Some(0) || field.str().trim_end_matches('%').parse() == Ok(0)
+                };
+                match (is_zero(&unavailable), is_zero(&surge)) {
+                    (true, true) => {
+                        errors.push(unavailable.required("cannot be 0 when maxSurge is 0"));
+                    }
+                    (false, false) => {
+                        errors.push(surge.invalid("may not be set when maxUnavailable is non-zero"))
+                    }
+                    _ => {}
+                }
+                errors.extend(validate_int_or_percent(&unavailable, true));
+                errors.extend(validate_int_or_percent(&surge, true));
+            }
+            _ => errors.push(strategy.at("type").not_supported(&["OnDelete", "RollingUpdate"])),
+        }
+        errors
+    }
+
+    fn validate_update(
+        &self,
+        object: &Value,
+        old: &Value,
+        subresource: Subresource<'_>,
+    ) -> ErrorList {
+        if subresource == Subresource::Status {
+            return ErrorList::new();
+        }
+        let mut errors = self.validate(object);
+        errors.extend(immutable_selector(object, old));
+        errors
     }
 
     fn columns(&self) -> &'static [Column] {

@@ -4,11 +4,15 @@ use jiff::Timestamp;
 use serde_json::{Value, json};
 
 use super::row;
-use super::workload::{replicas_and_template, selector_from_template, template_names_selector};
+use super::workload::{
+    immutable_selector, replicas_and_template, selector_from_template, template_names_selector,
+    validate_int_or_percent, validate_running_template,
+};
 use crate::defaults::{child, copy_from, empty, set, set_default, set_default_text, take};
-use crate::field::same;
+use crate::field::{Field, same};
 use crate::field_error::ErrorList;
 use crate::pod_spec::defaults::{default_bounds, quarter};
+use crate::pod_spec::validate_selector_and_labels;
 use crate::registry::{
     Behaviour, Cell, Column, Resource, Served, Subresource, keep_all_but_status,
 };
@@ -95,6 +99,42 @@ impl Behaviour for Deployment {
         !same(&object["spec"], &old["spec"]) || !same(&annotations(object), &annotations(old))
     }
 
+    fn validate(&self, object: &Value) -> ErrorList {
+        let spec = Field::root(object).at("spec");
+        let mut errors = ErrorList::new();
+        for name in ["replicas", "minReadySeconds", "revisionHistoryLimit"] {
+            errors.extend(spec.at(name).non_negative());
+        }
+        errors.extend(validate_selector_and_labels(
+            &spec,
+            "empty selector is invalid for deployment",
+        ));
+        errors.extend(validate_running_template(&spec.at("template"), "ReplicaSet"));
+        errors.extend(validate_strategy(&spec.at("strategy")));
+        let deadline = spec.at("progressDeadlineSeconds");
+        errors.extend(deadline.non_negative());
+        if let Some(seconds) = deadline.int()
+            && seconds <= spec.at("minReadySeconds").int().unwrap_or(0)
+        {
+            errors.push(deadline.invalid("must be greater than minReadySeconds"));
+        }
+        errors
+    }
+
+    fn validate_update(
+        &self,
+        object: &Value,
+        old: &Value,
+        subresource: Subresource<'_>,
+    ) -> ErrorList {
+        if subresource == Subresource::Status {
+            return ErrorList::new();
+        }
+        let mut errors = self.validate(object);
+        errors.extend(immutable_selector(object, old));
+        errors
+    }
+
     fn columns(&self) -> &'static [Column] {
         const {
             &[
@@ -125,5 +165,97 @@ impl Behaviour for Deployment {
             images,
             row::label_selector(&spec["selector"]),
         ]
+    }
+}
+
+fn validate_strategy(strategy: &Field<'_>) -> ErrorList {
+    let mut errors = ErrorList::new();
+    let rolling = strategy.at("rollingUpdate");
+    match strategy.at("type").str() {
+        "Recreate" => {
+            if rolling.exists() {
+                let detail = "may not be specified when strategy `type` is 'Recreate'";
+                errors.push(rolling.forbidden(detail));
+            }
+        }
+        "RollingUpdate" => {
+            let (unavailable, surge) = (rolling.at("maxUnavailable"), rolling.at("maxSurge"));
+            errors.extend(validate_int_or_percent(&unavailable, false));
+            errors.extend(validate_int_or_percent(&surge, false));
+            let is_zero = |field: &Field<'_>| {
+                field.int() == Some(0) || field.str().trim_end_matches('%').parse() == Ok(0)
+            };
+            if is_zero(&unavailable) && is_zero(&surge) {
+                errors.push(unavailable.invalid("may not be 0 when `maxSurge` is 0"));
+            }
+            errors.extend(validate_int_or_percent(&unavailable, true));
+        }
+        _ => errors.push(strategy.at("type").not_supported(&["Recreate", "RollingUpdate"])),
+    }
+    errors
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    fn decoded(version: &str, more: Value) -> Value {
+        let template = json!({ "metadata": { "labels": { "app": "nginx" } },
+            "spec": { "containers": [{ "name": "nginx", "image": "nginx" }] } });
+        let mut object = json!({ "metadata": { "name": "d" }, "spec": { "template": template } });
+        if let (Some(spec), Value::Object(more)) = (object["spec"].as_object_mut(), more) {
+            spec.extend(more);
+        }
+        let (group, version) = version.split_once('/').unwrap();
+        let served = SERVED.iter().find(|s| s.group == group && s.version == version).unwrap();
+        Deployment.decode(served, &mut object).unwrap();
+        object
+    }
+
+    fn errors(version: &str, more: Value) -> Vec<String> {
+        Deployment.validate(&decoded(version, more)).iter().map(ToString::to_string).collect()
+    }
+
+    #[test]
+    fn defaults_of_each_version() {
+        let old = decoded("apps/v1beta1", json!({}));
+        assert_eq!(old["apiVersion"], "apps/v1");
+        assert_eq!(old["spec"]["selector"], json!({ "matchLabels": { "app": "nginx" } }));
+        assert_eq!(old["metadata"]["labels"], json!({ "app": "nginx" }));
+        assert_eq!(old["spec"]["revisionHistoryLimit"], 2);
+        assert_eq!(old["spec"]["strategy"]["rollingUpdate"]["maxSurge"], "25%");
+        let extensions = decoded("extensions/v1beta1", json!({}));
+        assert_eq!(extensions["spec"]["strategy"]["rollingUpdate"]["maxSurge"], 1);
+        assert_eq!(extensions["spec"]["progressDeadlineSeconds"], i32::MAX);
+        let current = decoded("apps/v1", json!({}));
+        assert_eq!(current["spec"]["revisionHistoryLimit"], 10);
+        assert!(current["spec"]["selector"].is_null());
+    }
+
+    #[test]
+    fn messages() {
+        assert_eq!(errors("apps/v1beta1", json!({})), [""; 0]);
+        assert_eq!(errors("apps/v1", json!({})), ["spec.selector: Required value"]);
+        assert_eq!(
+            errors("apps/v1", json!({ "selector": { "matchLabels": { "app": "x" } } })),
+            [
+                "spec.template.metadata.labels: Invalid value: {\"app\":\"nginx\"}: `selector` does not match template `labels`"
+            ]
+        );
+        let zero = json!({ "rollingUpdate": { "maxSurge": 0, "maxUnavailable": "0%" } });
+        assert_eq!(
+            errors("apps/v1beta1", json!({ "strategy": zero })),
+            [
+                "spec.strategy.rollingUpdate.maxUnavailable: Invalid value: \"0%\": may not be 0 when `maxSurge` is 0"
+            ]
+        );
+        let both = json!({ "type": "Recreate", "rollingUpdate": { "maxSurge": 1 } });
+        assert_eq!(
+            errors("apps/v1beta1", json!({ "strategy": both })),
+            [
+                "spec.strategy.rollingUpdate: Forbidden: may not be specified when strategy `type` is 'Recreate'"
+            ]
+        );
     }
 }

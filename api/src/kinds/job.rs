@@ -7,8 +7,10 @@ use super::row;
 use super::workload::labels_from;
 use crate::defaults::{child, copy_from, empty, items_at, set, set_default, set_default_text};
 use crate::duration;
+use crate::field::Field;
 use crate::field_error::ErrorList;
 use crate::pod_spec::defaults::default_template;
+use crate::pod_spec::{validate_selector_and_labels, validate_template};
 use crate::registry::{
     Behaviour, Cell, Column, Resource, Served, Subresource, keep_all_but_status,
 };
@@ -62,6 +64,51 @@ impl Behaviour for Job {
             return keep_all_but_status(object, old);
         }
         copy_from(object, old, "status");
+    }
+
+    fn validate(&self, object: &Value) -> ErrorList {
+        let spec = Field::root(object).at("spec");
+        let mut errors = validate_job_spec(&spec);
+        errors.extend(validate_selector_and_labels(&spec, "empty selector is invalid for job"));
+        errors
+    }
+
+    fn validate_update(
+        &self,
+        object: &Value,
+        old: &Value,
+        subresource: Subresource<'_>,
+    ) -> ErrorList {
+        if subresource == Subresource::Status {
+            return ErrorList::new();
+        }
+        let mut errors = self.validate(object);
+        let (new, old) = (Field::root(object).at("spec"), &old["spec"]);
+        for name in
+            ["selector", "completionMode", "podFailurePolicy", "backoffLimitPerIndex", "managedBy"]
+        {
+            errors.extend(new.at(name).immutable(&old[name]));
+        }
+        // An indexed job may be resized, completions and parallelism together.
+        let completions = new.at("completions");
+        let elastic =
+            old["completionMode"] == "Indexed" && completions.value == new.at("parallelism").value;
+        if !elastic {
+            errors.extend(completions.immutable(&old["completions"]));
+        }
+        let template = new.at("template");
+        let mut expected = old["template"].clone();
+        if old["suspend"] == true {
+            // What the scheduler looks at may be adjusted before the job starts.
+            for name in ["nodeSelector", "tolerations", "affinity", "schedulingGates"] {
+                copy_from(child(&mut expected, "spec"), &template.value["spec"], name);
+            }
+            for name in ["labels", "annotations"] {
+                copy_from(child(&mut expected, "metadata"), &template.value["metadata"], name);
+            }
+        }
+        errors.extend(template.immutable(&expected));
+        errors
     }
 
     fn columns(&self) -> &'static [Column] {
@@ -135,6 +182,37 @@ fn job_status(job: &Value) -> &'static str {
     } else {
         "Running"
     }
+}
+
+/// Checks the spec of a job (also inside a CronJob, where there is no selector yet).
+pub fn validate_job_spec(spec: &Field<'_>) -> ErrorList {
+    let mut errors = ErrorList::new();
+    for name in [
+        "parallelism",
+        "completions",
+        "activeDeadlineSeconds",
+        "backoffLimit",
+        "ttlSecondsAfterFinished",
+        "backoffLimitPerIndex",
+        "maxFailedIndexes",
+    ] {
+        errors.extend(spec.at(name).non_negative());
+    }
+    let mode = spec.at("completionMode");
+    if mode.exists() {
+        errors.extend(mode.one_of(&["NonIndexed", "Indexed"]));
+        let completions = spec.at("completions");
+        if mode.str() == "Indexed" && !completions.exists() {
+            let detail = "when completion mode is Indexed";
+            errors.push(completions.required(detail));
+        }
+    }
+    let replacement = spec.at("podReplacementPolicy");
+    if replacement.exists() {
+        errors.extend(replacement.one_of(&["Failed", "TerminatingOrFailed"]));
+    }
+    errors.extend(validate_template(&spec.at("template"), &["OnFailure", "Never"]));
+    errors
 }
 
 /// Unless the manifest brings its own selector, pods are told apart by the uid of their job.

@@ -5,9 +5,10 @@ use serde_json::Value;
 
 use super::row;
 use crate::defaults::child;
-use crate::field::same;
+use crate::field::{Field, same};
 use crate::field_error::ErrorList;
 use crate::pod_spec::defaults::default_template;
+use crate::pod_spec::validate_template;
 use crate::registry::{Behaviour, Cell, Column, Resource, Served};
 
 /// The row of the resource table.
@@ -29,6 +30,11 @@ impl Behaviour for PodTemplate {
 
     fn generation_changed(&self, object: &Value, old: &Value) -> bool {
         !same(&object["template"], &old["template"])
+    }
+
+    fn validate(&self, object: &Value) -> ErrorList {
+        let template = Field::root(object).at("template");
+        validate_template(&template, &["Always", "OnFailure", "Never"])
     }
 
     fn columns(&self) -> &'static [Column] {

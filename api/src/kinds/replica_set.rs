@@ -4,10 +4,15 @@ use jiff::Timestamp;
 use serde_json::Value;
 
 use super::row;
-use super::workload::{replicas_and_template, selector_from_template, template_names_selector};
+use super::workload::{
+    immutable_selector, replicas_and_template, selector_from_template, template_names_selector,
+    validate_running_template,
+};
 use crate::defaults::{child, set};
+use crate::field::Field;
 use crate::field_error::ErrorList;
-use crate::registry::{Behaviour, Cell, Column, Resource, Served};
+use crate::pod_spec::validate_selector_and_labels;
+use crate::registry::{Behaviour, Cell, Column, Resource, Served, Subresource};
 
 /// The row of the resource table.
 pub const RESOURCE: Resource =
@@ -36,6 +41,34 @@ impl Behaviour for ReplicaSet {
 
     fn prepare_for_create(&self, object: &mut Value) {
         set(object, "status", serde_json::json!({ "replicas": 0 }));
+    }
+
+    fn validate(&self, object: &Value) -> ErrorList {
+        let spec = Field::root(object).at("spec");
+        let mut errors = ErrorList::new();
+        for name in ["replicas", "minReadySeconds"] {
+            errors.extend(spec.at(name).non_negative());
+        }
+        errors.extend(validate_selector_and_labels(
+            &spec,
+            "empty selector is invalid for deployment",
+        ));
+        errors.extend(validate_running_template(&spec.at("template"), "ReplicaSet"));
+        errors
+    }
+
+    fn validate_update(
+        &self,
+        object: &Value,
+        old: &Value,
+        subresource: Subresource<'_>,
+    ) -> ErrorList {
+        if subresource == Subresource::Status {
+            return ErrorList::new();
+        }
+        let mut errors = self.validate(object);
+        errors.extend(immutable_selector(object, old));
+        errors
     }
 
     fn columns(&self) -> &'static [Column] {

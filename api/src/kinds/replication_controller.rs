@@ -4,9 +4,11 @@ use jiff::Timestamp;
 use serde_json::Value;
 
 use super::row;
-use super::workload::{labels_from, replicas_and_template};
+use super::workload::{labels_from, replicas_and_template, validate_running_template};
 use crate::defaults::{child, set};
+use crate::field::Field;
 use crate::field_error::ErrorList;
+use crate::metadata::validate_labels;
 use crate::registry::{Behaviour, Cell, Column, Resource, Served};
 
 /// The row of the resource table.
@@ -45,6 +47,30 @@ impl Behaviour for ReplicationController {
 
     fn prepare_for_create(&self, object: &mut Value) {
         set(object, "status", serde_json::json!({ "replicas": 0 }));
+    }
+
+    fn validate(&self, object: &Value) -> ErrorList {
+        let spec = Field::root(object).at("spec");
+        let mut errors = ErrorList::new();
+        for name in ["replicas", "minReadySeconds"] {
+            errors.extend(spec.at(name).non_negative());
+        }
+        let (selector, template) = (spec.at("selector"), spec.at("template"));
+        if selector.is_empty() {
+            errors.push(selector.required(""));
+        }
+        errors.extend(validate_labels(&selector));
+        if !template.exists() {
+            errors.push(template.required(""));
+            return errors;
+        }
+        let labels = template.at("metadata").at("labels");
+        let selected = selector.entries().iter().all(|(k, v)| labels.at(k).value == v.value);
+        if !selector.is_empty() && !selected {
+            errors.push(labels.invalid("`selector` does not match template `labels`"));
+        }
+        errors.extend(validate_running_template(&template, "ReplicationController"));
+        errors
     }
 
     fn columns(&self) -> &'static [Column] {

@@ -4,11 +4,17 @@ use jiff::Timestamp;
 use serde_json::{Value, json};
 
 use super::row;
-use super::workload::{replicas_and_template, selector_from_template, template_names_selector};
+use super::workload::{
+    replicas_and_template, selector_from_template, template_names_selector,
+    validate_running_template,
+};
 use crate::defaults::{child, items_at, set, set_default, set_default_text, take};
-use crate::field_error::ErrorList;
+use crate::field::{Field, same};
+use crate::field_error::{ErrorList, FieldError};
+use crate::names;
 use crate::pod_spec::defaults::default_claim_spec;
-use crate::registry::{Behaviour, Cell, Column, Resource, Served};
+use crate::pod_spec::validate_selector_and_labels;
+use crate::registry::{Behaviour, Cell, Column, Resource, Served, Subresource};
 
 /// The row of the resource table.
 pub const RESOURCE: Resource =
@@ -75,6 +81,100 @@ impl Behaviour for StatefulSet {
 
     fn prepare_for_create(&self, object: &mut Value) {
         set(object, "status", json!({ "replicas": 0, "availableReplicas": 0 }));
+    }
+
+    fn name_rule(&self, name: &str, prefix: bool) -> Vec<String> {
+        names::label_name(name, prefix)
+    }
+
+    fn validate(&self, object: &Value) -> ErrorList {
+        let spec = Field::root(object).at("spec");
+        let mut errors = ErrorList::new();
+        let policy = spec.at("podManagementPolicy");
+        if !["OrderedReady", "Parallel"].contains(&policy.str()) {
+            errors.push(policy.invalid("must be 'OrderedReady' or 'Parallel'"));
+        }
+        let strategy = spec.at("updateStrategy");
+        let rolling = strategy.at("rollingUpdate");
+        match strategy.at("type").str() {
+            "OnDelete" => {
+                if rolling.exists() {
+                    errors.push(FieldError::invalid(
+                        &rolling.path,
+                        rolling.value.clone(),
+                        "only allowed for updateStrategy 'RollingUpdate'",
+                    ));
+                }
+            }
+            "RollingUpdate" => errors.extend(rolling.at("partition").non_negative()),
+            _ => errors.push(strategy.invalid("must be 'RollingUpdate' or 'OnDelete'")),
+        }
+        let retention = spec.at("persistentVolumeClaimRetentionPolicy");
+        for name in ["whenDeleted", "whenScaled"] {
+            errors.extend(retention.at(name).one_of(&["Delete", "Retain"]));
+        }
+        for name in ["replicas", "minReadySeconds", "revisionHistoryLimit"] {
+            errors.extend(spec.at(name).non_negative());
+        }
+        errors.extend(spec.at("ordinals").at("start").non_negative());
+        errors.extend(validate_selector_and_labels(
+            &spec,
+            "empty selector is invalid for statefulset",
+        ));
+        // Claims become volumes of the same name.
+        let mut template = spec.at("template").value.clone();
+        let volumes = child(child(&mut template, "spec"), "volumes");
+        let mut list = volumes.as_array().cloned().unwrap_or_default();
+        for claim in spec.at("volumeClaimTemplates").items() {
+            let name = claim.at("metadata").at("name").str();
+            let shadowed = list.iter().any(|volume| volume["name"] == name);
+            if !shadowed {
+                list.push(json!({ "name": name, "persistentVolumeClaim": { "claimName": name } }));
+            }
+        }
+        *volumes = Value::Array(list);
+        let template = Field::new(&template, spec.at("template").path);
+        errors.extend(validate_running_template(&template, "StatefulSet"));
+        errors
+    }
+
+    fn validate_update(
+        &self,
+        object: &Value,
+        old: &Value,
+        subresource: Subresource<'_>,
+    ) -> ErrorList {
+        if subresource == Subresource::Status {
+            return ErrorList::new();
+        }
+        let mut errors = self.validate(object);
+        let (mut new, mut old) = (object["spec"].clone(), old["spec"].clone());
+        for name in [
+            "replicas",
+            "ordinals",
+            "template",
+            "updateStrategy",
+            "revisionHistoryLimit",
+            "persistentVolumeClaimRetentionPolicy",
+            "minReadySeconds",
+        ] {
+            take(&mut new, name);
+            take(&mut old, name);
+        }
+        for spec in [&mut new, &mut old] {
+            items_at(spec, "volumeClaimTemplates").for_each(|claim| {
+                take(claim, "status");
+            });
+        }
+        if !same(&new, &old) {
+            errors.push(FieldError::forbidden(
+                "spec",
+                "updates to statefulset spec for fields other than 'replicas', 'ordinals', \
+                 'template', 'updateStrategy', 'revisionHistoryLimit', \
+                 'persistentVolumeClaimRetentionPolicy' and 'minReadySeconds' are forbidden",
+            ));
+        }
+        errors
     }
 
     fn columns(&self) -> &'static [Column] {
