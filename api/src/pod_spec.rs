@@ -1,3 +1,14 @@
 //! What Pods and pod templates share: defaults and validation of the pod spec.
 
+mod container;
 pub mod defaults;
+mod probe;
+mod scheduling;
+mod security;
+mod template;
+mod validation;
+mod volume;
+
+pub use container::validate_ephemeral_containers;
+pub use template::{validate_selector_and_labels, validate_template};
+pub use validation::validate_pod_spec;

@@ -1,1 +1,19 @@
-//! netproxy.
+//! Pod network (routed veth pairs, addresses, host ports) and Service proxy (nftables).
+//!
+//! [`PodNetwork`] gives each pod a network namespace; [`proxy::run`] keeps the kernel's Service
+//! rules equal to what Services and EndpointSlices say. The two share nothing but the kernel:
+//! each owns one nftables table.
+
+mod conntrack;
+mod netlink;
+mod nft;
+mod pods;
+pub mod protocol;
+pub mod proxy;
+mod route;
+mod teardown;
+
+pub use netlink::NetlinkError;
+pub use pods::{AttachRequest, HostPort, NetworkConfig, NetworkError, PodLink, PodNetwork, Result};
+pub use protocol::Protocol;
+pub use teardown::teardown;

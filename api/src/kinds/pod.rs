@@ -1,16 +1,18 @@
 //! Pod.
 
 mod phase;
+mod update;
 
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
 use super::row;
 use crate::defaults::{child, copy_from, set};
-use crate::field::same;
+use crate::field::{Field, same};
 use crate::field_error::ErrorList;
 use crate::pod;
 use crate::pod_spec::defaults::{default_pod, sync_service_account};
+use crate::pod_spec::validate_pod_spec;
 use crate::registry::{
     Behaviour, Cell, Column, Resource, Served, Subresource, SubresourceInfo, keep_all_but_status,
 };
@@ -83,6 +85,43 @@ impl Behaviour for Pod {
                 sync_service_account(child(object, "spec"));
                 copy_from(child(object, "spec"), &old["spec"], "ephemeralContainers");
                 copy_from(object, old, "status");
+            }
+        }
+    }
+
+    fn validate(&self, object: &Value) -> ErrorList {
+        let spec = Field::root(object).at("spec");
+        let mut errors = validate_pod_spec(&spec);
+        let ephemeral = spec.at("ephemeralContainers");
+        if !ephemeral.is_empty() {
+            errors.push(ephemeral.forbidden("cannot be set on create"));
+        }
+        let (node, gates) = (spec.at("nodeName"), spec.at("schedulingGates"));
+        if !node.is_empty() && !gates.is_empty() {
+            let detail = "cannot be set until all schedulingGates have been cleared";
+            errors.push(node.forbidden(detail));
+        }
+        errors
+    }
+
+    fn validate_update(
+        &self,
+        object: &Value,
+        old: &Value,
+        subresource: Subresource<'_>,
+    ) -> ErrorList {
+        let spec = Field::root(object).at("spec");
+        match subresource {
+            Subresource::Status => ErrorList::new(),
+            Subresource::Other("ephemeralcontainers") => {
+                update::validate_ephemeral_update(object, old)
+            }
+            // The scheduler's decision comes through `/binding`, resources through `/resize`.
+            Subresource::Other(_) => validate_pod_spec(&spec),
+            _ => {
+                let mut errors = validate_pod_spec(&spec);
+                errors.extend(update::validate_update(object, old));
+                errors
             }
         }
     }

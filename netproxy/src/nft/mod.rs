@@ -1,0 +1,20 @@
+//! nf_tables over netlink: an encoder of the few messages and expressions that our two tables
+//! need. Pure except for [`send`].
+
+mod batch;
+mod expression;
+mod types;
+
+pub use batch::{Batch, Element, Hook, SetSpec, dump_elements};
+pub use expression::{Direction, FibResult, Meta, Register, Rule, Verdict};
+pub use types::{DataType, Family, Key};
+
+use crate::netlink::{NetlinkError, Socket};
+
+/// Sends a batch: the kernel takes all of it or nothing.
+pub fn send(socket: &Socket, batch: Batch) -> Result<(), NetlinkError> {
+    match batch.finish() {
+        Some(writer) => socket.request(&writer),
+        None => Ok(()),
+    }
+}

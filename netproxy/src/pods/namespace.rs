@@ -1,0 +1,202 @@
+//! Makes pod network namespaces on a thread of their own, because a thread that enters another
+//! namespace must never be one that tokio hands to others.
+
+use std::fs::File;
+use std::io::Read;
+use std::net::Ipv4Addr;
+use std::os::fd::AsFd;
+use std::path::{Path, PathBuf};
+use std::sync::mpsc;
+
+use ipnet::Ipv4Net;
+use nix::mount::{MsFlags, mount};
+use nix::sched::{CloneFlags, setns, unshare};
+use tokio::sync::oneshot;
+
+use crate::route::{Changes, Mac, Routes, Scope, VethEnd, Via};
+
+use super::config::{NetworkError, Result};
+use super::files::{Directories, Pin};
+
+/// The interface's name inside the pod.
+const POD_LINK: &str = "eth0";
+const HOST_LINK_PREFIX: &str = "cor";
+const THREAD_NAME: &str = "netns";
+
+/// A namespace to be made.
+#[derive(Debug, Clone)]
+pub struct Blueprint {
+    /// Its address and interface name.
+    pub pin: Pin,
+    /// The next hop of its default route.
+    pub gateway: Ipv4Addr,
+    /// Largest packet in bytes.
+    pub mtu: u32,
+}
+
+struct Job {
+    blueprint: Blueprint,
+    reply: oneshot::Sender<Result<()>>,
+}
+
+/// Hands jobs to the thread; the thread ends with the last handle.
+#[derive(Debug, Clone)]
+pub struct NamespaceMaker {
+    jobs: mpsc::Sender<Job>,
+}
+
+impl NamespaceMaker {
+    /// Starts the thread; the namespace of the caller becomes the node's end of every link.
+    pub fn start(directories: Directories) -> Result<Self> {
+        let path = Path::new("/proc/thread-self/ns/net");
+        let node = File::open(path).map_err(|e| NetworkError::file("open", path, e))?;
+        let routes = Routes::open().map_err(NetworkError::kernel("open route socket"))?;
+        let (jobs, queue) = mpsc::channel::<Job>();
+        let mut workshop = Workshop { node, routes, directories };
+        std::thread::Builder::new()
+            .name(THREAD_NAME.to_owned())
+            .stack_size(256 << 10)
+            .spawn(move || {
+                for job in queue {
+                    let result = workshop.make(&job.blueprint);
+                    let stray = workshop.stray();
+                    // The requester may have given up; the pin is then found at the next start.
+                    let _ = job.reply.send(result);
+                    if stray {
+                        return;
+                    }
+                }
+            })
+            .map_err(|source| NetworkError::Namespace { step: "start netns thread", source })?;
+        Ok(Self { jobs })
+    }
+
+    /// Makes, wires and pins one namespace. After an error nothing of it is left.
+    pub async fn make(&self, blueprint: Blueprint) -> Result<()> {
+        let (reply, answer) = oneshot::channel();
+        self.jobs.send(Job { blueprint, reply }).map_err(|_| NetworkError::ShutDown)?;
+        answer.await.map_err(|_| NetworkError::ShutDown)?
+    }
+}
+
+struct Workshop {
+    node: File,
+    routes: Routes,
+    directories: Directories,
+}
+
+impl Workshop {
+    fn make(&mut self, blueprint: &Blueprint) -> Result<()> {
+        let name = blueprint.pin.file_name();
+        let result = self.make_inside(blueprint, &self.directories.pin(&name));
+        let back = setns(&self.node, CloneFlags::CLONE_NEWNET).map_err(|errno| {
+            NetworkError::Namespace { step: "return to the node's namespace", source: errno.into() }
+        });
+        let result = result.and(back).and_then(|()| self.make_outside(blueprint));
+        if result.is_err() {
+            let _ = self.directories.unpin(&name);
+        }
+        result
+    }
+
+    /// Whether this thread could not return to the node's namespace, and must not go on.
+    fn stray(&self) -> bool {
+        use std::os::unix::fs::MetadataExt;
+        let identity = |metadata: std::io::Result<std::fs::Metadata>| {
+            metadata.map(|m| (m.dev(), m.ino())).ok()
+        };
+        identity(std::fs::metadata("/proc/thread-self/ns/net")) != identity(self.node.metadata())
+    }
+
+    fn make_inside(&self, blueprint: &Blueprint, path: &PathBuf) -> Result<()> {
+        unshare(CloneFlags::CLONE_NEWNET).map_err(|errno| NetworkError::Namespace {
+            step: "create network namespace",
+            source: errno.into(),
+        })?;
+        File::create(path).map_err(|e| NetworkError::file("create", path, e))?;
+        let none: Option<&str> = None;
+        mount(Some("/proc/thread-self/ns/net"), path, none, MsFlags::MS_BIND, none)
+            .map_err(|errno| NetworkError::file("pin namespace at", path, errno.into()))?;
+
+        let address = blueprint.pin.address;
+        let routes = Routes::open().map_err(NetworkError::kernel("open route socket in pod"))?;
+        let mut veth = Changes::new();
+        veth.veth(
+            VethEnd { name: POD_LINK, mac: pod_mac(address), mtu: blueprint.mtu },
+            VethEnd { name: &blueprint.pin.host_link, mac: host_mac(address), mtu: blueprint.mtu },
+            Some(self.node.as_fd()),
+        );
+        routes.apply(&veth).map_err(NetworkError::kernel("create veth pair"))?;
+        let links = routes.links().map_err(NetworkError::kernel("list links in pod"))?;
+        let link = links
+            .iter()
+            .find(|link| link.name == POD_LINK)
+            .ok_or_else(|| NetworkError::LinkGone(POD_LINK.to_owned()))?;
+        let loopback = links.iter().find(|link| link.name == "lo");
+        without_ipv6(&routes, link.index);
+        let mut changes = Changes::new();
+        if let Some(loopback) = loopback {
+            changes.up(loopback.index);
+        }
+        changes
+            .up(link.index)
+            .address(link.index, address, Scope::Global)
+            .route(host_route(blueprint.gateway), Via::Link(link.index))
+            .route(Ipv4Net::default(), Via::Gateway(blueprint.gateway, link.index))
+            .neighbour(link.index, blueprint.gateway, host_mac(address));
+        routes.apply(&changes).map_err(NetworkError::kernel("set up pod link"))
+    }
+
+    fn make_outside(&self, blueprint: &Blueprint) -> Result<()> {
+        let name = &blueprint.pin.host_link;
+        let address = blueprint.pin.address;
+        let link = self
+            .routes
+            .link(name)
+            .map_err(NetworkError::kernel("find host link"))?
+            .ok_or_else(|| NetworkError::LinkGone(name.clone()))?;
+        without_ipv6(&self.routes, link.index);
+        // A pod may only send from its own address. Where the file is missing, it goes unchecked.
+        let _ = std::fs::write(format!("/proc/sys/net/ipv4/conf/{name}/rp_filter"), "1");
+        let mut changes = Changes::new();
+        changes
+            .up(link.index)
+            .neighbour(link.index, address, pod_mac(address))
+            .route(host_route(address), Via::Link(link.index));
+        self.routes.apply(&changes).map_err(NetworkError::kernel("set up host link"))
+    }
+}
+
+/// Keeps an interface silent; not possible, and not needed, on kernels without IPv6.
+pub fn without_ipv6(routes: &Routes, index: u32) {
+    let mut changes = Changes::new();
+    changes.no_ipv6_autoconfiguration(index);
+    let _ = routes.apply(&changes);
+}
+
+/// A name that no other interface of this machine ever had: the kernel dismantles links in the
+/// background, so a name must not come back.
+pub fn new_host_link() -> Result<String> {
+    let path = Path::new("/dev/urandom");
+    let mut random = [0u8; 6];
+    File::open(path)
+        .and_then(|mut file| file.read_exact(&mut random))
+        .map_err(|source| NetworkError::file("read", path, source))?;
+    let digits: String = random.iter().map(|byte| format!("{byte:02x}")).collect();
+    Ok(format!("{HOST_LINK_PREFIX}{digits}"))
+}
+
+/// A single address as a network.
+pub fn host_route(address: Ipv4Addr) -> Ipv4Net {
+    Ipv4Net::from(address)
+}
+
+fn pod_mac(address: Ipv4Addr) -> Mac {
+    let [a, b, c, d] = address.octets();
+    [0x0a, 0x58, a, b, c, d]
+}
+
+fn host_mac(address: Ipv4Addr) -> Mac {
+    let [a, b, c, d] = address.octets();
+    [0x0a, 0x59, a, b, c, d]
+}

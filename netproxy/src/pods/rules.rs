@@ -1,0 +1,199 @@
+//! The pod network's nftables table: host ports, masquerading, and untracked DNS.
+//!
+//! It is apart from the Service proxy's table so that each side can replace its own as a whole.
+
+use std::collections::HashSet;
+use std::net::{IpAddr, Ipv4Addr};
+
+use ipnet::{IpNet, Ipv4Net};
+
+use crate::nft::{
+    Batch, DataType, Direction, Element, Family, FibResult, Hook, Key, Register, Rule, SetSpec,
+    Verdict,
+};
+use crate::protocol::Protocol;
+
+use super::config::{HostPort, NetworkConfig};
+
+/// The table's name.
+pub(crate) const TABLE: &str = "coracle-pods";
+
+const HAIRPIN: &str = "hairpin";
+const HOST_PORTS: &str = "hostports";
+const HOST_PORTS_AT: &str = "hostports-at-address";
+/// After the Service proxy, whose chains are at the usual place of destination NAT (-100).
+const AFTER_SERVICES: i32 = -99;
+const SOURCE_NAT: i32 = 100;
+const RAW: i32 = -300;
+const FILTER: i32 = 0;
+const DNS_PORT: u16 = 53;
+
+/// One attached pod.
+#[derive(Debug, Clone, Copy)]
+pub struct PodRules<'a> {
+    /// Its address.
+    pub address: Ipv4Addr,
+    /// Its host ports.
+    pub host_ports: &'a [HostPort],
+}
+
+/// Replaces the whole table in one step. `addresses` are those of all prepared namespaces.
+pub fn replace<'a>(
+    config: &NetworkConfig,
+    addresses: impl Iterator<Item = Ipv4Addr>,
+    pods: impl Iterator<Item = PodRules<'a>>,
+) -> Batch {
+    let mut batch = Batch::new(Family::Ipv4, TABLE);
+    batch.replace_table();
+    let address = DataType::Ipv4Address;
+    let port = [DataType::Protocol, DataType::Port];
+    let port_at = [address, DataType::Protocol, DataType::Port];
+    let destination = [address, DataType::Port];
+    batch.set(SetSpec::new(HAIRPIN, &[address, address], &[]));
+    batch.set(SetSpec::new(HOST_PORTS, &port, &destination));
+    batch.set(SetSpec::new(HOST_PORTS_AT, &port_at, &destination));
+
+    for (chain, hook) in [("prerouting", Hook::Prerouting), ("output", Hook::Output)] {
+        batch.base_chain(chain, "nat", hook, AFTER_SERVICES);
+        host_port_rules(&mut batch, chain);
+    }
+    batch.base_chain("postrouting", "nat", Hook::Postrouting, SOURCE_NAT);
+    postrouting_rules(&mut batch, config);
+    batch.base_chain("forward", "filter", Hook::Forward, FILTER);
+    for direction in [Direction::Source, Direction::Destination] {
+        batch.rule("forward", |rule| {
+            // The kernel does not translate such packets: a pod's peer would see a stranger.
+            rule.address_in(direction, IpNet::V4(config.pod_cidr.trunc()))
+                .connection_invalid()
+                .verdict(Verdict::Drop);
+        });
+    }
+    if let Some(dns) = config.dns_ip {
+        for (chain, hook) in [("raw-prerouting", Hook::Prerouting), ("raw-output", Hook::Output)] {
+            batch.base_chain(chain, "filter", hook, RAW);
+            dns_rules(&mut batch, chain, dns);
+        }
+    }
+    for address in addresses {
+        add_address(&mut batch, address);
+    }
+    let mut taken = HashSet::new();
+    for pod in pods {
+        let free = |port: &&HostPort| taken.insert(host_port_key(port));
+        let host_ports: Vec<HostPort> = pod.host_ports.iter().filter(free).cloned().collect();
+        add_host_ports(&mut batch, PodRules { host_ports: &host_ports, ..pod });
+    }
+    batch
+}
+
+/// A batch for changes to the table.
+pub fn change() -> Batch {
+    Batch::new(Family::Ipv4, TABLE)
+}
+
+/// Lets a pod reach itself through a Service or host port.
+pub fn add_address(batch: &mut Batch, address: Ipv4Addr) {
+    batch.add(HAIRPIN, &[hairpin_element(address)]);
+}
+
+/// Undoes [`add_address`].
+pub fn remove_address(batch: &mut Batch, address: Ipv4Addr) {
+    batch.remove(HAIRPIN, &[hairpin_element(address)]);
+}
+
+/// Opens a pod's host ports.
+pub fn add_host_ports(batch: &mut Batch, pod: PodRules<'_>) {
+    for port in pod.host_ports {
+        let (map, key) = host_port_key(port);
+        let to = Key::new().address(pod.address.into()).port(port.container_port);
+        batch.add(map, &[Element::Value(key, to)]);
+    }
+}
+
+/// Closes a host port.
+pub fn remove_host_port(batch: &mut Batch, port: &HostPort) {
+    let (map, key) = host_port_key(port);
+    batch.remove(map, &[Element::Key(key)]);
+}
+
+/// What makes two host ports collide.
+pub fn host_port_key(port: &HostPort) -> (&'static str, Key) {
+    let number = port.protocol.number();
+    match port.host_ip {
+        Some(address @ IpAddr::V4(v4)) if !v4.is_unspecified() => {
+            (HOST_PORTS_AT, Key::new().address(address).protocol(number).port(port.host_port))
+        }
+        _ => (HOST_PORTS, Key::new().protocol(number).port(port.host_port)),
+    }
+}
+
+fn hairpin_element(address: Ipv4Addr) -> Element {
+    Element::Key(Key::new().address(address.into()).address(address.into()))
+}
+
+fn host_port_rules(batch: &mut Batch, chain: &str) {
+    batch.rule(chain, |rule| {
+        rule.load_destination(Register(0))
+            .load_meta(crate::nft::Meta::TransportProtocol, Register(1))
+            .load_destination_port(Register(2))
+            .lookup(HOST_PORTS_AT, Register(0), Register(0))
+            .destination_nat(Register(0), Register(1));
+    });
+    batch.rule(chain, |rule| {
+        to_this_node(rule)
+            .load_meta(crate::nft::Meta::TransportProtocol, Register(0))
+            .load_destination_port(Register(1))
+            .lookup(HOST_PORTS, Register(0), Register(0))
+            .destination_nat(Register(0), Register(1));
+    });
+}
+
+/// Continues for the node's own addresses but not for 127.0.0.0/8: sending those to a pod would
+/// need `route_localnet`, which opens the node's loopback to its neighbours (CVE-2020-8558).
+pub fn to_this_node<'r, 'a, 'b>(rule: &'r mut Rule<'a, 'b>) -> &'r mut Rule<'a, 'b> {
+    let loopback = match rule.family() {
+        Family::Ipv4 => IpNet::V4(Ipv4Net::new_assert(Ipv4Addr::new(127, 0, 0, 0), 8)),
+        Family::Ipv6 => IpNet::from(IpAddr::from(std::net::Ipv6Addr::LOCALHOST)),
+    };
+    rule.address_type(Direction::Destination, FibResult::Local)
+        .address_not_in(Direction::Destination, loopback)
+}
+
+fn postrouting_rules(batch: &mut Batch, config: &NetworkConfig) {
+    batch.rule("postrouting", |rule| {
+        // The pod would drop an answer to itself that did not pass through this machine.
+        rule.load_source(Register(0))
+            .load_destination(Register(1))
+            .is_in(HAIRPIN, Register(0))
+            .masquerade();
+    });
+    let pods = IpNet::V4(config.pod_cidr.trunc());
+    let services = IpNet::V4(config.service_cidr.trunc());
+    batch.rule("postrouting", |rule| {
+        // Also for the node's own address in the pod range, which its connections to a Service
+        // have as source when the endpoint turns out to be elsewhere.
+        rule.address_in(Direction::Source, pods)
+            .address_not_in(Direction::Destination, pods)
+            .address_not_in(Direction::Destination, services)
+            .address_type(Direction::Destination, FibResult::NotLocal)
+            .masquerade();
+    });
+}
+
+/// Tracking DNS costs time and, when a resolver asks twice from one port, loses answers for five
+/// seconds (kubernetes #56903).
+fn dns_rules(batch: &mut Batch, chain: &str, dns: Ipv4Addr) {
+    let dns = IpNet::V4(Ipv4Net::from(dns));
+    batch.rule(chain, |rule| {
+        rule.address_in(Direction::Destination, dns)
+            .protocol_is(Protocol::Udp.number())
+            .destination_port_is(DNS_PORT)
+            .untracked();
+    });
+    batch.rule(chain, |rule| {
+        rule.address_in(Direction::Source, dns)
+            .protocol_is(Protocol::Udp.number())
+            .source_port_is(DNS_PORT)
+            .untracked();
+    });
+}

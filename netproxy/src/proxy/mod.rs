@@ -1,0 +1,18 @@
+//! The Service proxy: watches Services and EndpointSlices and keeps nftables maps equal to them.
+//!
+//! [`plan`] is pure and says what each Service needs; [`table`] remembers what the kernel has and
+//! writes the difference; [`run`](run()) connects both to the API.
+
+mod config;
+mod frontends;
+mod nftables;
+mod plan;
+mod rules;
+mod run;
+mod sync;
+
+pub use config::{Backend, ProxyConfig, ProxyError, Result};
+pub use plan::{Endpoint, Frontend, Target, When, plan_service};
+pub(crate) use rules::TABLE;
+pub use run::run;
+pub use sync::{Proxy, ServiceKey};

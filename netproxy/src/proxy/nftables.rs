@@ -1,0 +1,282 @@
+//! The nftables backend: turns frontend changes into map elements.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::net::IpAddr;
+
+use ipnet::IpNet;
+
+use crate::conntrack::{Flow, forget_udp};
+use crate::netlink::{NetlinkError, Protocol as NetlinkProtocol, Socket};
+use crate::nft::{self, Batch, Element, Family, Key, dump_elements};
+use crate::protocol::Protocol;
+
+use super::config::{Backend, ProxyConfig, ProxyError, Result};
+use super::frontends::{Change, Code, Installed, View};
+use super::plan::{Endpoint, Frontend};
+use super::rules::{self, Maps, SOURCE_RANGES, TABLE};
+
+/// An element may expire between listing and deleting it, which fails the whole batch.
+const PURGE_ATTEMPTS: u32 = 3;
+
+/// Writes Service rules into the table `coracle`.
+#[derive(Debug)]
+pub struct Nftables {
+    socket: Socket,
+    config: ProxyConfig,
+    /// The codes that have a chain, by family.
+    chains: HashMap<Family, HashSet<Code>>,
+}
+
+impl Nftables {
+    /// Opens a socket in the calling thread's network namespace.
+    pub fn open(config: ProxyConfig) -> Result<Self> {
+        let socket =
+            Socket::open(NetlinkProtocol::Netfilter).map_err(kernel("open netfilter socket"))?;
+        let mut chains = HashMap::new();
+        for cidr in &config.service_cidrs {
+            let family = if cidr.addr().is_ipv6() { Family::Ipv6 } else { Family::Ipv4 };
+            chains.insert(family, HashSet::new());
+        }
+        Ok(Self { socket, config, chains })
+    }
+
+    fn families(&self) -> Vec<Family> {
+        self.chains.keys().copied().collect()
+    }
+
+    /// Appends the changes of one family; returns the codes that got a chain.
+    fn write(&self, batch: &mut Batch, family: Family, changes: &[Change]) -> HashSet<Code> {
+        let present = self.chains.get(&family);
+        let mut elements = Elements::default();
+        let mut new = HashSet::new();
+        for change in changes.iter().filter(|c| in_family(c.frontend, family)) {
+            for view in change.after.views() {
+                if !present.is_some_and(|codes| codes.contains(&view.code)) && new.insert(view.code)
+                {
+                    rules::create_chain(batch, family, &self.config, view.code);
+                }
+            }
+            elements.diff(change);
+        }
+        elements.write(batch);
+        new
+    }
+
+    fn purge_affinity(&self, family: Family, changes: &[Change]) -> Result<(), NetlinkError> {
+        let stuck = |view: &View| view.code.affinity().is_some();
+        let changed: HashMap<Key, &Installed> = changes
+            .iter()
+            .filter(|c| in_family(c.frontend, family) && c.before.views().any(stuck))
+            .filter(|c| c.before != c.after)
+            .map(|c| (frontend_key(c.frontend), &c.after))
+            .collect();
+        if changed.is_empty() {
+            return Ok(());
+        }
+        let address_length = family.address_length() as usize;
+        for map in [false, true].map(|node_port| Maps::of(node_port, false).affinity) {
+            for attempt in 1..=PURGE_ATTEMPTS {
+                let stale: Vec<Element> = dump_elements(&self.socket, family, TABLE, map)?
+                    .into_iter()
+                    .filter(|(client, endpoint)| {
+                        let frontend = client.0.get(address_length..).unwrap_or(&[]).to_vec();
+                        let keeps = |after: &&Installed| {
+                            after.views().any(|view| {
+                                stuck(view)
+                                    && view.endpoints.iter().any(|e| endpoint_data(*e) == *endpoint)
+                            })
+                        };
+                        changed.get(&Key(frontend)).is_some_and(|after| !keeps(after))
+                    })
+                    .map(|(client, _)| Element::Key(client))
+                    .collect();
+                let mut batch = Batch::new(family, TABLE);
+                batch.remove(map, &stale);
+                match nft::send(&self.socket, batch) {
+                    Err(error) if error.is_missing() && attempt < PURGE_ATTEMPTS => {}
+                    Err(error) => return Err(error),
+                    Ok(()) => break,
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn end_flows(&self, family: Family, changes: &[Change]) -> Result<usize, NetlinkError> {
+        let mut addresses: HashMap<(IpAddr, u16), &Change> = HashMap::new();
+        let mut node_ports: HashMap<u16, &Change> = HashMap::new();
+        for change in changes {
+            let udp = change.frontend.protocol() == Protocol::Udp;
+            if !udp || !in_family(change.frontend, family) || change.before == change.after {
+                continue;
+            }
+            match change.frontend {
+                Frontend::Address { address, port, .. } => {
+                    addresses.insert((address, port), change);
+                }
+                Frontend::NodePort { port, .. } => {
+                    node_ports.insert(port, change);
+                }
+            }
+        }
+        if addresses.is_empty() && node_ports.is_empty() {
+            return Ok(0);
+        }
+        let pods = &self.config.pod_cidrs;
+        forget_udp(&self.socket, family, |flow| {
+            if let Some(change) = addresses.get(&flow.original.destination) {
+                return !change.after.has_endpoint(flow.reply.source);
+            }
+            let change = node_ports.get(&flow.original.destination.1);
+            change.is_some_and(|change| node_port_flow_is_stale(change, flow, pods))
+        })
+    }
+}
+
+/// A node port has no address of its own, so transit traffic to the same port must be told apart.
+fn node_port_flow_is_stale(change: &Change, flow: &Flow, pods: &[IpNet]) -> bool {
+    let endpoint = flow.reply.source;
+    let translated = endpoint != flow.original.destination;
+    if translated {
+        let ours = change.before.has_endpoint(endpoint)
+            || pods.iter().any(|pods| pods.contains(&endpoint.0));
+        ours && !change.after.has_endpoint(endpoint)
+    } else {
+        // Sent before the Service had endpoints: it would stick to the node itself.
+        flow.reply.destination == flow.original.source && change.after.inside.is_some()
+    }
+}
+
+impl Backend for Nftables {
+    fn replace(&mut self, frontends: &[Change]) -> Result<()> {
+        for family in self.families() {
+            self.chains.insert(family, HashSet::new());
+            let mut batch = Batch::new(family, TABLE);
+            rules::create_table(&mut batch, family, &self.config);
+            let codes = self.write(&mut batch, family, frontends);
+            nft::send(&self.socket, batch).map_err(kernel("replace Service rules"))?;
+            self.chains.insert(family, codes);
+        }
+        Ok(())
+    }
+
+    fn update(&mut self, changes: &[Change]) -> Result<()> {
+        for family in self.families() {
+            let mut batch = Batch::new(family, TABLE);
+            let codes = self.write(&mut batch, family, changes);
+            nft::send(&self.socket, batch).map_err(kernel("change Service rules"))?;
+            self.chains.entry(family).or_default().extend(codes);
+        }
+        Ok(())
+    }
+
+    fn forget(&mut self, changes: &[Change]) -> Result<()> {
+        for family in self.families() {
+            self.purge_affinity(family, changes).map_err(kernel("forget client affinity"))?;
+            let ended = self.end_flows(family, changes).map_err(kernel("end UDP flows"))?;
+            if ended > 0 {
+                tracing::debug!(ended, "ended UDP flows to endpoints that are gone");
+            }
+        }
+        Ok(())
+    }
+}
+
+fn kernel(step: &'static str) -> impl FnOnce(NetlinkError) -> ProxyError {
+    move |source| ProxyError::Kernel { step, source }
+}
+
+fn in_family(frontend: Frontend, family: Family) -> bool {
+    frontend.is_ipv6() == (family == Family::Ipv6)
+}
+
+/// Elements to remove from and add to each map.
+#[derive(Default)]
+struct Elements {
+    remove: BTreeMap<&'static str, Vec<Element>>,
+    add: BTreeMap<&'static str, Vec<Element>>,
+}
+
+impl Elements {
+    fn diff(&mut self, change: &Change) {
+        let node_port = matches!(change.frontend, Frontend::NodePort { .. });
+        let key = frontend_key(change.frontend);
+        for (outside, before, after) in [
+            (false, &change.before.inside, &change.after.inside),
+            (true, &change.before.outside, &change.after.outside),
+        ] {
+            let maps = Maps::of(node_port, outside);
+            let code = |view: &Option<View>| view.as_ref().map(|view| view.code);
+            if code(before) != code(after) {
+                if before.is_some() {
+                    self.remove(maps.chains, Element::Key(key.clone()));
+                }
+                if let Some(code) = code(after) {
+                    let chain = rules::chain_name(code);
+                    self.add(maps.chains, Element::Jump(key.clone(), chain));
+                }
+            }
+            let before = before.as_ref().map(|v| v.slots.as_slice()).unwrap_or_default();
+            let after = after.as_ref().map(|v| v.slots.as_slice()).unwrap_or_default();
+            for slot in 0..before.len().max(after.len()) {
+                let (old, new) = (before.get(slot), after.get(slot));
+                if old == new {
+                    continue;
+                }
+                let key = key.clone().mark(slot as u32);
+                if old.is_some() {
+                    self.remove(maps.endpoints, Element::Key(key.clone()));
+                }
+                if let Some(new) = new {
+                    self.add(maps.endpoints, Element::Value(key, endpoint_data(*new)));
+                }
+            }
+        }
+        let (before, after) = (&change.before.ranges, &change.after.ranges);
+        for range in before.iter().filter(|range| !after.contains(range)) {
+            self.remove(SOURCE_RANGES, range_element(&key, *range));
+        }
+        for range in after.iter().filter(|range| !before.contains(range)) {
+            self.add(SOURCE_RANGES, range_element(&key, *range));
+        }
+    }
+
+    fn remove(&mut self, map: &'static str, element: Element) {
+        self.remove.entry(map).or_default().push(element);
+    }
+
+    fn add(&mut self, map: &'static str, element: Element) {
+        self.add.entry(map).or_default().push(element);
+    }
+
+    fn write(&self, batch: &mut Batch) {
+        for (map, elements) in &self.remove {
+            batch.remove(map, elements);
+        }
+        for (map, elements) in &self.add {
+            batch.add(map, elements);
+        }
+    }
+}
+
+fn frontend_key(frontend: Frontend) -> Key {
+    match frontend {
+        Frontend::Address { address, protocol, port } => {
+            Key::new().address(address).protocol(protocol.number()).port(port)
+        }
+        Frontend::NodePort { protocol, port, .. } => {
+            Key::new().protocol(protocol.number()).port(port)
+        }
+    }
+}
+
+fn endpoint_data((address, port): Endpoint) -> Key {
+    Key::new().address(address).port(port)
+}
+
+fn range_element(frontend: &Key, range: IpNet) -> Element {
+    Element::Range(
+        frontend.clone().address(range.network()),
+        frontend.clone().address(range.broadcast()),
+    )
+}

@@ -1,0 +1,303 @@
+//! Says what one Service needs of the kernel: pure, (Service, EndpointSlices, node) → frontends.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+
+use ipnet::IpNet;
+use k8s_openapi::api::core::v1::{Service, ServicePort, ServiceSpec};
+use k8s_openapi::api::discovery::v1::EndpointSlice;
+
+use crate::protocol::Protocol;
+
+/// A Service with this label belongs to another proxy.
+const FOREIGN_PROXY_LABEL: &str = "service.kubernetes.io/service-proxy-name";
+/// Upstream's default of `sessionAffinityConfig.clientIP.timeoutSeconds`.
+const DEFAULT_AFFINITY_SECONDS: u32 = 10_800;
+const MAX_AFFINITY_SECONDS: u32 = 86_400;
+
+/// Where clients connect to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Frontend {
+    /// An address of a Service and one of its ports.
+    Address {
+        /// Cluster, load balancer or external address.
+        address: IpAddr,
+        /// The transport protocol.
+        protocol: Protocol,
+        /// The port.
+        port: u16,
+    },
+    /// A port on every address of the node.
+    NodePort {
+        /// On the node's IPv6 addresses rather than its IPv4 ones.
+        ipv6: bool,
+        /// The transport protocol.
+        protocol: Protocol,
+        /// The port.
+        port: u16,
+    },
+}
+
+impl Frontend {
+    /// Whether its addresses are IPv6 ones.
+    pub fn is_ipv6(self) -> bool {
+        match self {
+            Self::Address { address, .. } => address.is_ipv6(),
+            Self::NodePort { ipv6, .. } => ipv6,
+        }
+    }
+
+    /// The transport protocol.
+    pub fn protocol(self) -> Protocol {
+        match self {
+            Self::Address { protocol, .. } | Self::NodePort { protocol, .. } => protocol,
+        }
+    }
+}
+
+/// Where a connection ends up.
+pub type Endpoint = (IpAddr, u16);
+
+/// What happens when there is no endpoint.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum When {
+    /// The client is told: there is no endpoint anywhere.
+    Reject,
+    /// The packet is dropped: there are endpoints, but policy keeps to this node, which has none.
+    Drop,
+}
+
+/// Endpoints with what happens without any.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Pool {
+    /// In the order of their slots; no duplicates.
+    pub endpoints: Vec<Endpoint>,
+    /// What happens when there are none.
+    pub empty: When,
+}
+
+/// Where a frontend leads.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Target {
+    /// For connections from pods and from the node.
+    pub inside: Pool,
+    /// For connections from elsewhere, where they differ (`externalTrafficPolicy: Local`).
+    pub outside: Option<Pool>,
+    /// Connections from elsewhere get an address of the node as source.
+    pub masquerade: bool,
+    /// A client stays with its endpoint for so many seconds.
+    pub affinity: Option<u32>,
+    /// Only clients of these networks are let in.
+    pub source_ranges: Option<Vec<IpNet>>,
+}
+
+/// What the kernel needs for one Service: nothing for headless, ExternalName and foreign ones.
+pub fn plan_service<'a>(
+    service: &Service,
+    slices: impl Iterator<Item = &'a EndpointSlice> + Clone,
+    node_name: &str,
+) -> BTreeMap<Frontend, Target> {
+    let mut frontends = BTreeMap::new();
+    let Some(spec) = service.spec.as_ref().filter(|spec| proxied(service, spec)) else {
+        return frontends;
+    };
+    let external_local = spec.external_traffic_policy.as_deref() == Some("Local");
+    let internal_local = spec.internal_traffic_policy.as_deref() == Some("Local");
+    let affinity = affinity_seconds(spec);
+    let source_ranges = source_ranges(service, spec);
+    let balancers = balancer_addresses(service);
+
+    for port in spec.ports.iter().flatten() {
+        let (Some(protocol), Ok(number)) =
+            (Protocol::parse(port.protocol.as_deref()), u16::try_from(port.port))
+        else {
+            continue;
+        };
+        for family in [false, true] {
+            let pools = Pools::of(port, protocol, slices.clone(), node_name, family);
+            let same_family = |address: &IpAddr| address.is_ipv6() == family;
+            let at = |address| Frontend::Address { address, protocol, port: number };
+            let inside = if internal_local { pools.local() } else { pools.cluster() };
+            for address in cluster_addresses(spec).filter(same_family) {
+                let target = Target {
+                    inside: inside.clone(),
+                    outside: None,
+                    masquerade: true,
+                    affinity,
+                    source_ranges: None,
+                };
+                frontends.entry(at(address)).or_insert(target);
+            }
+            let external = Target {
+                inside: pools.cluster(),
+                outside: external_local.then(|| pools.local()).filter(|p| *p != pools.cluster()),
+                masquerade: !external_local,
+                affinity,
+                source_ranges: None,
+            };
+            for address in balancers.iter().copied().filter(same_family) {
+                let ranges = source_ranges.as_ref().map(|ranges| {
+                    ranges.iter().copied().filter(|r| same_family(&r.addr())).collect()
+                });
+                let target = Target { source_ranges: ranges, ..external.clone() };
+                frontends.entry(at(address)).or_insert(target);
+            }
+            for address in addresses(spec.external_ips.iter().flatten()).filter(same_family) {
+                frontends.entry(at(address)).or_insert_with(|| external.clone());
+            }
+            let has_family = cluster_addresses(spec).any(|address| same_family(&address));
+            if let Some(port) = node_port(port).filter(|_| has_family) {
+                let frontend = Frontend::NodePort { ipv6: family, protocol, port };
+                frontends.entry(frontend).or_insert(external);
+            }
+        }
+    }
+    frontends
+}
+
+/// The endpoints of one port in one family.
+struct Pools {
+    cluster: Vec<Endpoint>,
+    local: Vec<Endpoint>,
+}
+
+impl Pools {
+    fn of<'a>(
+        port: &ServicePort,
+        protocol: Protocol,
+        slices: impl Iterator<Item = &'a EndpointSlice>,
+        node_name: &str,
+        ipv6: bool,
+    ) -> Self {
+        let mut ready = Candidates::default();
+        let mut terminating = Candidates::default();
+        for slice in slices.filter(|s| s.address_type == if ipv6 { "IPv6" } else { "IPv4" }) {
+            let name = port.name.as_deref().unwrap_or("");
+            let number = slice.ports.iter().flatten().find(|candidate| {
+                candidate.name.as_deref().unwrap_or("") == name
+                    && Protocol::parse(candidate.protocol.as_deref()) == Some(protocol)
+            });
+            let Some(number) = number.and_then(|p| p.port).and_then(|p| u16::try_from(p).ok())
+            else {
+                continue;
+            };
+            for endpoint in slice.endpoints.iter() {
+                let local = endpoint.node_name.as_deref() == Some(node_name);
+                let conditions = endpoint.conditions.clone().unwrap_or_default();
+                let is_ready = conditions.ready.unwrap_or(true);
+                let is_serving = conditions.serving.unwrap_or(is_ready);
+                let candidates = if is_ready {
+                    &mut ready
+                } else if is_serving && conditions.terminating.unwrap_or(false) {
+                    &mut terminating
+                } else {
+                    continue;
+                };
+                // Upstream consumers use the first address only.
+                let address = endpoint.addresses.first().and_then(|a| a.parse::<IpAddr>().ok());
+                if let Some(address) = address.filter(|address| address.is_ipv6() == ipv6) {
+                    candidates.add((address, number), local);
+                }
+            }
+        }
+        // Pods that are going away but still serve are better than nothing.
+        let or = |first: Vec<_>, second| if first.is_empty() { second } else { first };
+        Self { cluster: or(ready.all, terminating.all), local: or(ready.local, terminating.local) }
+    }
+
+    fn cluster(&self) -> Pool {
+        Pool { endpoints: self.cluster.clone(), empty: When::Reject }
+    }
+
+    fn local(&self) -> Pool {
+        let empty = if self.cluster.is_empty() { When::Reject } else { When::Drop };
+        Pool { endpoints: self.local.clone(), empty }
+    }
+}
+
+#[derive(Default)]
+struct Candidates {
+    all: Vec<Endpoint>,
+    local: Vec<Endpoint>,
+}
+
+impl Candidates {
+    fn add(&mut self, endpoint: Endpoint, local: bool) {
+        let insert = |list: &mut Vec<Endpoint>| {
+            if let Err(at) = list.binary_search(&endpoint) {
+                list.insert(at, endpoint);
+            }
+        };
+        insert(&mut self.all);
+        if local {
+            insert(&mut self.local);
+        }
+    }
+}
+
+fn proxied(service: &Service, spec: &ServiceSpec) -> bool {
+    let labels = service.metadata.labels.as_ref();
+    let foreign = labels.is_some_and(|labels| labels.contains_key(FOREIGN_PROXY_LABEL));
+    let external_name = spec.type_.as_deref() == Some("ExternalName");
+    !foreign && !external_name && cluster_addresses(spec).next().is_some()
+}
+
+/// Empty for headless Services.
+fn cluster_addresses(spec: &ServiceSpec) -> impl Iterator<Item = IpAddr> + '_ {
+    let listed = spec.cluster_ips.as_deref().unwrap_or(&[]);
+    let single = spec.cluster_ip.iter().filter(move |_| listed.is_empty());
+    addresses(listed.iter().chain(single))
+}
+
+fn addresses<'a>(texts: impl Iterator<Item = &'a String>) -> impl Iterator<Item = IpAddr> {
+    texts.filter_map(|text| text.parse().ok())
+}
+
+/// Addresses of the load balancer that expect this node to take their traffic.
+fn balancer_addresses(service: &Service) -> Vec<IpAddr> {
+    let is_balancer =
+        service.spec.as_ref().and_then(|s| s.type_.as_deref()) == Some("LoadBalancer");
+    let status = service.status.as_ref().and_then(|status| status.load_balancer.as_ref());
+    status
+        .and_then(|balancer| balancer.ingress.as_ref())
+        .into_iter()
+        .flatten()
+        .filter(|ingress| is_balancer && ingress.ip_mode.as_deref() != Some("Proxy"))
+        .filter_map(|ingress| ingress.ip.as_ref()?.parse().ok())
+        .collect()
+}
+
+fn source_ranges(service: &Service, spec: &ServiceSpec) -> Option<Vec<IpNet>> {
+    /// The older way to write `spec.loadBalancerSourceRanges`.
+    const ANNOTATION: &str = "service.beta.kubernetes.io/load-balancer-source-ranges";
+    let parse = |text: &str| text.trim().parse::<IpNet>().ok().map(|net| net.trunc());
+    let listed = spec.load_balancer_source_ranges.as_deref().unwrap_or(&[]);
+    let annotation = service.metadata.annotations.as_ref().and_then(|a| a.get(ANNOTATION));
+    let ranges: Vec<IpNet> = match annotation {
+        _ if !listed.is_empty() => listed.iter().filter_map(|text| parse(text)).collect(),
+        Some(text) if !text.trim().is_empty() => text.split(',').filter_map(parse).collect(),
+        _ => return None,
+    };
+    let mut ranges = IpNet::aggregate(&ranges);
+    ranges.sort();
+    // A range of everything is no restriction.
+    let everything = ranges.iter().any(|range| range.prefix_len() == 0 && range.addr().is_ipv4());
+    (!everything).then_some(ranges)
+}
+
+fn affinity_seconds(spec: &ServiceSpec) -> Option<u32> {
+    (spec.session_affinity.as_deref() == Some("ClientIP")).then(|| {
+        let configured = spec.session_affinity_config.as_ref().and_then(|c| c.client_ip.as_ref());
+        configured
+            .and_then(|client| u32::try_from(client.timeout_seconds?).ok())
+            .unwrap_or(DEFAULT_AFFINITY_SECONDS)
+            .clamp(1, MAX_AFFINITY_SECONDS)
+    })
+}
+
+fn node_port(port: &ServicePort) -> Option<u16> {
+    port.node_port.and_then(|port| u16::try_from(port).ok()).filter(|port| *port != 0)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,163 @@
+//! Feeds the proxy from the API.
+
+use std::collections::HashSet;
+use std::hash::Hash;
+use std::time::Duration;
+
+use futures::{FutureExt, Stream, StreamExt};
+use k8s_openapi::api::core::v1::Service;
+use k8s_openapi::api::discovery::v1::EndpointSlice;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use kube::runtime::watcher::{self, Event};
+use kube::runtime::{WatchStreamExt, watcher::Error};
+use kube::{Api, Client};
+use tokio_util::sync::CancellationToken;
+
+use crate::pods::Chain;
+
+use super::config::{ProxyConfig, Result};
+use super::sync::{Proxy, ServiceKey};
+
+/// Wait before a failed write is tried again.
+const RETRY: Duration = Duration::from_secs(1);
+
+/// Keeps the kernel's Service rules equal to the API until cancelled. The rules stay afterwards.
+///
+/// Every event that is ready is taken before rules are written, and rules are written at once:
+/// one change is one small batch, a burst is one bigger batch.
+pub async fn run(client: Client, config: ProxyConfig, token: CancellationToken) -> Result<()> {
+    let mut proxy = Proxy::open(config)?;
+    let services =
+        watcher::watcher(Api::<Service>::all(client.clone()), watcher::Config::default());
+    let slices = watcher::watcher(Api::<EndpointSlice>::all(client), watcher::Config::default());
+    let mut services = Feed::new("Services", services.default_backoff().boxed());
+    let mut slices = Feed::new("EndpointSlices", slices.default_backoff().boxed());
+    let mut failed = false;
+    loop {
+        tokio::select! {
+            () = token.cancelled() => return Ok(()),
+            event = services.stream.next() => services.take(event, &mut proxy),
+            event = slices.stream.next() => slices.take(event, &mut proxy),
+            () = tokio::time::sleep(RETRY), if failed => {}
+        }
+        while let Some(event) = services.stream.next().now_or_never() {
+            services.take(event, &mut proxy);
+        }
+        while let Some(event) = slices.stream.next().now_or_never() {
+            slices.take(event, &mut proxy);
+        }
+        if !(services.listed && slices.listed) {
+            continue;
+        }
+        let result = proxy.flush();
+        if let Err(error) = &result
+            && !failed
+        {
+            tracing::error!(error = %Chain(error), "cannot write Service rules; trying again");
+        }
+        failed = result.is_err();
+    }
+}
+
+/// An object that the proxy follows.
+trait Followed: Sized + 'static {
+    type Key: Hash + Eq + Clone;
+    fn key(&self) -> Self::Key;
+    fn apply(self, proxy: &mut Proxy);
+    fn delete(key: &Self::Key, proxy: &mut Proxy);
+}
+
+impl Followed for Service {
+    type Key = ServiceKey;
+
+    fn key(&self) -> ServiceKey {
+        ServiceKey::of(&self.metadata)
+    }
+
+    fn apply(self, proxy: &mut Proxy) {
+        proxy.set_service(self);
+    }
+
+    fn delete(key: &ServiceKey, proxy: &mut Proxy) {
+        proxy.remove_service(key);
+    }
+}
+
+impl Followed for EndpointSlice {
+    type Key = (Option<String>, Option<String>);
+
+    fn key(&self) -> Self::Key {
+        (self.metadata.namespace.clone(), self.metadata.name.clone())
+    }
+
+    fn apply(self, proxy: &mut Proxy) {
+        proxy.set_slice(self);
+    }
+
+    fn delete((namespace, name): &Self::Key, proxy: &mut Proxy) {
+        let (namespace, name) = (namespace.clone(), name.clone());
+        proxy.remove_slice(&ObjectMeta { namespace, name, ..ObjectMeta::default() });
+    }
+}
+
+/// One watch. What a new list lacks was deleted while the watch was broken.
+struct Feed<K: Followed, S> {
+    what: &'static str,
+    stream: S,
+    known: HashSet<K::Key>,
+    listing: HashSet<K::Key>,
+    listed: bool,
+    broken: bool,
+}
+
+impl<K: Followed, S: Stream<Item = Result<Event<K>, Error>> + Unpin> Feed<K, S> {
+    fn new(what: &'static str, stream: S) -> Self {
+        Self {
+            what,
+            stream,
+            known: HashSet::new(),
+            listing: HashSet::new(),
+            listed: false,
+            broken: false,
+        }
+    }
+
+    fn take(&mut self, event: Option<Result<Event<K>, Error>>, proxy: &mut Proxy) {
+        let event = match event {
+            Some(Ok(event)) => event,
+            Some(Err(error)) => {
+                if !std::mem::replace(&mut self.broken, true) {
+                    tracing::warn!(error = %Chain(&error), "watch of {} broke", self.what);
+                }
+                return;
+            }
+            // A watcher never ends by itself.
+            None => return,
+        };
+        self.broken = false;
+        match event {
+            Event::Init => self.listing.clear(),
+            Event::InitApply(object) => {
+                self.listing.insert(object.key());
+                object.apply(proxy);
+            }
+            Event::InitDone => {
+                let listed = std::mem::take(&mut self.listing);
+                for key in self.known.difference(&listed) {
+                    K::delete(key, proxy);
+                }
+                self.known = listed;
+                self.listed = true;
+            }
+            Event::Apply(object) => {
+                self.known.insert(object.key());
+                object.apply(proxy);
+            }
+            Event::Delete(object) => {
+                let key = object.key();
+                self.known.remove(&key);
+                K::delete(&key, proxy);
+            }
+        }
+    }
+}

@@ -1,0 +1,236 @@
+//! [`Proxy`]: remembers Services, EndpointSlices and what the kernel has, and writes what
+//! changed.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+
+use k8s_openapi::api::core::v1::Service;
+use k8s_openapi::api::discovery::v1::EndpointSlice;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time};
+
+use crate::pods::Chain;
+
+use super::config::{Backend, ProxyConfig, Result};
+use super::frontends::{Change, Installed};
+use super::nftables::Nftables;
+use super::plan::{Frontend, Target, plan_service};
+
+/// The Service that an EndpointSlice belongs to.
+const SERVICE_NAME_LABEL: &str = "kubernetes.io/service-name";
+
+/// Namespace and name of a Service.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct ServiceKey {
+    /// Its namespace.
+    pub namespace: String,
+    /// Its name.
+    pub name: String,
+}
+
+impl ServiceKey {
+    /// The key of a Service.
+    pub fn of(metadata: &ObjectMeta) -> Self {
+        Self {
+            namespace: metadata.namespace.clone().unwrap_or_default(),
+            name: metadata.name.clone().unwrap_or_default(),
+        }
+    }
+
+    /// The Service that a slice belongs to, when it belongs to one.
+    pub fn of_slice(metadata: &ObjectMeta) -> Option<Self> {
+        let name = metadata.labels.as_ref()?.get(SERVICE_NAME_LABEL)?.clone();
+        Some(Self { namespace: metadata.namespace.clone().unwrap_or_default(), name })
+    }
+}
+
+/// Orders Services that claim the same frontend: the oldest has it.
+type Claim = (Option<Time>, ServiceKey);
+
+#[derive(Debug, Default)]
+struct Known {
+    service: Option<Service>,
+    slices: BTreeMap<String, EndpointSlice>,
+    created: Option<Time>,
+    targets: BTreeMap<Frontend, Target>,
+}
+
+/// Keeps the kernel's Service rules equal to the objects that it is told of.
+pub struct Proxy {
+    config: ProxyConfig,
+    backend: Box<dyn Backend>,
+    services: HashMap<ServiceKey, Known>,
+    /// Which Service a slice belongs to; its label may change.
+    slices: HashMap<(String, String), ServiceKey>,
+    claims: HashMap<Frontend, BTreeSet<Claim>>,
+    installed: HashMap<Frontend, Installed>,
+    dirty: HashSet<ServiceKey>,
+    /// Whether the kernel's rules are ours and complete.
+    started: bool,
+}
+
+impl Proxy {
+    /// A proxy over nftables in the calling thread's network namespace. Rules of an earlier
+    /// process stay until the first [`Proxy::flush`].
+    pub fn open(config: ProxyConfig) -> Result<Self> {
+        let backend = Nftables::open(config.clone())?;
+        Ok(Self::with_backend(config, Box::new(backend)))
+    }
+
+    /// A proxy over another backend.
+    pub fn with_backend(config: ProxyConfig, backend: Box<dyn Backend>) -> Self {
+        Self {
+            config,
+            backend,
+            services: HashMap::new(),
+            slices: HashMap::new(),
+            claims: HashMap::new(),
+            installed: HashMap::new(),
+            dirty: HashSet::new(),
+            started: false,
+        }
+    }
+
+    /// A Service was added or changed.
+    pub fn set_service(&mut self, mut service: Service) {
+        let key = ServiceKey::of(&service.metadata);
+        service.metadata.managed_fields = None;
+        self.services.entry(key.clone()).or_default().service = Some(service);
+        self.dirty.insert(key);
+    }
+
+    /// A Service was deleted.
+    pub fn remove_service(&mut self, key: &ServiceKey) {
+        if let Some(known) = self.services.get_mut(key) {
+            known.service = None;
+            self.dirty.insert(key.clone());
+        }
+    }
+
+    /// An EndpointSlice was added or changed.
+    pub fn set_slice(&mut self, mut slice: EndpointSlice) {
+        let id = slice_id(&slice.metadata);
+        let owner = ServiceKey::of_slice(&slice.metadata);
+        if self.slices.get(&id) != owner.as_ref() {
+            self.remove_slice(&slice.metadata);
+        }
+        let Some(owner) = owner else { return };
+        slice.metadata.managed_fields = None;
+        self.services.entry(owner.clone()).or_default().slices.insert(id.1.clone(), slice);
+        self.slices.insert(id, owner.clone());
+        self.dirty.insert(owner);
+    }
+
+    /// An EndpointSlice was deleted.
+    pub fn remove_slice(&mut self, metadata: &ObjectMeta) {
+        let id = slice_id(metadata);
+        let Some(owner) = self.slices.remove(&id) else { return };
+        if let Some(known) = self.services.get_mut(&owner) {
+            known.slices.remove(&id.1);
+        }
+        self.dirty.insert(owner);
+    }
+
+    /// Writes what changed since the last time; the first time, everything. When the kernel
+    /// refuses a change (somebody flushed the rules), everything is written anew.
+    pub fn flush(&mut self) -> Result<usize> {
+        if self.started && self.dirty.is_empty() {
+            return Ok(0);
+        }
+        let changes = self.changes();
+        if self.started {
+            if let Err(error) = self.backend.update(&changes) {
+                tracing::warn!(
+                    error = %Chain(&error),
+                    "the kernel's Service rules are not as expected; replacing them"
+                );
+                self.started = false;
+            }
+        }
+        for change in &changes {
+            if change.after == Installed::default() {
+                self.installed.remove(&change.frontend);
+            } else {
+                self.installed.insert(change.frontend, change.after.clone());
+            }
+        }
+        if !self.started {
+            let all: Vec<Change> = self.everything();
+            self.backend.replace(&all)?;
+            self.started = true;
+            self.forget(&all);
+        }
+        self.forget(&changes);
+        Ok(changes.len())
+    }
+
+    fn everything(&self) -> Vec<Change> {
+        let change = |(frontend, after): (&Frontend, &Installed)| Change {
+            frontend: *frontend,
+            before: Installed::default(),
+            after: after.clone(),
+        };
+        self.installed.iter().map(change).collect()
+    }
+
+    fn forget(&mut self, changes: &[Change]) {
+        if let Err(error) = self.backend.forget(changes) {
+            tracing::warn!(error = %Chain(&error), "flows to removed endpoints may live on");
+        }
+    }
+
+    /// Plans every Service that changed; the result differs from what is installed.
+    fn changes(&mut self) -> Vec<Change> {
+        let mut affected: BTreeSet<Frontend> = BTreeSet::new();
+        for key in std::mem::take(&mut self.dirty) {
+            affected.extend(self.replan(&key));
+        }
+        affected
+            .into_iter()
+            .filter_map(|frontend| {
+                let before = self.installed.get(&frontend).cloned().unwrap_or_default();
+                let winner = self.claims.get(&frontend).and_then(|claims| claims.first());
+                let target =
+                    winner.and_then(|(_, key)| self.services.get(key)?.targets.get(&frontend));
+                let after = target
+                    .map(|target| Installed::place(frontend, target, &before))
+                    .unwrap_or_default();
+                (before != after).then_some(Change { frontend, before, after })
+            })
+            .collect()
+    }
+
+    /// Plans one Service anew; returns the frontends that it had or has.
+    fn replan(&mut self, key: &ServiceKey) -> Vec<Frontend> {
+        let Some(known) = self.services.get_mut(key) else { return Vec::new() };
+        let old_claim = (known.created.take(), key.clone());
+        let old = std::mem::take(&mut known.targets);
+        if let Some(service) = &known.service {
+            known.targets = plan_service(service, known.slices.values(), &self.config.node_name);
+            known.created = service.metadata.creation_timestamp.clone();
+        }
+        let new_claim = (known.created.clone(), key.clone());
+        for frontend in old.keys() {
+            if let Some(claims) = self.claims.get_mut(frontend) {
+                claims.remove(&old_claim);
+                if claims.is_empty() {
+                    self.claims.remove(frontend);
+                }
+            }
+        }
+        for frontend in known.targets.keys() {
+            let claims = self.claims.entry(*frontend).or_default();
+            claims.insert(new_claim.clone());
+            if claims.len() > 1 {
+                tracing::debug!(?frontend, service = ?key, "claimed by several Services");
+            }
+        }
+        let frontends = old.keys().chain(known.targets.keys()).copied().collect();
+        if known.service.is_none() && known.slices.is_empty() {
+            self.services.remove(key);
+        }
+        frontends
+    }
+}
+
+fn slice_id(metadata: &ObjectMeta) -> (String, String) {
+    (metadata.namespace.clone().unwrap_or_default(), metadata.name.clone().unwrap_or_default())
+}

@@ -1,0 +1,29 @@
+//! Removes everything that this crate ever put on the machine.
+
+use std::path::Path;
+
+use crate::netlink::{Protocol, Socket};
+use crate::nft::{self, Batch, Family};
+use crate::pods::{self, Directories, NetworkError, Result, Sysctls};
+use crate::proxy;
+
+/// Removes tables, links, routes, namespace pins and records, and restores kernel settings.
+/// Works whether or not anything is there, and while no other process of ours runs.
+pub fn teardown(run_dir: &Path) -> Result<()> {
+    let directories = Directories::new(run_dir);
+    let socket =
+        Socket::open(Protocol::Netfilter).map_err(NetworkError::kernel("open netfilter socket"))?;
+    for (family, table) in
+        [(Family::Ipv4, proxy::TABLE), (Family::Ipv6, proxy::TABLE), (Family::Ipv4, pods::TABLE)]
+    {
+        let mut batch = Batch::new(family, table);
+        batch.delete_table();
+        match nft::send(&socket, batch) {
+            Err(error) if error.is_missing() || error.is_unsupported() => {}
+            result => result.map_err(NetworkError::kernel("delete rules"))?,
+        }
+    }
+    pods::remove_links()?;
+    Sysctls::restore(&directories.saved_sysctls())?;
+    directories.remove()
+}
