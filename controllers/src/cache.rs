@@ -111,16 +111,24 @@ pub struct Cache<K> {
     /// applied and announced, so that handlers see changes in order.
     followed: Mutex<u64>,
     synced: watch::Sender<bool>,
+    /// Takes away what nobody reads.
+    trim: fn(&mut K),
 }
 
 impl<K: Cached> Cache<K> {
     /// An empty cache; [`Cache::run`] fills it.
     pub fn new() -> Arc<Self> {
+        Self::trimmed(|_| {})
+    }
+
+    /// An empty cache that keeps objects without what `trim` takes away.
+    pub fn trimmed(trim: fn(&mut K)) -> Arc<Self> {
         Arc::new(Self {
             objects: RwLock::new(BTreeMap::new()),
             handlers: RwLock::new(Vec::new()),
             followed: Mutex::new(0),
             synced: watch::Sender::new(false),
+            trim,
         })
     }
 
@@ -266,6 +274,7 @@ impl<K: Cached> Cache<K> {
 
     fn apply(&self, mut object: K, number: u64) {
         object.meta_mut().managed_fields = None;
+        (self.trim)(&mut object);
         let key = ObjectKey::of(&object);
         let new = Arc::new(object);
         let old = {

@@ -9,7 +9,11 @@ use tokio_util::sync::CancellationToken;
 
 use crate::context::{Context, ControllersConfig};
 use crate::endpoint::{legacy, mirror, slice};
-use crate::{deployment, load_balancer, replicas, root_ca, scheduler, service_account, well_known};
+use crate::inventory::Inventory;
+use crate::{
+    deployment, garbage_collector, load_balancer, namespace, replicas, root_ca, scheduler,
+    service_account, well_known,
+};
 
 /// The workers of one controller.
 type Workers = Pin<Box<dyn Future<Output = ()> + Send>>;
@@ -17,6 +21,7 @@ type Workers = Pin<Box<dyn Future<Output = ()> + Send>>;
 /// Runs every controller and the scheduler until `token` is cancelled.
 pub async fn run(client: Client, config: ControllersConfig, token: CancellationToken) {
     let context = Context::new(client, config, token.clone());
+    let inventory = Inventory::new(&context);
     // Subscribe first, so that no change is missed; fill the caches; then work.
     let controllers: Vec<Workers> = vec![
         Box::pin(service_account::workers(&context)),
@@ -29,8 +34,11 @@ pub async fn run(client: Client, config: ControllersConfig, token: CancellationT
         Box::pin(replicas::workers(&context, &context.caches.replica_sets)),
         Box::pin(deployment::workers(&context)),
         Box::pin(scheduler::workers(&context)),
+        Box::pin(namespace::workers(&context, &inventory)),
+        Box::pin(garbage_collector::workers(&context, &inventory)),
     ];
     context.caches.start(&context.client, &token);
+    inventory.start(&context);
     tokio::select! {
         () = token.cancelled() => return,
         () = context.caches.synced() => {}

@@ -1,0 +1,346 @@
+//! Who owns whom, and what follows from it.
+
+use std::collections::{HashMap, HashSet};
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference};
+
+/// The finalizer of an object whose dependents go first.
+pub const FOREGROUND: &str = "foregroundDeletion";
+/// The finalizer of an object whose dependents are to stay.
+pub const ORPHAN: &str = "orphan";
+
+/// What the graph keeps of an object.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Object {
+    /// The index of its kind.
+    pub kind: usize,
+    /// Its namespace, empty for cluster scope.
+    pub namespace: String,
+    /// Its name.
+    pub name: String,
+    /// Its version.
+    pub resource_version: Option<String>,
+    /// Its owners.
+    pub owners: Vec<OwnerReference>,
+    /// Its finalizers.
+    pub finalizers: Vec<String>,
+    /// Whether it is being deleted.
+    pub deleting: bool,
+}
+
+impl Object {
+    /// What matters of `meta`.
+    pub fn new(kind: usize, meta: &ObjectMeta) -> Self {
+        Self {
+            kind,
+            namespace: meta.namespace.clone().unwrap_or_default(),
+            name: meta.name.clone().unwrap_or_default(),
+            resource_version: meta.resource_version.clone(),
+            owners: meta.owner_references.clone().unwrap_or_default(),
+            finalizers: meta.finalizers.clone().unwrap_or_default(),
+            deleting: meta.deletion_timestamp.is_some(),
+        }
+    }
+
+    fn has(&self, finalizer: &str) -> bool {
+        self.finalizers.iter().any(|known| known == finalizer)
+    }
+
+    /// Whether its dependents go before it.
+    pub fn is_foreground(&self) -> bool {
+        self.deleting && self.has(FOREGROUND)
+    }
+
+    /// Whether its dependents are to be set free.
+    pub fn is_orphaning(&self) -> bool {
+        self.deleting && self.has(ORPHAN)
+    }
+}
+
+/// Every object by uid, with the reverse of ownership.
+#[derive(Default)]
+pub struct Graph {
+    objects: HashMap<String, Object>,
+    dependents: HashMap<String, HashSet<String>>,
+}
+
+/// What to do about one object.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Decision {
+    /// Nothing now.
+    Keep,
+    /// Delete it with this propagation policy.
+    Delete(Propagation),
+    /// It has other owners: only these references remain.
+    Disown(Vec<OwnerReference>),
+    /// Its dependents are dealt with: take the finalizer away.
+    Finish(&'static str),
+    /// Set these dependents free, then take the finalizer away.
+    Orphan(Vec<String>),
+}
+
+/// How a deletion treats dependents.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Propagation {
+    /// They go later.
+    Background,
+    /// They go first.
+    Foreground,
+    /// They stay.
+    Orphan,
+}
+
+/// What is known of an owner.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Owner {
+    Solid,
+    /// It waits for its dependents to go.
+    Waiting,
+    Unknown,
+}
+
+impl Graph {
+    /// The object with that uid.
+    pub fn get(&self, uid: &str) -> Option<&Object> {
+        self.objects.get(uid)
+    }
+
+    /// Takes in an object; returns the uids that deserve a look.
+    pub fn apply(&mut self, uid: &str, object: Object) -> Vec<String> {
+        let known = self.objects.get(uid);
+        let owners_changed = known.is_none_or(|known| known.owners != object.owners);
+        let turned = known.is_none_or(|known| {
+            known.deleting != object.deleting || known.finalizers != object.finalizers
+        });
+        let mut look = Vec::new();
+        if owners_changed {
+            for owner in known.map(|known| known.owners.clone()).unwrap_or_default() {
+                self.detach(&owner.uid, uid);
+                // Its foreground deletion may have waited for this one alone.
+                look.extend(self.foreground_owner(&owner.uid));
+            }
+            for owner in &object.owners {
+                self.dependents.entry(owner.uid.clone()).or_default().insert(uid.to_owned());
+            }
+            if !object.owners.is_empty() {
+                look.push(uid.to_owned());
+            }
+        }
+        if turned && (object.is_foreground() || object.is_orphaning()) {
+            look.push(uid.to_owned());
+            if object.is_foreground() {
+                look.extend(self.dependents_of(uid));
+            }
+        }
+        self.objects.insert(uid.to_owned(), object);
+        look
+    }
+
+    /// Forgets an object; returns the uids that deserve a look.
+    pub fn remove(&mut self, uid: &str) -> Vec<String> {
+        let Some(object) = self.objects.remove(uid) else { return Vec::new() };
+        let mut look: Vec<String> = self.dependents_of(uid);
+        for owner in &object.owners {
+            self.detach(&owner.uid, uid);
+            look.extend(self.foreground_owner(&owner.uid));
+        }
+        look
+    }
+
+    /// The owners of an object that the graph cannot vouch for, so that the API must be asked.
+    pub fn unknown_owners(&self, uid: &str) -> Vec<OwnerReference> {
+        let Some(object) = self.objects.get(uid) else { return Vec::new() };
+        let unknown = |owner: &&OwnerReference| self.owner(object, owner) == Owner::Unknown;
+        object.owners.iter().filter(unknown).cloned().collect()
+    }
+
+    /// Decides about one object; `absent` holds the uids of owners that do not exist.
+    pub fn decide(&self, uid: &str, absent: &HashSet<String>) -> Decision {
+        let Some(object) = self.objects.get(uid) else { return Decision::Keep };
+        if object.is_orphaning() {
+            return Decision::Orphan(self.dependents_of(uid));
+        }
+        if object.is_foreground() {
+            let blocked =
+                self.dependents_of(uid).iter().any(|dependent| self.blocks(dependent, uid));
+            return if blocked { Decision::Keep } else { Decision::Finish(FOREGROUND) };
+        }
+        if object.deleting || object.owners.is_empty() {
+            return Decision::Keep;
+        }
+        let state = |owner: &OwnerReference| match self.owner(object, owner) {
+            // What neither the graph nor the API denies is taken to exist.
+            Owner::Unknown if !absent.contains(&owner.uid) => Owner::Solid,
+            state => state,
+        };
+        let solid: Vec<OwnerReference> =
+            object.owners.iter().filter(|owner| state(owner) == Owner::Solid).cloned().collect();
+        if solid.len() == object.owners.len() {
+            return Decision::Keep;
+        }
+        if !solid.is_empty() {
+            return Decision::Disown(solid);
+        }
+        let waited_for = object.owners.iter().any(|owner| state(owner) == Owner::Waiting);
+        let has_dependents = self.dependents.get(uid).is_some_and(|known| !known.is_empty());
+        Decision::Delete(if object.has(ORPHAN) {
+            Propagation::Orphan
+        } else if object.has(FOREGROUND) || (waited_for && has_dependents) {
+            Propagation::Foreground
+        } else {
+            Propagation::Background
+        })
+    }
+
+    /// The uids of the dependents of an object.
+    pub fn dependents_of(&self, uid: &str) -> Vec<String> {
+        self.dependents.get(uid).into_iter().flatten().cloned().collect()
+    }
+
+    fn owner(&self, object: &Object, reference: &OwnerReference) -> Owner {
+        let Some(owner) = self.objects.get(&reference.uid) else { return Owner::Unknown };
+        // An owner lives in the same namespace or in none.
+        let reachable = owner.namespace.is_empty() || owner.namespace == object.namespace;
+        if !reachable || owner.name != reference.name {
+            return Owner::Unknown;
+        }
+        if owner.is_foreground() { Owner::Waiting } else { Owner::Solid }
+    }
+
+    fn blocks(&self, dependent: &str, owner: &str) -> bool {
+        self.objects.get(dependent).is_some_and(|object| {
+            object.owners.iter().any(|reference| {
+                reference.uid == owner && reference.block_owner_deletion == Some(true)
+            })
+        })
+    }
+
+    fn foreground_owner(&self, uid: &str) -> Option<String> {
+        self.objects.get(uid).is_some_and(Object::is_foreground).then(|| uid.to_owned())
+    }
+
+    fn detach(&mut self, owner: &str, dependent: &str) {
+        if let Some(known) = self.dependents.get_mut(owner) {
+            known.remove(dependent);
+            if known.is_empty() {
+                self.dependents.remove(owner);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    fn object(name: &str, owners: &[(&str, bool)]) -> Object {
+        Object {
+            namespace: "default".to_owned(),
+            name: name.to_owned(),
+            owners: owners
+                .iter()
+                .map(|(uid, block)| OwnerReference {
+                    uid: (*uid).to_owned(),
+                    name: (*uid).to_owned(),
+                    block_owner_deletion: Some(*block),
+                    ..OwnerReference::default()
+                })
+                .collect(),
+            ..Object::default()
+        }
+    }
+
+    fn deleting(mut object: Object, finalizer: &str) -> Object {
+        object.deleting = true;
+        object.finalizers = vec![finalizer.to_owned()];
+        object
+    }
+
+    fn absent(uids: &[&str]) -> HashSet<String> {
+        uids.iter().map(|uid| (*uid).to_owned()).collect()
+    }
+
+    #[test]
+    fn dependents_of_a_removed_owner_are_deleted() {
+        let mut graph = Graph::default();
+        graph.apply("set", object("set", &[]));
+        graph.apply("pod", object("pod", &[("set", true)]));
+        assert_eq!(graph.decide("pod", &absent(&[])), Decision::Keep);
+        assert_eq!(graph.remove("set"), ["pod"]);
+        assert_eq!(graph.unknown_owners("pod").len(), 1);
+        // The API has not confirmed that the owner is gone.
+        assert_eq!(graph.decide("pod", &absent(&[])), Decision::Keep);
+        assert_eq!(
+            graph.decide("pod", &absent(&["set"])),
+            Decision::Delete(Propagation::Background)
+        );
+    }
+
+    #[test]
+    fn one_remaining_owner_keeps_an_object() {
+        let mut graph = Graph::default();
+        graph.apply("a", object("a", &[]));
+        graph.apply("pod", object("pod", &[("a", true), ("b", true)]));
+        match graph.decide("pod", &absent(&["b"])) {
+            Decision::Disown(owners) => assert_eq!(owners[0].uid, "a"),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn foreground_deletion_goes_from_the_leaves_up() {
+        let mut graph = Graph::default();
+        graph.apply("deployment", object("deployment", &[]));
+        graph.apply("set", object("set", &[("deployment", true)]));
+        graph.apply("pod", object("pod", &[("set", true)]));
+        let look = graph.apply("deployment", deleting(object("deployment", &[]), FOREGROUND));
+        assert_eq!(look, ["deployment", "set"]);
+        let none = absent(&[]);
+        assert_eq!(graph.decide("deployment", &none), Decision::Keep);
+        assert_eq!(graph.decide("set", &none), Decision::Delete(Propagation::Foreground));
+        graph.apply("set", deleting(object("set", &[("deployment", true)]), FOREGROUND));
+        assert_eq!(graph.decide("set", &none), Decision::Keep);
+        assert_eq!(graph.decide("pod", &none), Decision::Delete(Propagation::Background));
+        assert_eq!(graph.remove("pod"), ["set"]);
+        assert_eq!(graph.decide("set", &none), Decision::Finish(FOREGROUND));
+        assert_eq!(graph.remove("set"), ["deployment"]);
+        assert_eq!(graph.decide("deployment", &none), Decision::Finish(FOREGROUND));
+    }
+
+    #[test]
+    fn dependents_that_do_not_block_are_not_waited_for() {
+        let mut graph = Graph::default();
+        graph.apply("set", deleting(object("set", &[]), FOREGROUND));
+        graph.apply("pod", object("pod", &[("set", false)]));
+        assert_eq!(graph.decide("set", &absent(&[])), Decision::Finish(FOREGROUND));
+        assert_eq!(graph.decide("pod", &absent(&[])), Decision::Delete(Propagation::Background));
+    }
+
+    #[test]
+    fn orphans_are_set_free() {
+        let mut graph = Graph::default();
+        graph.apply("pod", object("pod", &[("set", true)]));
+        let look = graph.apply("set", deleting(object("set", &[]), ORPHAN));
+        assert_eq!(look, ["set"]);
+        let none = absent(&[]);
+        assert_eq!(graph.decide("set", &none), Decision::Orphan(vec!["pod".to_owned()]));
+        assert_eq!(graph.decide("pod", &none), Decision::Keep);
+        graph.apply("pod", object("pod", &[]));
+        assert_eq!(graph.decide("set", &none), Decision::Orphan(Vec::new()));
+    }
+
+    #[test]
+    fn an_owner_in_another_namespace_is_no_owner() {
+        let mut graph = Graph::default();
+        let mut foreign = object("set", &[]);
+        foreign.namespace = "other".to_owned();
+        graph.apply("set", foreign);
+        graph.apply("pod", object("pod", &[("set", true)]));
+        assert_eq!(graph.unknown_owners("pod").len(), 1);
+        let mut cluster = object("set", &[]);
+        cluster.namespace = String::new();
+        graph.apply("set", cluster);
+        assert!(graph.unknown_owners("pod").is_empty());
+    }
+}

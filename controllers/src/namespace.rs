@@ -1,0 +1,290 @@
+//! The Namespace controller: a namespace that is being deleted is emptied, and finalized when
+//! nothing is left in it.
+
+use std::future::Future;
+use std::sync::Arc;
+
+use futures::future::join_all;
+use jiff::Timestamp;
+use k8s_openapi::api::core::v1::{Namespace, NamespaceCondition};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use kube::api::{Api, DeleteParams, DynamicObject, ListParams, PostParams};
+
+use crate::cache::ObjectKey;
+use crate::context::Context;
+use crate::error::Error;
+use crate::inventory::{Inventory, Kind};
+use crate::queue::{Queue, Requeue};
+use crate::request;
+
+/// How many namespaces are emptied at once.
+const WORKERS: usize = 4;
+/// The finalizer that this controller takes away.
+const FINALIZER: &str = "kubernetes";
+
+/// What is left of one kind in a namespace.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Remainder {
+    /// `plural.group`, with a bare dot for the core group.
+    pub resource: String,
+    /// How many objects.
+    pub count: usize,
+    /// Their finalizers, each as often as it occurs.
+    pub finalizers: Vec<String>,
+}
+
+/// The conditions that tell how the deletion gets on.
+pub fn conditions(
+    known: &[NamespaceCondition],
+    remainders: &[Remainder],
+    failures: &[String],
+    now: Timestamp,
+) -> Vec<NamespaceCondition> {
+    let content = if failures.is_empty() {
+        (
+            false,
+            "ContentDeleted",
+            "All content successfully deleted, may be waiting on finalization".to_owned(),
+        )
+    } else {
+        let message = format!(
+            "Failed to delete all resource types, {} remaining: {}",
+            failures.len(),
+            failures.join(", ")
+        );
+        (true, "ContentDeletionFailed", message)
+    };
+    let mut resources: Vec<String> = remainders
+        .iter()
+        .map(|left| format!("{} has {} resource instances", left.resource, left.count))
+        .collect();
+    resources.sort();
+    let remaining = if resources.is_empty() {
+        (false, "ContentRemoved", "All content successfully removed".to_owned())
+    } else {
+        let message = format!("Some resources are remaining: {}", resources.join(", "));
+        (true, "SomeResourcesRemain", message)
+    };
+    let mut counts = std::collections::BTreeMap::<&str, usize>::new();
+    for finalizer in remainders.iter().flat_map(|left| &left.finalizers) {
+        *counts.entry(finalizer).or_default() += 1;
+    }
+    let finalizers = if counts.is_empty() {
+        (false, "ContentHasNoFinalizers", "All content-preserving finalizers finished".to_owned())
+    } else {
+        let texts: Vec<String> = counts
+            .iter()
+            .map(|(finalizer, count)| format!("{finalizer} in {count} resource instances"))
+            .collect();
+        let message =
+            format!("Some content in the namespace has finalizers remaining: {}", texts.join(", "));
+        (true, "SomeFinalizersRemain", message)
+    };
+    [
+        (
+            "NamespaceDeletionDiscoveryFailure",
+            (false, "ResourcesDiscovered", "All resources successfully discovered".to_owned()),
+        ),
+        (
+            "NamespaceDeletionGroupVersionParsingFailure",
+            (false, "ParsedGroupVersions", "All legacy kube types successfully parsed".to_owned()),
+        ),
+        ("NamespaceDeletionContentFailure", content),
+        ("NamespaceContentRemaining", remaining),
+        ("NamespaceFinalizersRemaining", finalizers),
+    ]
+    .into_iter()
+    .map(|(kind, (holds, reason, message))| {
+        let status = if holds { "True" } else { "False" };
+        let before = known.iter().find(|condition| condition.type_ == kind);
+        let since = before
+            .filter(|before| before.status == status)
+            .and_then(|before| before.last_transition_time.clone())
+            .unwrap_or(Time(now));
+        NamespaceCondition {
+            type_: kind.to_owned(),
+            status: status.to_owned(),
+            reason: Some(reason.to_owned()),
+            message: Some(message),
+            last_transition_time: Some(since),
+        }
+    })
+    .collect()
+}
+
+/// Subscribes to what matters and returns the workers, to be run when the caches are filled.
+pub fn workers(
+    context: &Arc<Context>,
+    inventory: &Arc<Inventory>,
+) -> impl Future<Output = ()> + Send + use<> {
+    let queue: Arc<Queue<ObjectKey>> = Queue::new();
+    let wake = queue.clone();
+    context.caches.namespaces.on_change(move |change| {
+        if change.object().metadata.deletion_timestamp.is_some() {
+            wake.add(ObjectKey::of(change.object().as_ref()));
+        }
+    });
+    // Whatever leaves a namespace may have been the last thing in it.
+    let (wake, namespaces) = (queue.clone(), context.caches.namespaces.clone());
+    inventory.on_sighting(move |sighting| {
+        let Some(name) = sighting.meta.namespace.as_deref().filter(|_| sighting.gone) else {
+            return;
+        };
+        let key = ObjectKey::new("", name);
+        let ending = namespaces
+            .get(&key)
+            .is_some_and(|namespace| namespace.metadata.deletion_timestamp.is_some());
+        if ending {
+            wake.add(key);
+        }
+    });
+    let (context, inventory) = (context.clone(), inventory.clone());
+    async move {
+        let token = context.token.clone();
+        queue
+            .run("namespace-controller", WORKERS, token, move |key| {
+                reconcile(context.clone(), inventory.clone(), key)
+            })
+            .await;
+    }
+}
+
+async fn reconcile(
+    context: Arc<Context>,
+    inventory: Arc<Inventory>,
+    key: ObjectKey,
+) -> Result<Requeue, Error> {
+    let namespace = context.caches.namespaces.get(&key);
+    let Some(namespace) = namespace.filter(|known| known.metadata.deletion_timestamp.is_some())
+    else {
+        return Ok(Requeue::Never);
+    };
+    let finalizers = namespace.spec.as_ref().and_then(|spec| spec.finalizers.clone());
+    let finalizers = finalizers.unwrap_or_default();
+    if !finalizers.iter().any(|finalizer| finalizer == FINALIZER) {
+        return Ok(Requeue::Never);
+    }
+    let kinds = inventory.kinds.iter().filter(|kind| kind.namespaced);
+    let outcomes = join_all(kinds.map(|kind| empty(&context, kind, &key.name))).await;
+    let mut remainders = Vec::new();
+    let mut failures = Vec::new();
+    for outcome in outcomes {
+        match outcome {
+            Ok(None) => {}
+            Ok(Some(remainder)) => remainders.push(remainder),
+            Err(error) => failures.push(error),
+        }
+    }
+    let messages: Vec<String> = failures.iter().map(Error::message).collect();
+    let mut current = (*namespace).clone();
+    let status = current.status.get_or_insert_default();
+    status.phase = Some("Terminating".to_owned());
+    let known = status.conditions.take().unwrap_or_default();
+    status.conditions = Some(conditions(&known, &remainders, &messages, Timestamp::now()));
+    let api: Api<Namespace> = Api::all(context.client.clone());
+    let parameters = PostParams::default();
+    if current != *namespace {
+        match api.replace_status(&key.name, &parameters, &current).await {
+            Ok(written) => {
+                current.metadata.resource_version = written.metadata.resource_version.clone();
+                context.caches.namespaces.observe(written);
+            }
+            Err(kube::Error::Api(status)) if status.is_not_found() => return Ok(Requeue::Never),
+            Err(error) => {
+                return Err(request::failed::<Namespace>("update status of", &key)(error));
+            }
+        }
+    }
+    if let Some(first) = failures.into_iter().next() {
+        return Err(first);
+    }
+    if !remainders.is_empty() {
+        return Ok(Requeue::Never);
+    }
+    current.spec.get_or_insert_default().finalizers =
+        Some(finalizers.into_iter().filter(|finalizer| finalizer != FINALIZER).collect());
+    match api.replace_subresource("finalize", &key.name, &parameters, &current).await {
+        Ok(_) => Ok(Requeue::Never),
+        Err(kube::Error::Api(status)) if status.is_not_found() => Ok(Requeue::Never),
+        Err(error) => Err(request::failed::<Namespace>("finalize", &key)(error)),
+    }
+}
+
+/// Deletes every object of a kind and returns what is left of it.
+async fn empty(
+    context: &Context,
+    kind: &Kind,
+    namespace: &str,
+) -> Result<Option<Remainder>, Error> {
+    let api: Api<DynamicObject> =
+        Api::namespaced_with(context.client.clone(), namespace, &kind.resource);
+    let key = ObjectKey::new(namespace, "*");
+    let failed = |operation: &'static str| {
+        let (kind, key) = (kind.resource.kind.clone(), key.to_string());
+        move |source| Error::Request { operation, kind, key, source: Box::new(source) }
+    };
+    let all = ListParams::default();
+    let found = api.list_metadata(&all).await.map_err(failed("list"))?;
+    if found.items.is_empty() {
+        return Ok(None);
+    }
+    let background = DeleteParams::background();
+    if kind.collection {
+        api.delete_collection(&background, &all).await.map_err(failed("delete"))?;
+    } else {
+        for object in found.items {
+            let name = object.metadata.name.unwrap_or_default();
+            match api.delete(&name, &background).await {
+                Ok(_) => {}
+                Err(kube::Error::Api(status)) if status.is_not_found() => {}
+                Err(error) => return Err(failed("delete")(error)),
+            }
+        }
+    }
+    let left = api.list_metadata(&all).await.map_err(failed("list"))?;
+    Ok((!left.items.is_empty()).then(|| Remainder {
+        resource: format!("{}.{}", kind.resource.plural, kind.resource.group),
+        count: left.items.len(),
+        finalizers: left
+            .items
+            .into_iter()
+            .flat_map(|object| object.metadata.finalizers.unwrap_or_default())
+            .collect(),
+    }))
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn conditions_say_what_is_left_and_keep_their_times() {
+        let then = Timestamp::UNIX_EPOCH;
+        let left = Remainder {
+            resource: "pods.".to_owned(),
+            count: 2,
+            finalizers: vec!["example.com/a".to_owned(), "example.com/a".to_owned()],
+        };
+        let first = conditions(&[], &[left], &[], then);
+        let message = |conditions: &[NamespaceCondition], kind: &str| {
+            let found = conditions.iter().find(|known| known.type_ == kind).unwrap();
+            (found.status.clone(), found.message.clone().unwrap())
+        };
+        assert_eq!(
+            message(&first, "NamespaceContentRemaining"),
+            (
+                "True".to_owned(),
+                "Some resources are remaining: pods. has 2 resource instances".to_owned()
+            )
+        );
+        assert_eq!(
+            message(&first, "NamespaceFinalizersRemaining").1,
+            "Some content in the namespace has finalizers remaining: example.com/a in 2 resource instances"
+        );
+        let later = conditions(&first, &[], &[], "2024-01-01T00:00:00Z".parse().unwrap());
+        assert_eq!(message(&later, "NamespaceContentRemaining").0, "False");
+        assert_eq!(later[0].last_transition_time, Some(Time(then)));
+        assert_ne!(later[3].last_transition_time, Some(Time(then)));
+    }
+}
