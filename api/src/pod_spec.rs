@@ -10,5 +10,6 @@ mod validation;
 mod volume;
 
 pub use container::validate_ephemeral_containers;
+pub use probe::validate_port;
 pub use template::{validate_selector_and_labels, validate_template};
 pub use validation::validate_pod_spec;

@@ -427,3 +427,78 @@ fn search(wanted: impl Fn(&Served) -> bool) -> Option<(&'static Resource, &'stat
         .iter()
         .find_map(|resource| resource.served.iter().find(|s| wanted(s)).map(|s| (resource, s)))
 }
+
+/// Served versions that upstream calls deprecated: group, version, kind, since, gone in, successor.
+const DEPRECATED: &[(&str, &str, &str, &str, &str, &str)] = &[
+    ("apps", "v1alpha1", "PetSet", "v1.5", "v1.5", "apps/v1 StatefulSet"),
+    ("apps", "v1beta1", "ControllerRevision", "v1.8", "v1.16", "apps/v1 ControllerRevision"),
+    ("apps", "v1beta1", "Deployment", "v1.8", "v1.16", "apps/v1 Deployment"),
+    ("apps", "v1beta1", "StatefulSet", "v1.8", "v1.16", "apps/v1 StatefulSet"),
+    ("apps", "v1beta2", "ControllerRevision", "v1.9", "v1.16", "apps/v1 ControllerRevision"),
+    ("apps", "v1beta2", "DaemonSet", "v1.9", "v1.16", "apps/v1 DaemonSet"),
+    ("apps", "v1beta2", "Deployment", "v1.9", "v1.16", "apps/v1 Deployment"),
+    ("apps", "v1beta2", "ReplicaSet", "v1.9", "v1.16", "apps/v1 ReplicaSet"),
+    ("apps", "v1beta2", "StatefulSet", "v1.9", "v1.16", "apps/v1 StatefulSet"),
+    ("batch", "v1beta1", "CronJob", "v1.21", "v1.25", "batch/v1 CronJob"),
+    ("extensions", "v1beta1", "DaemonSet", "v1.8", "v1.16", "apps/v1 DaemonSet"),
+    ("extensions", "v1beta1", "Deployment", "v1.8", "v1.16", "apps/v1 Deployment"),
+    ("extensions", "v1beta1", "ReplicaSet", "v1.8", "v1.16", "apps/v1 ReplicaSet"),
+    ("policy", "v1beta1", "PodDisruptionBudget", "v1.21", "v1.25", "policy/v1 PodDisruptionBudget"),
+];
+
+/// The warning for requests to a deprecated version; `None` for the others.
+pub fn deprecation_warning(served: &Served) -> Option<String> {
+    if served.group.is_empty() && served.kind == "Endpoints" {
+        return Some(
+            "v1 Endpoints is deprecated in v1.33+; use discovery.k8s.io/v1 EndpointSlice"
+                .to_owned(),
+        );
+    }
+    let (_, _, kind, since, gone, successor) = DEPRECATED.iter().find(|entry| {
+        entry.0 == served.group && entry.1 == served.version && entry.2 == served.kind
+    })?;
+    Some(format!(
+        "{} {kind} is deprecated in {since}+, unavailable in {gone}+; use {successor}",
+        served.api_version()
+    ))
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn every_row_is_whole() {
+        for resource in resources() {
+            let storage = resource.storage();
+            let (api_version, kind) = resource.behaviour.stored();
+            assert_eq!((storage.api_version().as_str(), storage.kind), (api_version, kind));
+            let cells = resource.behaviour.cells(&json!({ "metadata": {} }), Timestamp::UNIX_EPOCH);
+            assert_eq!(cells.len(), resource.behaviour.columns().len(), "{kind}");
+            for served in resource.served {
+                let found = find(served.group, served.version, served.plural).unwrap();
+                assert_eq!(found.1, served);
+                // Decoding twice changes nothing, and what is decoded can be encoded again.
+                let mut object = json!({ "metadata": { "name": "x" } });
+                resource.behaviour.decode(served, &mut object).unwrap();
+                let once = object.clone();
+                resource.behaviour.decode(storage, &mut object).unwrap();
+                assert_eq!(object, once, "{kind}");
+                resource.behaviour.encode(served, &mut object);
+                assert_eq!(object["kind"], served.kind);
+            }
+        }
+    }
+
+    #[test]
+    fn warnings_for_old_versions() {
+        let (_, old) = find("apps", "v1beta1", "deployments").unwrap();
+        assert_eq!(
+            deprecation_warning(old).unwrap(),
+            "apps/v1beta1 Deployment is deprecated in v1.8+, unavailable in v1.16+; use apps/v1 Deployment"
+        );
+        assert_eq!(deprecation_warning(find("apps", "v1", "deployments").unwrap().1), None);
+    }
+}

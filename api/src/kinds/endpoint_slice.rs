@@ -1,13 +1,16 @@
 //! EndpointSlice.
 
+use std::collections::BTreeSet;
+
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
 use super::row;
 use crate::defaults::{items_at, set_default, set_default_text, take};
-use crate::field::same;
+use crate::field::{Field, same};
 use crate::field_error::ErrorList;
-use crate::registry::{Behaviour, Cell, Column, Resource, Served};
+use crate::names;
+use crate::registry::{Behaviour, Cell, Column, Resource, Served, Subresource};
 
 /// The row of the resource table.
 pub const RESOURCE: Resource = Resource::new(SERVED, &EndpointSlice).with_generation();
@@ -41,6 +44,51 @@ impl Behaviour for EndpointSlice {
         let differs = |key: &str| !same(&object[key], &old[key]);
         let labels = |value: &Value| value["metadata"]["labels"].clone();
         differs("endpoints") || differs("ports") || !same(&labels(object), &labels(old))
+    }
+
+    fn validate(&self, object: &Value) -> ErrorList {
+        let object = Field::root(object);
+        let kind = object.at("addressType");
+        let mut errors = ErrorList::new();
+        if kind.is_empty() {
+            errors.push(kind.required(""));
+        } else {
+            errors.extend(kind.one_of(&["FQDN", "IPv4", "IPv6"]));
+        }
+        for endpoint in object.at("endpoints").items() {
+            let addresses = endpoint.at("addresses");
+            if addresses.is_empty() {
+                errors.push(addresses.required("must contain at least 1 address"));
+            }
+            for address in addresses.items() {
+                let fits = match kind.str() {
+                    "IPv4" => address.str().parse::<std::net::Ipv4Addr>().is_ok(),
+                    "IPv6" => address.str().parse::<std::net::Ipv6Addr>().is_ok(),
+                    _ => true,
+                };
+                if !fits {
+                    errors.push(address.invalid(format!("must be a valid {} address", kind.str())));
+                }
+            }
+        }
+        let mut seen = BTreeSet::new();
+        for port in object.at("ports").items() {
+            let name = port.at("name");
+            if !name.is_empty() {
+                errors.extend(name.invalid_each(names::dns1123_label(name.str())));
+            }
+            if !seen.insert(name.str()) {
+                errors.push(name.duplicate());
+            }
+            errors.extend(port.at("protocol").one_of(&["SCTP", "TCP", "UDP"]));
+        }
+        errors
+    }
+
+    fn validate_update(&self, object: &Value, old: &Value, _: Subresource<'_>) -> ErrorList {
+        let mut errors = self.validate(object);
+        errors.extend(Field::root(object).at("addressType").immutable(&old["addressType"]));
+        errors
     }
 
     fn columns(&self) -> &'static [Column] {

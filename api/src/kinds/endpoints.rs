@@ -5,7 +5,9 @@ use serde_json::Value;
 
 use super::row;
 use crate::defaults::{items_at, set_default_text};
-use crate::field_error::ErrorList;
+use crate::field::Field;
+use crate::field_error::{ErrorList, FieldError};
+use crate::names;
 use crate::registry::{Behaviour, Cell, Column, Resource, Served};
 
 /// The row of the resource table.
@@ -28,6 +30,33 @@ impl Behaviour for Endpoints {
             }
         }
         Ok(())
+    }
+
+    fn validate(&self, object: &Value) -> ErrorList {
+        let mut errors = ErrorList::new();
+        for subset in Field::root(object).at("subsets").items() {
+            let lists = ["addresses", "notReadyAddresses"].map(|name| subset.at(name));
+            if lists.iter().all(Field::is_empty) {
+                errors.push(subset.required("must specify `addresses` or `notReadyAddresses`"));
+            }
+            for address in lists.iter().flat_map(Field::items) {
+                let ip = address.at("ip");
+                errors.extend(ip.invalid_each(names::ip(ip.str())));
+            }
+            let ports = subset.at("ports");
+            for port in ports.items() {
+                let (name, number) = (port.at("name"), port.at("port"));
+                if ports.len() > 1 && name.is_empty() {
+                    errors.push(name.required(""));
+                }
+                let value = number.int().unwrap_or(0);
+                for message in names::port_number(value) {
+                    errors.push(FieldError::invalid(&number.path, value, message));
+                }
+                errors.extend(port.at("protocol").one_of(&["SCTP", "TCP", "UDP"]));
+            }
+        }
+        errors
     }
 
     fn columns(&self) -> &'static [Column] {

@@ -7,7 +7,9 @@ use serde_json::{Value, json};
 
 use super::row;
 use crate::defaults::{child, object_at, set, set_default};
-use crate::field_error::ErrorList;
+use crate::field::Field;
+use crate::field_error::{ErrorList, FieldError};
+use crate::names;
 use crate::registry::{Behaviour, Cell, Column, Resource, Served};
 
 /// The row of the resource table.
@@ -60,6 +62,58 @@ impl Behaviour for HorizontalPodAutoscaler {
 
     fn prepare_for_create(&self, object: &mut Value) {
         set(object, "status", json!({ "desiredReplicas": 0, "currentMetrics": null }));
+    }
+
+    fn validate(&self, object: &Value) -> ErrorList {
+        let spec = Field::root(object).at("spec");
+        let mut errors = ErrorList::new();
+        let (least, most) = (spec.at("minReplicas"), spec.at("maxReplicas"));
+        let lower = least.int().unwrap_or(1);
+        if lower < 1 {
+            errors.push(least.invalid("must be greater than or equal to 1"));
+        }
+        let upper = most.int().unwrap_or(0);
+        if upper < 1 {
+            errors.push(FieldError::invalid(&most.path, upper, "must be greater than 0"));
+        }
+        if upper < lower {
+            let detail = "must be greater than or equal to `minReplicas`";
+            errors.push(FieldError::invalid(&most.path, upper, detail));
+        }
+        let target = spec.at("scaleTargetRef");
+        for name in ["kind", "name"] {
+            let field = target.at(name);
+            if field.is_empty() {
+                errors.push(field.required(""));
+            } else {
+                errors.extend(field.invalid_each(names::path_segment(field.str())));
+            }
+        }
+        for metric in spec.at("metrics").items() {
+            let kind = metric.at("type");
+            if kind.is_empty() {
+                errors.push(kind.required("must specify a metric source type"));
+                continue;
+            }
+            errors.extend(kind.one_of(&[
+                "ContainerResource",
+                "External",
+                "Object",
+                "Pods",
+                "Resource",
+            ]));
+            let resource = metric.at("resource");
+            if kind.str() == "Resource" {
+                let utilization = resource.at("target").at("averageUtilization");
+                if utilization.int().is_some_and(|percent| percent < 1) {
+                    errors.push(utilization.invalid("must be greater than 0"));
+                }
+                if resource.at("name").is_empty() {
+                    errors.push(resource.at("name").required("must specify a resource name"));
+                }
+            }
+        }
+        errors
     }
 
     fn columns(&self) -> &'static [Column] {

@@ -5,8 +5,10 @@ use serde_json::Value;
 
 use super::row;
 use crate::defaults::{child, object_at, set_default};
+use crate::field::Field;
 use crate::field_error::ErrorList;
-use crate::registry::{Behaviour, Cell, Column, Resource, Served};
+use crate::names;
+use crate::registry::{Behaviour, Cell, Column, Resource, Served, Subresource};
 
 /// The row of the resource table.
 pub const RESOURCE: Resource =
@@ -27,6 +29,28 @@ impl Behaviour for IngressClass {
             set_default(parameters, "scope", "Cluster");
         }
         Ok(())
+    }
+
+    fn validate(&self, object: &Value) -> ErrorList {
+        let controller = Field::root(object).at("spec").at("controller");
+        let mut errors = ErrorList::new();
+        match controller.str().split_once('/') {
+            _ if controller.is_empty() => errors.push(controller.required("")),
+            Some((domain, path)) if !domain.is_empty() && !path.is_empty() => {
+                errors.extend(controller.invalid_each(names::dns1123_subdomain(domain)));
+            }
+            _ => errors.push(
+                controller.invalid("must be a domain-prefixed path (such as \"acme.io/foo\")"),
+            ),
+        }
+        errors
+    }
+
+    fn validate_update(&self, object: &Value, old: &Value, _: Subresource<'_>) -> ErrorList {
+        let mut errors = self.validate(object);
+        let controller = Field::root(object).at("spec").at("controller");
+        errors.extend(controller.immutable(&old["spec"]["controller"]));
+        errors
     }
 
     fn columns(&self) -> &'static [Column] {

@@ -5,9 +5,11 @@ use serde_json::{Value, json};
 
 use super::row;
 use crate::defaults::{child, object_at, set, set_default, set_default_text};
-use crate::field_error::ErrorList;
-use crate::quantity::canonicalize_list;
-use crate::registry::{Behaviour, Cell, Column, Resource, Served};
+use crate::field::{Field, same};
+use crate::field_error::{ErrorList, FieldError};
+use crate::names;
+use crate::quantity::{Quantity, canonicalize_list};
+use crate::registry::{Behaviour, Cell, Column, Resource, Served, Subresource};
 
 /// The row of the resource table.
 pub const RESOURCE: Resource =
@@ -40,6 +42,76 @@ impl Behaviour for PersistentVolume {
 
     fn prepare_for_create(&self, object: &mut Value) {
         set(object, "status", json!({ "phase": "Pending" }));
+    }
+
+    fn validate(&self, object: &Value) -> ErrorList {
+        let spec = Field::root(object).at("spec");
+        let mut errors = validate_access_modes(&spec.at("accessModes"));
+        let capacity = spec.at("capacity");
+        if capacity.is_empty() {
+            errors.push(capacity.required(""));
+        } else if capacity.len() > 1 || !capacity.at("storage").exists() {
+            errors.push(capacity.not_supported(&["storage"]));
+        } else {
+            let size = Quantity::from_json(capacity.at("storage").value).unwrap_or_default();
+            if size.is_zero() || size.is_negative() {
+                let path = capacity.key("storage").path;
+                let detail = "must be greater than zero";
+                errors.push(FieldError::invalid(path, size.to_string(), detail));
+            }
+        }
+        errors.extend(
+            spec.at("persistentVolumeReclaimPolicy").one_of(&["Delete", "Recycle", "Retain"]),
+        );
+        let sources = sources(&spec);
+        match sources.as_slice() {
+            [] => errors.push(spec.required("must specify a volume type")),
+            [_] => {}
+            [_, more @ ..] => {
+                for source in more {
+                    let detail = "may not specify more than 1 volume type";
+                    errors.push(spec.at(source).forbidden(detail));
+                }
+            }
+        }
+        let path = spec.at("hostPath").at("path");
+        if path.str().split('/').any(|part| part == "..") {
+            errors.push(path.invalid("must not contain '..'"));
+        }
+        if spec.at("local").exists() && !spec.at("nodeAffinity").exists() {
+            let detail = "Local volume requires node affinity";
+            errors.push(spec.at("nodeAffinity").required(detail));
+        }
+        let class = spec.at("storageClassName");
+        if !class.is_empty() {
+            errors.extend(class.invalid_each(names::dns1123_subdomain(class.str())));
+        }
+        errors.extend(spec.at("volumeMode").one_of(&["Block", "Filesystem"]));
+        errors
+    }
+
+    fn validate_update(
+        &self,
+        object: &Value,
+        old: &Value,
+        subresource: Subresource<'_>,
+    ) -> ErrorList {
+        if subresource == Subresource::Status {
+            return ErrorList::new();
+        }
+        let mut errors = self.validate(object);
+        let (new, before) = (Field::root(object).at("spec"), Field::root(old).at("spec"));
+        let (mine, theirs) = (sources(&new), sources(&before));
+        let equal = mine == theirs
+            && mine.iter().all(|name| same(new.at(name).value, before.at(name).value));
+        if !equal {
+            errors.push(FieldError::forbidden(
+                "spec.persistentvolumesource",
+                "spec.persistentvolumesource is immutable after creation",
+            ));
+        }
+        errors.extend(new.at("volumeMode").immutable(before.at("volumeMode").value));
+        errors
     }
 
     fn columns(&self) -> &'static [Column] {
@@ -82,6 +154,46 @@ impl Behaviour for PersistentVolume {
             row::text_or(&spec["volumeMode"], "<unset>"),
         ]
     }
+}
+
+/// The members of a volume's spec that say where its data is.
+fn sources(spec: &Field<'_>) -> Vec<String> {
+    const OTHERS: &[&str] = &[
+        "accessModes",
+        "capacity",
+        "claimRef",
+        "mountOptions",
+        "nodeAffinity",
+        "persistentVolumeReclaimPolicy",
+        "storageClassName",
+        "volumeAttributesClassName",
+        "volumeMode",
+    ];
+    let entries = spec.value.as_object().into_iter().flatten();
+    entries
+        .filter(|(name, value)| !OTHERS.contains(&name.as_str()) && !value.is_null())
+        .map(|(name, _)| name.clone())
+        .collect()
+}
+
+/// Checks the access modes of a volume or claim.
+pub fn validate_access_modes(modes: &Field<'_>) -> ErrorList {
+    let known = ["ReadOnlyMany", "ReadWriteMany", "ReadWriteOnce", "ReadWriteOncePod"];
+    let mut errors = ErrorList::new();
+    if modes.is_empty() {
+        errors.push(modes.required("at least 1 access mode is required"));
+    }
+    for mode in modes.items() {
+        if !known.contains(&mode.str()) {
+            errors.push(FieldError::not_supported(&modes.path, mode.str(), &known));
+        }
+    }
+    let exclusive = modes.items().iter().any(|mode| mode.str() == "ReadWriteOncePod");
+    if exclusive && modes.len() > 1 {
+        let detail = "may not use ReadWriteOncePod with other access modes";
+        errors.push(modes.forbidden(detail));
+    }
+    errors
 }
 
 /// The phase, or `Terminating` once deletion is asked for.

@@ -3,13 +3,16 @@
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
-use super::persistent_volume::{access_modes, phase};
+use super::persistent_volume::{access_modes, phase, validate_access_modes};
 use super::row;
-use crate::defaults::{child, object_at, set, set_default_text};
-use crate::field_error::ErrorList;
+use crate::defaults::{child, copy_from, object_at, set, set_default_text};
+use crate::field::{Field, same};
+use crate::field_error::{ErrorList, FieldError};
+use crate::metadata::validate_label_selector;
+use crate::names;
 use crate::pod_spec::defaults::default_claim_spec;
-use crate::quantity::canonicalize_list;
-use crate::registry::{Behaviour, Cell, Column, Resource, Served};
+use crate::quantity::{Quantity, canonicalize_list};
+use crate::registry::{Behaviour, Cell, Column, Resource, Served, Subresource};
 
 /// The row of the resource table.
 pub const RESOURCE: Resource = Resource::new(SERVED, &PersistentVolumeClaim).with_status();
@@ -44,6 +47,71 @@ impl Behaviour for PersistentVolumeClaim {
 
     fn prepare_for_create(&self, object: &mut Value) {
         set(object, "status", json!({ "phase": "Pending" }));
+    }
+
+    fn validate(&self, object: &Value) -> ErrorList {
+        let spec = Field::root(object).at("spec");
+        let mut errors = validate_access_modes(&spec.at("accessModes"));
+        errors.extend(validate_label_selector(&spec.at("selector")));
+        let requests = spec.at("resources").at("requests");
+        let storage = requests.key("storage");
+        match Quantity::from_json(storage.value) {
+            Ok(size) if size.is_zero() || size.is_negative() => {
+                let detail = "must be greater than zero";
+                errors.push(FieldError::invalid(storage.path, size.to_string(), detail));
+            }
+            Ok(_) => {}
+            Err(_) => errors.push(storage.required("")),
+        }
+        let class = spec.at("storageClassName");
+        if !class.is_empty() {
+            errors.extend(class.invalid_each(names::dns1123_subdomain(class.str())));
+        }
+        errors.extend(spec.at("volumeMode").one_of(&["Block", "Filesystem"]));
+        errors
+    }
+
+    fn validate_update(
+        &self,
+        object: &Value,
+        old: &Value,
+        subresource: Subresource<'_>,
+    ) -> ErrorList {
+        if subresource == Subresource::Status {
+            return ErrorList::new();
+        }
+        let mut errors = self.validate(object);
+        let (new, before) = (&object["spec"], &old["spec"]);
+        let mut expected = before.clone();
+        // The volume is bound once; size may grow then.
+        if row::plain(&before["volumeName"], "").is_empty() {
+            copy_from(&mut expected, new, "volumeName");
+        }
+        if before["storageClassName"].is_null() {
+            copy_from(&mut expected, new, "storageClassName");
+        }
+        copy_from(&mut expected, new, "volumeAttributesClassName");
+        let size = |spec: &Value| Quantity::from_json(&spec["resources"]["requests"]["storage"]);
+        let bound = old["status"]["phase"] == "Bound";
+        if bound && new["resources"]["requests"]["storage"].is_string() {
+            let requests = child(child(&mut expected, "resources"), "requests");
+            copy_from(requests, &new["resources"]["requests"], "storage");
+        }
+        if !same(new, &expected) {
+            errors.push(FieldError::forbidden(
+                "spec",
+                "spec is immutable after creation except resources.requests and \
+                 volumeAttributesClassName for bound claims",
+            ));
+        } else if let (Ok(new_size), Ok(old_size)) = (size(new), size(before))
+            && new_size < old_size
+        {
+            errors.push(FieldError::forbidden(
+                "spec.resources.requests.storage",
+                "field can not be less than status.capacity",
+            ));
+        }
+        errors
     }
 
     fn columns(&self) -> &'static [Column] {

@@ -4,8 +4,11 @@ use jiff::Timestamp;
 use serde_json::{Value, json};
 
 use super::row;
+use super::workload::validate_int_or_percent;
 use crate::defaults::{child, set};
+use crate::field::Field;
 use crate::field_error::ErrorList;
+use crate::metadata::validate_label_selector;
 use crate::registry::{Behaviour, Cell, Column, Resource, Served};
 
 /// The row of the resource table.
@@ -53,6 +56,28 @@ impl Behaviour for PodDisruptionBudget {
         let zero = json!({ "disruptionsAllowed": 0, "currentHealthy": 0, "desiredHealthy": 0,
             "expectedPods": 0 });
         set(object, "status", zero);
+    }
+
+    fn validate(&self, object: &Value) -> ErrorList {
+        let spec = Field::root(object).at("spec");
+        let mut errors = ErrorList::new();
+        let (least, most) = (spec.at("minAvailable"), spec.at("maxUnavailable"));
+        if least.exists() && most.exists() {
+            let detail = "minAvailable and maxUnavailable cannot be both set";
+            errors.push(spec.invalid(detail));
+        }
+        for bound in [&least, &most] {
+            if bound.exists() {
+                errors.extend(validate_int_or_percent(bound, false));
+                errors.extend(validate_int_or_percent(bound, true));
+            }
+        }
+        errors.extend(validate_label_selector(&spec.at("selector")));
+        let policy = spec.at("unhealthyPodEvictionPolicy");
+        if policy.exists() {
+            errors.extend(policy.one_of(&["AlwaysAllow", "IfHealthyBudget"]));
+        }
+        errors
     }
 
     fn columns(&self) -> &'static [Column] {

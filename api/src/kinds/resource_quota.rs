@@ -5,15 +5,27 @@ use serde_json::Value;
 
 use super::row;
 use crate::defaults::{child, empty, object_at, set};
+use crate::field::Field;
 use crate::field_error::ErrorList;
-use crate::quantity::canonicalize_list;
-use crate::registry::{Behaviour, Cell, Column, Resource, Served};
+use crate::names;
+use crate::quantity::{Quantity, canonicalize_list};
+use crate::registry::{Behaviour, Cell, Column, Resource, Served, Subresource};
 
 /// The row of the resource table.
 pub const RESOURCE: Resource = Resource::new(SERVED, &ResourceQuota).with_status();
 
 const SERVED: &[Served] =
     &[Served::new("", "v1", "ResourceQuota", "resourcequotas", "resourcequota").short(&["quota"])];
+
+/// Which pods a quota can be limited to.
+const SCOPES: &[&str] = &[
+    "BestEffort",
+    "CrossNamespacePodAffinity",
+    "NotBestEffort",
+    "NotTerminating",
+    "PriorityClass",
+    "Terminating",
+];
 
 struct ResourceQuota;
 
@@ -36,6 +48,36 @@ impl Behaviour for ResourceQuota {
 
     fn prepare_for_create(&self, object: &mut Value) {
         set(object, "status", empty());
+    }
+
+    fn validate(&self, object: &Value) -> ErrorList {
+        let spec = Field::root(object).at("spec");
+        let mut errors = ErrorList::new();
+        for (name, quantity) in spec.at("hard").entries() {
+            errors.extend(quantity.invalid_each(names::label_key(name)));
+            if Quantity::from_json(quantity.value).is_ok_and(|q| q.is_negative()) {
+                errors.push(quantity.invalid("must be greater than or equal to 0"));
+            }
+        }
+        for scope in spec.at("scopes").items() {
+            errors.extend(scope.one_of(SCOPES));
+        }
+        errors
+    }
+
+    fn validate_update(
+        &self,
+        object: &Value,
+        old: &Value,
+        subresource: Subresource<'_>,
+    ) -> ErrorList {
+        if subresource == Subresource::Status {
+            return ErrorList::new();
+        }
+        let mut errors = self.validate(object);
+        let scopes = Field::root(object).at("spec").at("scopes");
+        errors.extend(scopes.immutable(&old["spec"]["scopes"]));
+        errors
     }
 
     fn columns(&self) -> &'static [Column] {

@@ -1,15 +1,20 @@
 //! Service.
 
+mod carry;
+mod validation;
+
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
 use super::row;
 use crate::defaults::{
-    child, items_at, set, set_default, set_default_number, set_default_text, take,
+    child, copy_from, items_at, set, set_default, set_default_number, set_default_text, take,
 };
 use crate::field_error::ErrorList;
 use crate::names;
-use crate::registry::{Behaviour, Cell, Column, Resource, Served, SubresourceInfo};
+use crate::registry::{
+    Behaviour, Cell, Column, Resource, Served, Subresource, SubresourceInfo, keep_all_but_status,
+};
 
 /// The row of the resource table.
 pub const RESOURCE: Resource =
@@ -71,6 +76,33 @@ impl Behaviour for Service {
 
     fn prepare_for_create(&self, object: &mut Value) {
         set(object, "status", json!({ "loadBalancer": {} }));
+    }
+
+    fn prepare_for_update(&self, object: &mut Value, old: &Value, subresource: Subresource<'_>) {
+        if subresource == Subresource::Status {
+            return keep_all_but_status(object, old);
+        }
+        copy_from(object, old, "status");
+        carry::keep_allocated(object, old);
+        carry::drop_of_old_type(object, old);
+    }
+
+    fn validate(&self, object: &Value) -> ErrorList {
+        validation::validate(object)
+    }
+
+    fn validate_update(
+        &self,
+        object: &Value,
+        old: &Value,
+        subresource: Subresource<'_>,
+    ) -> ErrorList {
+        if subresource == Subresource::Status {
+            return ErrorList::new();
+        }
+        let mut errors = validation::validate_update(object, old);
+        errors.extend(validation::validate(object));
+        errors
     }
 
     fn name_rule(&self, name: &str, prefix: bool) -> Vec<String> {
@@ -171,4 +203,78 @@ fn ports(ports: &Value) -> String {
         })
         .collect();
     if pieces.is_empty() { "<none>".to_owned() } else { pieces.join(",") }
+}
+
+pub use validation::is_cidr;
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    fn service(spec: Value) -> Value {
+        let mut object = json!({ "metadata": { "name": "s" }, "spec": spec });
+        Service.decode(&SERVED[0], &mut object).unwrap();
+        object
+    }
+
+    fn errors(spec: Value) -> Vec<String> {
+        Service.validate(&service(spec)).iter().map(ToString::to_string).collect()
+    }
+
+    #[test]
+    fn messages() {
+        assert_eq!(errors(json!({ "ports": [{ "port": 80 }] })), [""; 0]);
+        for (spec, expected) in [
+            (json!({}), "spec.ports: Required value"),
+            (
+                json!({ "ports": [{ "port": 0 }] }),
+                "spec.ports[0].port: Invalid value: 0: must be between 1 and 65535, inclusive",
+            ),
+            (
+                json!({ "ports": [{ "port": 1, "name": "a" }, { "port": 2 }] }),
+                "spec.ports[1].name: Required value",
+            ),
+            (
+                json!({ "ports": [{ "port": 1, "nodePort": 30000 }] }),
+                "spec.ports[0].nodePort: Forbidden: may not be used when `type` is 'ClusterIP'",
+            ),
+            (json!({ "type": "ExternalName" }), "spec.externalName: Required value"),
+            (
+                json!({ "type": "x", "ports": [{ "port": 1 }] }),
+                "spec.type: Unsupported value: \"x\": supported values: \"ClusterIP\", \"ExternalName\", \"LoadBalancer\", \"NodePort\"",
+            ),
+        ] {
+            assert_eq!(errors(spec).first().map(String::as_str), Some(expected));
+        }
+    }
+
+    #[test]
+    fn updates_keep_what_was_allocated() {
+        let mut old = service(json!({ "type": "NodePort", "clusterIP": "10.47.240.9",
+            "clusterIPs": ["10.47.240.9"], "ports": [{ "port": 80, "nodePort": 30001 }] }));
+        old["status"] = json!({ "loadBalancer": {} });
+        let mut new = service(json!({ "type": "LoadBalancer", "ports": [{ "port": 80 }] }));
+        Service.prepare_for_update(&mut new, &old, Subresource::None);
+        assert_eq!(new["spec"]["clusterIP"], "10.47.240.9");
+        assert_eq!(new["spec"]["ports"][0]["nodePort"], 30001);
+        assert_eq!(Service.validate_update(&new, &old, Subresource::None), []);
+
+        let mut back = old.clone();
+        back["spec"]["type"] = json!("ClusterIP");
+        Service.prepare_for_update(&mut back, &old, Subresource::None);
+        assert!(back["spec"]["ports"][0]["nodePort"].is_null());
+        assert_eq!(Service.validate_update(&back, &old, Subresource::None), []);
+
+        back["spec"]["clusterIP"] = json!("10.47.240.10");
+        let texts: Vec<String> = Service
+            .validate_update(&back, &old, Subresource::None)
+            .iter()
+            .map(ToString::to_string)
+            .collect();
+        assert_eq!(
+            texts,
+            ["spec.clusterIPs[0]: Invalid value: [\"10.47.240.10\"]: may not change once set"]
+        );
+    }
 }
