@@ -13,10 +13,13 @@ pub mod engine;
 pub mod error;
 pub mod handle;
 pub mod image;
+mod launch;
+pub mod plan;
 pub mod protocol;
 pub mod sandbox;
 pub mod seccomp;
 pub mod shim;
+mod sys;
 
 pub use engine::Runtime;
 pub use error::{Error, LaunchError, LaunchErrorKind, Result};

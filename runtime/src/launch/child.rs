@@ -1,0 +1,432 @@
+//! What runs between clone and exec. Nothing here allocates, locks or logs: every string and
+//! descriptor was prepared by the parent, failures go out as a few bytes over a pipe.
+
+use std::ffi::CStr;
+use std::fs::File;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use nix::errno::Errno;
+use nix::fcntl::{OFlag, openat};
+use nix::sys::stat::{Mode, SFlag};
+
+use super::Prepared;
+use super::mount::PreparedSource;
+use super::process::PreparedProcess;
+use super::report::{Report, Step};
+use super::root::{self, Kind};
+use crate::sys::mount::{
+    Attributes, CWD, Filesystem, attach, clone_tree, isolate_all, open_in_root, pivot_to_cwd,
+    set_attributes,
+};
+use crate::sys::process as sys;
+use crate::sys::tty;
+
+/// Where it failed, which one of several, and why.
+type Outcome<T = ()> = Result<T, (Step, usize, Errno)>;
+
+fn at(step: Step, index: usize) -> impl FnOnce(Errno) -> (Step, usize, Errno) {
+    move |errno| (step, index, errno)
+}
+
+/// Becomes the first process of a container.
+pub(super) fn container(prepared: &Prepared) -> ! {
+    let process = &prepared.process;
+    let outcome = enter_cgroup(&prepared.cgroup_procs)
+        .and_then(|()| namespaces(prepared))
+        .and_then(|()| filesystem(prepared))
+        .and_then(|()| become_program(process));
+    fail(process, outcome)
+}
+
+/// Becomes an additional process of a container.
+pub(super) fn exec(
+    process: &PreparedProcess,
+    container: BorrowedFd<'_>,
+    namespaces: i32,
+    cgroup_procs: &[File],
+) -> ! {
+    let outcome = enter_cgroup(cgroup_procs)
+        .and_then(|()| {
+            adjust_oom_score(process);
+            sys::join_namespaces(container, namespaces).map_err(at(Step::JoinNamespace, 0))
+        })
+        .and_then(|()| become_program(process));
+    fail(process, outcome)
+}
+
+fn fail(process: &PreparedProcess, outcome: Outcome) -> ! {
+    if let Err((step, index, errno)) = outcome {
+        Report { step, index: index as u16, errno: errno as i32 }.send(&process.reports);
+    }
+    sys::leave(128)
+}
+
+fn enter_cgroup(procs: &[File]) -> Outcome {
+    for (index, file) in procs.iter().enumerate() {
+        nix::unistd::write(file, b"0").map_err(at(Step::Cgroup, index))?;
+    }
+    Ok(())
+}
+
+fn namespaces(prepared: &Prepared) -> Outcome {
+    for (index, (namespace, flag)) in prepared.joins.iter().enumerate() {
+        sys::join_namespaces(namespace.as_fd(), *flag).map_err(at(Step::JoinNamespace, index))?;
+    }
+    if prepared.unshare_cgroup {
+        sys::unshare(libc::CLONE_NEWCGROUP).map_err(at(Step::CgroupNamespace, 0))?;
+    }
+    if let Some(name) = &prepared.hostname {
+        use std::os::unix::ffi::OsStrExt;
+        let name = std::ffi::OsStr::from_bytes(name.to_bytes());
+        nix::unistd::sethostname(name).map_err(at(Step::Hostname, 0))?;
+    }
+    if let Some(name) = &prepared.domainname {
+        sys::set_domain_name(name).map_err(at(Step::Hostname, 1))?;
+    }
+    for (index, (path, value)) in prepared.sysctls.iter().enumerate() {
+        write_file(path, value).map_err(at(Step::Sysctl, index))?;
+    }
+    Ok(())
+}
+
+fn filesystem(prepared: &Prepared) -> Outcome {
+    isolate_all(libc::MS_SLAVE).map_err(at(Step::Isolate, 0))?;
+    let root = prepared.root.attach().map_err(at(Step::RootMount, 0))?;
+    for (index, mount) in prepared.mounts.iter().enumerate() {
+        let target = root::target(root.as_fd(), &mount.target, mount.kind)
+            .map_err(at(Step::MountTarget, index))?;
+        place(&mount.source, &target).map_err(at(Step::Mount, index))?;
+    }
+    devices(prepared, root.as_fd())?;
+    adjust_oom_score(&prepared.process);
+    for (index, path) in prepared.masked.iter().enumerate() {
+        mask(root.as_fd(), path).map_err(at(Step::Mask, index))?;
+    }
+    for (index, path) in prepared.readonly.iter().enumerate() {
+        let index = prepared.masked.len() + index;
+        read_only(root.as_fd(), path).map_err(at(Step::ReadOnlyPath, index))?;
+    }
+    if prepared.readonly_rootfs {
+        let attributes = Attributes { set: libc::MOUNT_ATTR_RDONLY, ..Attributes::default() };
+        set_attributes(root.as_fd(), attributes).map_err(at(Step::ReadOnlyRoot, 0))?;
+    }
+    nix::unistd::fchdir(&root).map_err(at(Step::Pivot, 0))?;
+    pivot_to_cwd().map_err(at(Step::Pivot, 1))
+}
+
+fn place(source: &PreparedSource, target: &OwnedFd) -> nix::Result<()> {
+    match source {
+        PreparedSource::Detached(mount) => attach(mount.as_fd(), target.as_fd()),
+        PreparedSource::Fresh { filesystem, attributes } => {
+            attach(filesystem.mount(*attributes)?.as_fd(), target.as_fd())
+        }
+        PreparedSource::Legacy { base, hierarchies, attributes } => {
+            attach(base.as_fd(), target.as_fd())?;
+            for (name, filesystem) in hierarchies {
+                let place = root::target(base.as_fd(), name, Kind::Directory)?;
+                attach(filesystem.mount(*attributes)?.as_fd(), place.as_fd())?;
+            }
+            let attributes = Attributes { set: *attributes, ..Attributes::default() };
+            // The access time mode cannot be set without clearing it; it has its default.
+            let set = attributes.set & !libc::MOUNT_ATTR__ATIME;
+            set_attributes(base.as_fd(), Attributes { set, ..attributes })
+        }
+    }
+}
+
+fn devices(prepared: &Prepared, root: BorrowedFd<'_>) -> Outcome {
+    const LINKS: [(&CStr, &CStr); 5] = [
+        (c"/proc/self/fd", c"dev/fd"),
+        (c"/proc/self/fd/0", c"dev/stdin"),
+        (c"/proc/self/fd/1", c"dev/stdout"),
+        (c"/proc/self/fd/2", c"dev/stderr"),
+        (c"pts/ptmx", c"dev/ptmx"),
+    ];
+    // The mode of a node is what the spec says, not what our mask leaves of it.
+    sys::set_umask(0);
+    for (index, entry) in prepared.devices.iter().enumerate() {
+        device(root, entry).map_err(at(Step::Device, index))?;
+    }
+    sys::set_umask(0o022);
+    if prepared.own_dev {
+        for (index, (target, link)) in LINKS.iter().enumerate() {
+            let (parent, name) =
+                root::parent(root, link).map_err(at(Step::DeviceLink, index))?;
+            let name = name.as_c_str().map_err(at(Step::DeviceLink, index))?;
+            match nix::unistd::symlinkat(*target, &parent, name) {
+                Ok(()) | Err(Errno::EEXIST) => {}
+                Err(errno) => return Err((Step::DeviceLink, index, errno)),
+            }
+        }
+        if prepared.process.terminal {
+            let target =
+                root::target(root, c"dev/console", Kind::File).map_err(at(Step::Console, 0))?;
+            let console = clone_tree(prepared.process.streams[0].as_fd(), c"", false)
+                .map_err(at(Step::Console, 1))?;
+            attach(console.as_fd(), target.as_fd()).map_err(at(Step::Console, 2))?;
+        }
+    }
+    Ok(())
+}
+
+fn device(root: BorrowedFd<'_>, entry: &super::PreparedDevice) -> nix::Result<()> {
+    let (parent, name) = root::parent(root, &entry.path)?;
+    let name = name.as_c_str()?;
+    let device = &entry.device;
+    let kind = SFlag::from_bits_truncate(device.mode & libc::S_IFMT);
+    let mode = Mode::from_bits_truncate(device.mode & 0o7777);
+    let number = libc::makedev(device.major, device.minor);
+    match nix::sys::stat::mknodat(&parent, name, kind, mode, number) {
+        Ok(()) => {}
+        Err(Errno::EEXIST) => return Ok(()),
+        // Some machines forbid mknod; the node of the machine itself does as well.
+        Err(Errno::EPERM) => return bind_device(root, entry),
+        Err(errno) => return Err(errno),
+    }
+    if device.uid == 0 && device.gid == 0 {
+        return Ok(());
+    }
+    let flags = nix::fcntl::AtFlags::AT_SYMLINK_NOFOLLOW;
+    nix::unistd::fchownat(
+        &parent,
+        name,
+        Some(device.uid.into()),
+        Some(device.gid.into()),
+        flags,
+    )
+}
+
+fn bind_device(root: BorrowedFd<'_>, entry: &super::PreparedDevice) -> nix::Result<()> {
+    let slash = open_in_root(CWD, c"/", libc::O_PATH, 0)?;
+    let node = open_in_root(slash.as_fd(), &entry.path, libc::O_PATH, 0)?;
+    let tree = clone_tree(node.as_fd(), c"", false)?;
+    let target = root::target(root, &entry.path, Kind::File)?;
+    attach(tree.as_fd(), target.as_fd())
+}
+
+/// Hides a path: a directory under an empty read-only tmpfs, anything else under `/dev/null`.
+fn mask(root: BorrowedFd<'_>, path: &CStr) -> nix::Result<()> {
+    let target = match open_in_root(root, path, libc::O_PATH, 0) {
+        Err(Errno::ENOENT | Errno::ENOTDIR) => return Ok(()),
+        other => other?,
+    };
+    let stat = nix::sys::stat::fstat(&target)?;
+    let cover = if stat.st_mode & libc::S_IFMT == libc::S_IFDIR {
+        let filesystem = Filesystem::open(c"tmpfs")?;
+        filesystem.set(c"size", Some(c"0"))?;
+        filesystem.mount(libc::MOUNT_ATTR_RDONLY)?
+    } else {
+        // The machine's, not the container's, and only if it is what it should be
+        // (CVE-2025-31133).
+        let null = nix::fcntl::open(
+            c"/dev/null",
+            OFlag::O_PATH | OFlag::O_CLOEXEC | OFlag::O_NOFOLLOW,
+            Mode::empty(),
+        )?;
+        let stat = nix::sys::stat::fstat(&null)?;
+        if stat.st_mode & libc::S_IFMT != libc::S_IFCHR || stat.st_rdev != libc::makedev(1, 3) {
+            return Err(Errno::ENODEV);
+        }
+        clone_tree(null.as_fd(), c"", false)?
+    };
+    attach(cover.as_fd(), target.as_fd())
+}
+
+fn read_only(root: BorrowedFd<'_>, path: &CStr) -> nix::Result<()> {
+    let target = match open_in_root(root, path, libc::O_PATH, 0) {
+        Err(Errno::ENOENT | Errno::ENOTDIR) => return Ok(()),
+        other => other?,
+    };
+    let tree = clone_tree(target.as_fd(), c"", true)?;
+    let attributes =
+        Attributes { set: libc::MOUNT_ATTR_RDONLY, recursive: true, ..Attributes::default() };
+    set_attributes(tree.as_fd(), attributes)?;
+    attach(tree.as_fd(), target.as_fd())
+}
+
+fn adjust_oom_score(process: &PreparedProcess) {
+    if let Some(score) = &process.oom_score_adj {
+        // Withheld privileges were reported by the parent; a process runs without.
+        let _ = write_file(c"/proc/self/oom_score_adj", score);
+    }
+}
+
+fn become_program(process: &PreparedProcess) -> Outcome {
+    nix::unistd::setsid().map_err(at(Step::Session, 0))?;
+    if process.terminal {
+        tty::control(process.streams[0].as_fd()).map_err(at(Step::Session, 1))?;
+    }
+    for (number, stream) in process.streams.iter().enumerate() {
+        sys::duplicate(stream.as_fd(), number as i32).map_err(at(Step::Streams, number))?;
+        if process.uid != 0 {
+            own_stream(stream, process.uid);
+        }
+    }
+    limits(process)?;
+    sys::set_umask(process.umask.unwrap_or(0o022));
+    let entered = enter_cwd(&process.cwd);
+    if let Some(profile) = &process.apparmor {
+        write_file(c"/proc/self/attr/apparmor/exec", profile)
+            .or_else(|_| write_file(c"/proc/self/attr/exec", profile))
+            .map_err(at(Step::AppArmor, 0))?;
+    }
+    if !process.no_new_privileges {
+        seccomp(process)?;
+    }
+    credentials(process)?;
+    if entered.is_err() {
+        // A directory that only the user may enter, on a network filesystem for example.
+        nix::unistd::chdir(process.cwd.as_c_str()).map_err(at(Step::Cwd, 0))?;
+    }
+    if !sys::cwd_is_inside() {
+        return Err((Step::CwdOutside, 0, Errno::ENOENT));
+    }
+    sys::reset_signals();
+    sys::close_on_exec_from(3).map_err(at(Step::Streams, 3))?;
+    if process.no_new_privileges {
+        sys::control(libc::PR_SET_NO_NEW_PRIVS, 1).map_err(at(Step::NoNewPrivileges, 0))?;
+    }
+    if let Some(gate) = &process.gate {
+        Report { step: Step::Ready, index: 0, errno: 0 }.send(&process.reports);
+        let mut byte = [0_u8; 1];
+        if !matches!(nix::unistd::read(gate, &mut byte), Ok(1)) {
+            sys::leave(128);
+        }
+    }
+    if process.no_new_privileges {
+        seccomp(process)?;
+    }
+    execute(process)
+}
+
+/// The program runs as its user and may want to open `/dev/stdout` again. Only streams made for it
+/// change hands: never `/dev/null`, which is the machine's.
+fn own_stream(stream: &OwnedFd, uid: u32) {
+    let Ok(stat) = nix::sys::stat::fstat(stream) else { return };
+    let terminal = stat.st_mode & libc::S_IFMT == libc::S_IFCHR
+        && (136..=143).contains(&libc::major(stat.st_rdev));
+    if terminal || stat.st_mode & libc::S_IFMT == libc::S_IFIFO {
+        let _ = nix::unistd::fchown(stream, Some(uid.into()), None);
+    }
+}
+
+fn limits(process: &PreparedProcess) -> Outcome {
+    for (index, limit) in process.limits.iter().enumerate() {
+        match sys::set_limit(limit.resource, limit.soft, limit.hard) {
+            // Raising needs CAP_SYS_RESOURCE; without it the program gets what it already has.
+            Ok(()) | Err(Errno::EPERM) => {}
+            Err(errno) => return Err((Step::Limit, index, errno)),
+        }
+    }
+    Ok(())
+}
+
+fn enter_cwd(cwd: &CStr) -> nix::Result<()> {
+    match nix::unistd::chdir(cwd) {
+        Err(Errno::ENOENT) => {}
+        other => return other,
+    }
+    let slash = nix::fcntl::open(c"/", OFlag::O_PATH | OFlag::O_CLOEXEC, Mode::empty())?;
+    let relative = cwd.to_bytes_with_nul();
+    let start = relative.iter().position(|&b| b != b'/').ok_or(Errno::ENOENT)?;
+    let relative =
+        CStr::from_bytes_with_nul(&relative[start..]).map_err(|_| Errno::EINVAL)?;
+    let made = root::target(slash.as_fd(), relative, Kind::Directory)?;
+    nix::unistd::fchdir(&made)
+}
+
+fn credentials(process: &PreparedProcess) -> Outcome {
+    if let Some(sets) = &process.capabilities {
+        for capability in 0..=process.last_capability {
+            if sets.bounding & (1 << capability) == 0 {
+                sys::control(libc::PR_CAPBSET_DROP, u64::from(capability))
+                    .map_err(at(Step::Bounding, capability as usize))?;
+            }
+        }
+    }
+    sys::control(libc::PR_SET_KEEPCAPS, 1).map_err(at(Step::Ids, 0))?;
+    sys::set_ids(process.uid, process.gid, &process.groups, false).map_err(at(Step::Ids, 1))?;
+    sys::control(libc::PR_SET_KEEPCAPS, 0).map_err(at(Step::Ids, 2))?;
+    if let Some(sets) = &process.capabilities {
+        sys::set_capabilities(sets.effective, sets.permitted, sets.inheritable)
+            .map_err(at(Step::Capabilities, 0))?;
+        for capability in 0..=process.last_capability {
+            if sets.ambient & (1 << capability) != 0 {
+                sys::raise_ambient(capability)
+                    .map_err(at(Step::Capabilities, capability as usize))?;
+            }
+        }
+    }
+    Ok(())
+}
+
+fn seccomp(process: &PreparedProcess) -> Outcome {
+    match &process.seccomp {
+        Some(program) => {
+            sys::set_seccomp(program, process.seccomp_flags).map_err(at(Step::Seccomp, 0))
+        }
+        None => Ok(()),
+    }
+}
+
+/// Tries each candidate as a shell would: a missing file goes on, a forbidden one is remembered.
+fn execute(process: &PreparedProcess) -> Outcome {
+    let mut forbidden = false;
+    for candidate in &process.candidates {
+        match sys::execute(candidate, &process.args, &process.env) {
+            Errno::ENOENT | Errno::ENOTDIR if process.searched => {}
+            Errno::EACCES if process.searched => forbidden = true,
+            errno => return Err((Step::Execute, 0, errno)),
+        }
+    }
+    if forbidden {
+        Err((Step::Execute, 0, Errno::EACCES))
+    } else {
+        Err((Step::NotFound, 0, Errno::ENOENT))
+    }
+}
+
+fn write_file(path: &CStr, value: &CStr) -> nix::Result<()> {
+    let file = openat(CWD, path, OFlag::O_WRONLY | OFlag::O_CLOEXEC, Mode::empty())?;
+    nix::unistd::write(&file, value.to_bytes()).map(drop)
+}
+
+/// Starts the first process of a sandbox's PID namespace and returns its process ID.
+///
+/// It reaps orphans and nothing else: no files, no capabilities, an empty root. It dies with the
+/// shim, and everything in the namespace with it.
+pub fn init() -> nix::Result<i32> {
+    let flags = (libc::CLONE_NEWPID | libc::CLONE_NEWNS) as u64;
+    match crate::sys::clone::clone3(flags, None)? {
+        crate::sys::clone::Fork::Parent(pid) => Ok(pid),
+        crate::sys::clone::Fork::Child => {
+            if become_init().is_err() {
+                sys::leave(128);
+            }
+            sys::reap_forever()
+        }
+    }
+}
+
+fn become_init() -> nix::Result<()> {
+    const NOBODY: u32 = 65534;
+    sys::set_name(c"coracle-init");
+    sys::control(libc::PR_SET_PDEATHSIG, libc::SIGKILL as u64)?;
+    sys::close_from(0)?;
+    isolate_all(libc::MS_SLAVE)?;
+    let filesystem = Filesystem::open(c"tmpfs")?;
+    filesystem.set(c"size", Some(c"0"))?;
+    let root = filesystem.mount(libc::MOUNT_ATTR_RDONLY)?;
+    let slash = openat(CWD, c"/", OFlag::O_PATH | OFlag::O_CLOEXEC, Mode::empty())?;
+    attach(root.as_fd(), slash.as_fd())?;
+    nix::unistd::fchdir(&root)?;
+    pivot_to_cwd()?;
+    drop((root, slash));
+    sys::set_ids(NOBODY, NOBODY, &[], false)?;
+    sys::set_capabilities(0, 0, 0)?;
+    // Changing the user has cleared the parent death signal.
+    sys::control(libc::PR_SET_PDEATHSIG, libc::SIGKILL as u64)?;
+    // Not even a privileged neighbour in the namespace learns anything of the shim from it.
+    sys::control(libc::PR_SET_DUMPABLE, 0)?;
+    Ok(())
+}
