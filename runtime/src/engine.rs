@@ -1,27 +1,99 @@
 //! The runtime as the agent holds it: sandboxes made, adopted and cleaned up.
 
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashSet};
+use std::fs;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::unix::fs::DirBuilderExt;
+use std::os::unix::net::UnixStream;
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
+use std::time::Duration;
 
-use crate::sandbox::{RuntimeConfig, SandboxSpec};
+use crate::cgroup::{self, Hierarchies};
+use crate::protocol::{Operation, Setup, VERSION};
+use crate::records::{self, Durability};
+use crate::sandbox::{NamespaceMode, RuntimeConfig, SandboxSpec};
+use crate::sys::mount::{Attributes, CWD, clone_tree, set_attributes};
 use crate::{Error, Result, Sandbox};
+
+/// The control group of all shims: out of the agent's, so that they survive its end.
+const SHIM_GROUP: &str = "coracle/shims";
+
+/// How long a shim may take to answer when it is adopted.
+const ADOPT_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// The container runtime of one machine. Cheap to clone.
 #[derive(Clone)]
 pub struct Runtime {
-    config: Arc<RuntimeConfig>,
+    inner: Arc<Inner>,
+}
+
+pub(crate) struct Inner {
+    config: RuntimeConfig,
+    pub(crate) cgroups: Hierarchies,
+    shim: ShimBinary,
+}
+
+/// What is executed as a shim.
+enum ShimBinary {
+    /// A read-only mount of the binary that belongs to no mount namespace: a container that gets
+    /// hold of `/proc/<shim>/exe` can neither write to it nor remount it (CVE-2019-5736).
+    Sealed(OwnedFd),
+    /// The binary itself, where the kernel has no detached mounts.
+    Path(PathBuf),
 }
 
 impl Runtime {
     /// Prepares the directories and finds out what the kernel offers.
     pub fn open(config: RuntimeConfig) -> Result<Self> {
-        Ok(Self { config: Arc::new(config) })
+        let cgroups = Hierarchies::detect().map_err(Error::kernel("finding the control groups"))?;
+        let inner = Inner { shim: seal(&config.shim_binary), config, cgroups };
+        for directory in [inner.states(), inner.runs()] {
+            make_private(&directory)?;
+        }
+        inner
+            .cgroups
+            .create(SHIM_GROUP)
+            .map_err(Error::kernel("making the control group of the shims"))?;
+        Ok(Self { inner: Arc::new(inner) })
     }
 
     /// Makes a sandbox: its cgroup with limits, and a shim that holds its namespaces.
     pub async fn create_sandbox(&self, spec: SandboxSpec) -> Result<Sandbox> {
-        let _ = &self.config;
-        Err(Error::ShimLost(spec.id))
+        let inner = Arc::clone(&self.inner);
+        let id = spec.id.clone();
+        let warm = Arc::clone(&inner);
+        // Overlaps with the start of the shim, and is over when the first process needs it.
+        drop(tokio::task::spawn_blocking(move || warm.cgroups.warm_up(SHIM_GROUP)));
+        let prepared = {
+            let inner = Arc::clone(&inner);
+            let spec = spec.clone();
+            tokio::task::spawn_blocking(move || inner.prepare(&spec))
+        };
+        let (child, stream) = match prepared.await {
+            Ok(result) => result?,
+            Err(_) => return Err(Error::ShimLost(id)),
+        };
+        let setup = Setup {
+            version: VERSION,
+            socket: inner.socket(&id),
+            cgroup_procs: inner.cgroups.procs(SHIM_GROUP),
+            netns: spec.netns.clone(),
+            hostname: spec.hostname.clone(),
+            own_ipc: spec.ipc == NamespaceMode::Sandbox,
+            shared_pid: spec.pid == NamespaceMode::Sandbox,
+            sysctls: spec.sysctls.clone(),
+        };
+        let sandbox = Sandbox::connected(spec, Arc::clone(&inner), Some(child), stream)?;
+        match sandbox.request(Operation::Setup(setup), Vec::new()).await {
+            Ok(_) => Ok(sandbox),
+            Err(error) => {
+                let _ = sandbox.remove().await;
+                Err(error)
+            }
+        }
     }
 
     /// Finds the sandboxes of an earlier process of the agent and connects to their shims.
@@ -30,17 +102,164 @@ impl Runtime {
     /// [`Sandbox::events`] say [`crate::sandbox::SandboxEvent::ShimLost`] at once and its status
     /// is what was recorded.
     pub async fn adopt(&self) -> Result<Vec<(SandboxSpec, Sandbox)>> {
-        Ok(Vec::new())
+        let mut adopted = Vec::new();
+        for id in self.census().await? {
+            let record = self.inner.state(&id).join("sandbox.json");
+            let spec: Option<SandboxSpec> =
+                records::read(&record).map_err(Error::file("reading", record))?;
+            // Without a whole record it was never created for anybody; `cleanup` removes it.
+            let Some(spec) = spec else { continue };
+            let sandbox = self.connect(spec.clone()).await?;
+            adopted.push((spec, sandbox));
+        }
+        Ok(adopted)
+    }
+
+    async fn connect(&self, spec: SandboxSpec) -> Result<Sandbox> {
+        let inner = Arc::clone(&self.inner);
+        if let Ok(stream) = UnixStream::connect(inner.socket(&spec.id)) {
+            let sandbox = Sandbox::connected(spec.clone(), Arc::clone(&inner), None, stream)?;
+            let answered = tokio::time::timeout(ADOPT_TIMEOUT, sandbox.reconcile()).await;
+            if matches!(answered, Ok(Ok(()))) {
+                return Ok(sandbox);
+            }
+        }
+        Sandbox::lost(spec, inner)
     }
 
     /// The identifiers of all sandboxes that left anything on this machine.
     pub async fn census(&self) -> Result<Vec<String>> {
-        Ok(Vec::new())
+        let mut found = BTreeSet::new();
+        for directory in [self.inner.states(), self.inner.runs()] {
+            let entries = fs::read_dir(&directory).map_err(Error::file("reading", &directory))?;
+            found.extend(entries.flatten().filter_map(|e| e.file_name().into_string().ok()));
+        }
+        Ok(found.into_iter().collect())
     }
 
     /// Removes every sandbox that is not in `keep`: processes, cgroups, mounts, records.
     pub async fn cleanup(&self, keep: &HashSet<String>) -> Result<()> {
-        let _ = keep;
+        for id in self.census().await?.into_iter().filter(|id| !keep.contains(id)) {
+            let record = self.inner.state(&id).join("sandbox.json");
+            match records::read::<SandboxSpec>(&record).ok().flatten() {
+                Some(spec) => {
+                    self.connect(spec.clone()).await?.remove().await?;
+                    self.inner.cgroups.prune(&spec.cgroup, 2);
+                }
+                None => self.inner.forget(&id)?,
+            }
+        }
+        if keep.is_empty() {
+            // Fails while a shim is still leaving; the next cleanup takes it.
+            let _ = self.inner.cgroups.try_remove(SHIM_GROUP);
+            self.inner.cgroups.prune(SHIM_GROUP, 1);
+        }
         Ok(())
     }
+}
+
+impl Inner {
+    fn states(&self) -> PathBuf {
+        self.config.state_dir.join("sandboxes")
+    }
+
+    fn runs(&self) -> PathBuf {
+        self.config.run_dir.join("sandboxes")
+    }
+
+    pub(crate) fn state(&self, sandbox: &str) -> PathBuf {
+        self.states().join(sandbox)
+    }
+
+    fn socket(&self, sandbox: &str) -> PathBuf {
+        self.runs().join(sandbox).join("shim.sock")
+    }
+
+    fn prepare(&self, spec: &SandboxSpec) -> Result<(Child, UnixStream)> {
+        let state = self.state(&spec.id);
+        if state.join("sandbox.json").exists() {
+            return Err(Error::Exists(spec.id.clone()));
+        }
+        make_private(&state)?;
+        make_private(&self.runs().join(&spec.id))?;
+        let record = state.join("sandbox.json");
+        records::write(&record, spec, Durability::Cached)
+            .map_err(Error::file("writing", record))?;
+        self.cgroups.create(&spec.cgroup).map_err(Error::kernel("making the control group"))?;
+        if let Some(resources) = &spec.resources {
+            cgroup::apply(&self.cgroups, &spec.cgroup, resources)
+                .map_err(Error::kernel("limiting the control group"))?;
+        }
+        // A directory removed by `coracle reset` beside us.
+        self.cgroups
+            .create(SHIM_GROUP)
+            .map_err(Error::kernel("making the control group of the shims"))?;
+        self.spawn(&spec.id, &state)
+    }
+
+    fn spawn(&self, id: &str, state: &Path) -> Result<(Child, UnixStream)> {
+        let (ours, theirs) = UnixStream::pair().map_err(Error::kernel("making a socket pair"))?;
+        let path = state.join("shim.log");
+        let log = fs::File::options()
+            .append(true)
+            .create(true)
+            .open(&path)
+            .map_err(Error::file("opening", path))?;
+        let program = match &self.shim {
+            ShimBinary::Sealed(fd) => PathBuf::from(format!("/proc/self/fd/{}", fd.as_raw_fd())),
+            ShimBinary::Path(path) => path.clone(),
+        };
+        let child = Command::new(&program)
+            .arg0("coracle")
+            .args(["shim", id])
+            .env_clear()
+            .stdin(Stdio::from(OwnedFd::from(theirs)))
+            .stdout(Stdio::null())
+            .stderr(Stdio::from(log))
+            .spawn()
+            .map_err(Error::file("executing", program))?;
+        Ok((child, ours))
+    }
+
+    /// Removes the directories of a sandbox.
+    pub(crate) fn forget(&self, id: &str) -> Result<()> {
+        for directory in [self.runs().join(id), self.state(id)] {
+            match fs::remove_dir_all(&directory) {
+                Ok(()) => {}
+                Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+                Err(error) => return Err(Error::file("removing", directory)(error)),
+            }
+        }
+        Ok(())
+    }
+}
+
+fn seal(binary: &Path) -> ShimBinary {
+    use std::os::unix::ffi::OsStrExt;
+    let sealed = std::ffi::CString::new(binary.as_os_str().as_bytes())
+        .map_err(|_| nix::errno::Errno::EINVAL)
+        .and_then(|path| clone_tree(CWD, &path, false))
+        .and_then(|tree| {
+            let attributes = Attributes {
+                set: libc::MOUNT_ATTR_RDONLY,
+                propagation: libc::MS_PRIVATE,
+                ..Attributes::default()
+            };
+            set_attributes(tree.as_fd(), attributes).map(|()| tree)
+        });
+    match sealed {
+        Ok(tree) => ShimBinary::Sealed(tree),
+        Err(errno) => {
+            tracing::warn!(%errno, "shims run from the binary itself, which containers' init processes may reach");
+            ShimBinary::Path(binary.to_owned())
+        }
+    }
+}
+
+fn make_private(directory: &Path) -> Result<()> {
+    fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(directory)
+        .map_err(Error::file("making", directory))
 }

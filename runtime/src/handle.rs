@@ -1,37 +1,163 @@
 //! A sandbox as the agent holds it.
 
+mod observed;
+mod session;
+
 use std::collections::BTreeMap;
+use std::fs;
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::process::Child;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use tokio::sync::mpsc;
 
-use crate::cgroup::Usage;
-use crate::sandbox::{
-    ContainerSpec, ContainerStatus, ExecSpec, SandboxEvent, SandboxSpec, Session,
-};
+use crate::cgroup::{self, Usage};
+use crate::engine;
+use crate::link::Link;
+use crate::plan::{self, NamespaceChoice, Rootfs};
+use crate::protocol::{Answer, LogPlan, Operation, Start};
+use crate::records::{self, Durability};
+use crate::sandbox::{ContainerSpec, ContainerStatus, SandboxEvent, SandboxSpec};
 use crate::{Error, Result};
+use observed::Observed;
+
+/// How long a shim may take to end after it was told to, before it is killed.
+const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// A sandbox with its containers. Cheap to clone; dropping it changes nothing.
 #[derive(Clone)]
 pub struct Sandbox {
-    spec: Arc<SandboxSpec>,
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    spec: SandboxSpec,
+    engine: Arc<engine::Inner>,
+    link: Option<Arc<Link>>,
+    /// The shim, when this process has started it and must reap it.
+    child: Mutex<Option<Child>>,
+    observed: Arc<Mutex<Observed>>,
 }
 
 impl Sandbox {
+    pub(crate) fn connected(
+        spec: SandboxSpec,
+        engine: Arc<engine::Inner>,
+        child: Option<Child>,
+        stream: UnixStream,
+    ) -> Result<Self> {
+        let observed = Observed::load(&engine.state(&spec.id));
+        let observed = Arc::new(Mutex::new(observed));
+        let (watched, cgroups) = (Arc::clone(&observed), engine.cgroups.clone());
+        let (group, state) = (spec.cgroup.clone(), engine.state(&spec.id));
+        let link = Link::new(spec.id.clone(), stream, move |event| {
+            let mut observed = watched.lock().unwrap_or_else(PoisonError::into_inner);
+            match event {
+                Some(event) => observed.event(event),
+                None if observed.removing => {}
+                None => {
+                    // Nobody waits for these processes any more.
+                    cgroups.kill(&group);
+                    observed.lose(&state);
+                }
+            }
+        })
+        .map_err(Error::kernel("connecting to the shim"))?;
+        let child = Mutex::new(child);
+        Ok(Self { inner: Arc::new(Inner { spec, engine, link: Some(link), child, observed }) })
+    }
+
+    pub(crate) fn lost(spec: SandboxSpec, engine: Arc<engine::Inner>) -> Result<Self> {
+        let state = engine.state(&spec.id);
+        let mut observed = Observed::load(&state);
+        engine.cgroups.kill(&spec.cgroup);
+        observed.lose(&state);
+        let observed = Arc::new(Mutex::new(observed));
+        let child = Mutex::new(None);
+        Ok(Self { inner: Arc::new(Inner { spec, engine, link: None, child, observed }) })
+    }
+
     /// What it was made from.
     pub fn spec(&self) -> &SandboxSpec {
-        &self.spec
+        &self.inner.spec
     }
 
     /// Whether its shim is there.
     pub fn is_alive(&self) -> bool {
-        false
+        self.inner.link.as_ref().is_some_and(|link| link.is_open())
+    }
+
+    pub(crate) async fn request(
+        &self,
+        operation: Operation,
+        descriptors: Vec<OwnedFd>,
+    ) -> Result<(Answer, Vec<OwnedFd>)> {
+        match &self.inner.link {
+            Some(link) => link.request(operation, descriptors).await,
+            None => Err(Error::ShimLost(self.inner.spec.id.clone())),
+        }
+    }
+
+    /// Learns from the shim what happened while nobody listened.
+    pub(crate) async fn reconcile(&self) -> Result<()> {
+        self.request(Operation::Hello, Vec::new()).await?;
+        if let (Answer::Status(list), _) = self.request(Operation::Status, Vec::new()).await? {
+            self.observed().reconcile(list);
+        }
+        Ok(())
+    }
+
+    fn observed(&self) -> std::sync::MutexGuard<'_, Observed> {
+        self.inner.observed.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn state(&self, container: &str) -> PathBuf {
+        self.inner.engine.state(&self.inner.spec.id).join(container)
+    }
+
+    fn group(&self, container: &str) -> String {
+        format!("{}/{container}", self.inner.spec.cgroup)
     }
 
     /// Prepares a container: record, writable layer, cgroup with limits. Nothing runs yet.
     pub async fn create_container(&self, container: ContainerSpec) -> Result<()> {
-        Err(self.lost(container))
+        let this = self.clone();
+        let id = container.id.clone();
+        blocking(&id, move || this.prepare(container)).await
+    }
+
+    fn prepare(&self, container: ContainerSpec) -> Result<()> {
+        let id = container.id.clone();
+        let state = self.state(&id);
+        if state.join("container.json").exists() {
+            return Err(Error::Exists(id));
+        }
+        for part in ["upper", "work"] {
+            let directory = state.join(part);
+            fs::create_dir_all(&directory).map_err(Error::file("making", directory))?;
+        }
+        // The root directory of the container shows the mode of the topmost layer.
+        if let Some(mode) = container.layers.last().and_then(|l| fs::metadata(l).ok()) {
+            let upper = state.join("upper");
+            fs::set_permissions(&upper, mode.permissions())
+                .map_err(Error::file("setting the mode of", upper))?;
+        }
+        let record = state.join("container.json");
+        records::write(&record, &container, Durability::Cached)
+            .map_err(Error::file("writing", record))?;
+        let group = self.group(&id);
+        let cgroups = &self.inner.engine.cgroups;
+        cgroups.create(&group).map_err(Error::kernel("making the control group"))?;
+        let linux = container.spec.linux().as_ref();
+        if let Some(resources) = linux.and_then(|l| l.resources().as_ref()) {
+            cgroup::apply(cgroups, &group, resources)
+                .map_err(Error::kernel("limiting the control group"))?;
+        }
+        self.observed().created(container.id, container.labels);
+        Ok(())
     }
 
     /// Starts a prepared container and returns the process ID of its first process.
@@ -39,64 +165,176 @@ impl Sandbox {
     /// Fails with [`Error::Launch`] when the process could not be executed; the container then
     /// counts as never started and may be removed.
     pub async fn start_container(&self, id: &str) -> Result<u32> {
-        Err(self.lost(id))
+        let container = self.record(id)?;
+        let state = self.state(id);
+        let rootfs = if container.layers.is_empty() {
+            let root = container.spec.root().as_ref().map(|r| r.path().clone());
+            Rootfs::Directory(root.unwrap_or_default())
+        } else {
+            Rootfs::Overlay {
+                layers: container.layers.clone(),
+                upper: state.join("upper"),
+                work: state.join("work"),
+            }
+        };
+        let cgroup = self.inner.engine.cgroups.plan(&self.group(id));
+        let plan =
+            plan::compile(&self.inner.spec, &container, rootfs, cgroup, NamespaceChoice::Sandbox)?;
+        let log = (!container.log_path.as_os_str().is_empty()).then(|| LogPlan {
+            path: container.log_path.clone(),
+            max_bytes: container.log_max_bytes,
+            max_files: container.log_max_files,
+        });
+        let start = Start {
+            container: id.to_owned(),
+            plan,
+            log,
+            stdin: container.stdin,
+            stdin_once: container.stdin_once,
+            records: state.clone(),
+            gated: false,
+            inherit_streams: false,
+        };
+        let (answer, _) = self.request(Operation::Start(Box::new(start)), Vec::new()).await?;
+        let Answer::Started { pid, warnings } = answer else { return Ok(0) };
+        warn_once(warnings);
+        self.observed().started(id, pid);
+        Ok(pid)
+    }
+
+    fn record(&self, id: &str) -> Result<ContainerSpec> {
+        let path = self.state(id).join("container.json");
+        records::read(&path)
+            .map_err(Error::file("reading", path))?
+            .ok_or_else(|| Error::NotFound(id.to_owned()))
     }
 
     /// Sends a signal to the first process of a container. A container that has ended is no error.
     pub async fn signal(&self, id: &str, signal: i32) -> Result<()> {
-        let _ = signal;
-        Err(self.lost(id))
+        let container = id.to_owned();
+        match self.request(Operation::Signal { container, signal }, Vec::new()).await {
+            Ok(_) | Err(Error::NotFound(_)) => Ok(()),
+            Err(error) => Err(error),
+        }
     }
 
     /// All containers that were created and not removed.
     pub async fn status(&self) -> Result<Vec<ContainerStatus>> {
-        Err(self.lost(()))
-    }
-
-    /// Runs one more process in a running container.
-    pub async fn exec(&self, exec: ExecSpec) -> Result<Session> {
-        Err(self.lost(exec))
-    }
-
-    /// Attaches to the streams of a container's first process. Output from before the first
-    /// attach is replayed, within a bound.
-    pub async fn attach(&self, id: &str, stdin: bool) -> Result<Session> {
-        let _ = stdin;
-        Err(self.lost(id))
+        Ok(self.observed().status())
     }
 
     /// Makes the shim open the log file anew, after somebody else has rotated it.
     pub async fn reopen_log(&self, id: &str) -> Result<()> {
-        Err(self.lost(id))
+        self.request(Operation::ReopenLog { container: id.to_owned() }, Vec::new()).await.map(drop)
     }
 
     /// Kills what still runs of a container and removes its cgroup, writable layer and records.
     /// The log stays. Removing what does not exist is no error.
     pub async fn remove_container(&self, id: &str) -> Result<()> {
-        Err(self.lost(id))
+        if self.is_alive() {
+            match self.request(Operation::Remove { container: id.to_owned() }, Vec::new()).await {
+                // A shim that dies under this has left the rest to us.
+                Ok(_) | Err(Error::ShimLost(_)) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        let group = self.group(id);
+        self.inner
+            .engine
+            .cgroups
+            .remove(&group)
+            .await
+            .map_err(Error::kernel("removing the control group"))?;
+        let state = self.state(id);
+        blocking(id, move || remove_directory(state)).await?;
+        self.observed().removed(id);
+        Ok(())
     }
 
     /// Removes the sandbox with everything in it. Idempotent.
     pub async fn remove(&self) -> Result<()> {
-        Err(self.lost(()))
+        self.observed().removing = true;
+        let _ =
+            tokio::time::timeout(SHUTDOWN_TIMEOUT, self.request(Operation::Shutdown, Vec::new()))
+                .await;
+        let child = self.inner.child.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(child) = child {
+            // Off the critical path: nothing below needs the shim to be reaped.
+            tokio::spawn(reap(child));
+        }
+        let (engine, spec) = (&self.inner.engine, &self.inner.spec);
+        engine.cgroups.kill(&spec.cgroup);
+        engine
+            .cgroups
+            .remove(&spec.cgroup)
+            .await
+            .map_err(Error::kernel("removing the control group"))?;
+        let (engine, id) = (Arc::clone(engine), spec.id.clone());
+        blocking(&spec.id, move || engine.forget(&id)).await
     }
 
     /// Events from now on; each subscriber gets all of them.
     pub fn events(&self) -> mpsc::Receiver<SandboxEvent> {
-        mpsc::channel(1).1
+        self.observed().subscribe()
     }
 
     /// Usage of the whole sandbox and of each container by its identifier.
     pub async fn stats(&self) -> Result<(Usage, BTreeMap<String, Usage>)> {
-        Err(self.lost(()))
+        let this = self.clone();
+        blocking(&self.inner.spec.id, move || {
+            let cgroups = &this.inner.engine.cgroups;
+            let ids = this.observed().ids();
+            let containers =
+                ids.into_iter().map(|id| (id.clone(), cgroups.usage(&this.group(&id)))).collect();
+            Ok((cgroups.usage(&this.inner.spec.cgroup), containers))
+        })
+        .await
     }
 
     /// The directory with the files that a container has written, for disk accounting.
     pub fn writable_layer(&self, id: &str) -> PathBuf {
-        PathBuf::from(id)
+        self.state(id).join("upper")
     }
+}
 
-    fn lost<T>(&self, _: T) -> Error {
-        Error::ShimLost(self.spec.id.clone())
+async fn reap(mut child: Child) {
+    let deadline = tokio::time::Instant::now() + SHUTDOWN_TIMEOUT;
+    while matches!(child.try_wait(), Ok(None)) {
+        if tokio::time::Instant::now() > deadline {
+            let _ = child.kill();
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+async fn blocking<T: Send + 'static>(
+    id: &str,
+    work: impl FnOnce() -> Result<T> + Send + 'static,
+) -> Result<T> {
+    match tokio::task::spawn_blocking(work).await {
+        Ok(result) => result,
+        // The process is ending.
+        Err(_) => Err(Error::ShimLost(id.to_owned())),
+    }
+}
+
+fn remove_directory(directory: PathBuf) -> Result<()> {
+    match fs::remove_dir_all(&directory) {
+        Ok(()) => Ok(()),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
+        Err(error) => Err(Error::file("removing", directory)(error)),
+    }
+}
+
+/// What a machine withholds is the same for every container: it is said once.
+fn warn_once(warnings: Vec<String>) {
+    static SAID: Mutex<Vec<String>> = Mutex::new(Vec::new());
+    const MAX_SAID: usize = 32;
+    let mut said = SAID.lock().unwrap_or_else(PoisonError::into_inner);
+    for warning in warnings {
+        if said.len() < MAX_SAID && !said.contains(&warning) {
+            tracing::warn!("{warning}");
+            said.push(warning);
+        }
     }
 }

@@ -24,6 +24,7 @@ use process::PreparedProcess;
 use report::{Report, Step};
 
 pub use child::init;
+pub(crate) use process::null;
 
 /// The standard streams of a process.
 pub enum Stdio {
@@ -144,9 +145,8 @@ pub fn container(
     for Namespace { flag, path } in &plan.namespaces {
         match path {
             Some(path) => {
-                let file = File::open(path).map_err(|e| {
-                    other(&format!("opening namespace {}", path.display()), &e)
-                })?;
+                let file = File::open(path)
+                    .map_err(|e| other(&format!("opening namespace {}", path.display()), &e))?;
                 if *flag == libc::CLONE_NEWPID as u64 {
                     join_pid = Some(OwnedFd::from(file));
                 } else {
@@ -251,7 +251,8 @@ pub fn container(
 impl Gate {
     /// Lets the process go on to its program.
     pub fn open(self) -> Result<(), LaunchError> {
-        nix::unistd::write(&self.open, b"!").map_err(|errno| with_errno("opening the gate", errno))?;
+        nix::unistd::write(&self.open, b"!")
+            .map_err(|errno| with_errno("opening the gate", errno))?;
         match Report::read(&self.reports) {
             None => Ok(()),
             Some(report) => Err(report.explain(&self.wording)),
@@ -283,8 +284,14 @@ pub fn exec(
         }
     };
     let (report_read, report_write) = pipe()?;
-    let prepared =
-        PreparedProcess::new(process, streams, master.is_some(), report_write, None, &mut warnings)?;
+    let prepared = PreparedProcess::new(
+        process,
+        streams,
+        master.is_some(),
+        report_write,
+        None,
+        &mut warnings,
+    )?;
     let cgroup_directory = match &inside.plan.cgroup.directory {
         Some(path) => Some(File::open(path).map_err(|e| other("opening the cgroup", &e))?),
         None => None,
@@ -301,7 +308,8 @@ pub fn exec(
     if inside.plan.namespaces.iter().any(|n| n.flag == libc::CLONE_NEWCGROUP as u64) {
         flags |= libc::CLONE_NEWCGROUP;
     }
-    let own = File::open("/proc/self/ns/pid").map_err(|e| other("opening /proc/self/ns/pid", &e))?;
+    let own =
+        File::open("/proc/self/ns/pid").map_err(|e| other("opening /proc/self/ns/pid", &e))?;
     sys_process::join_namespaces(pidfd.as_fd(), libc::CLONE_NEWPID)
         .map_err(|e| with_errno("joining the PID namespace", e))?;
     let forked = clone::clone3(0, cgroup_directory.as_ref().map(AsFd::as_fd));
@@ -332,7 +340,8 @@ pub fn exec(
 /// Makes children of this process start in another PID namespace; returns the way back.
 fn join_pid_namespace(target: Option<&OwnedFd>) -> Result<Option<File>, LaunchError> {
     let Some(target) = target else { return Ok(None) };
-    let own = File::open("/proc/self/ns/pid").map_err(|e| other("opening /proc/self/ns/pid", &e))?;
+    let own =
+        File::open("/proc/self/ns/pid").map_err(|e| other("opening /proc/self/ns/pid", &e))?;
     sys_process::join_namespaces(target.as_fd(), libc::CLONE_NEWPID)
         .map_err(|e| with_errno("joining the PID namespace", e))?;
     Ok(Some(own))
@@ -362,19 +371,13 @@ fn terminal_of(
 }
 
 /// Opens a terminal in the devpts of a running container, trusting nothing in there.
-fn terminal_in(
-    pid: i32,
-    size: Option<(u16, u16)>,
-) -> Result<(OwnedFd, OwnedFd), LaunchError> {
+fn terminal_in(pid: i32, size: Option<(u16, u16)>) -> Result<(OwnedFd, OwnedFd), LaunchError> {
     const DEVPTS_SUPER_MAGIC: nix::sys::statfs::FsType = nix::sys::statfs::FsType(0x1cd1);
-    let root = File::open(format!("/proc/{pid}/root")).map_err(|e| other("opening the root", &e))?;
-    let devpts = sys_mount::open_in_root(
-        root.as_fd(),
-        c"dev/pts",
-        libc::O_DIRECTORY | libc::O_RDONLY,
-        0,
-    )
-    .map_err(|errno| with_errno("opening the container's /dev/pts", errno))?;
+    let root =
+        File::open(format!("/proc/{pid}/root")).map_err(|e| other("opening the root", &e))?;
+    let devpts =
+        sys_mount::open_in_root(root.as_fd(), c"dev/pts", libc::O_DIRECTORY | libc::O_RDONLY, 0)
+            .map_err(|errno| with_errno("opening the container's /dev/pts", errno))?;
     let kind = nix::sys::statfs::fstatfs(&devpts).map_err(|e| with_errno("statfs", e))?;
     if kind.filesystem_type() != DEVPTS_SUPER_MAGIC {
         return Err(plain("the container's /dev/pts is not a devpts filesystem"));

@@ -14,12 +14,15 @@ pub mod error;
 pub mod handle;
 pub mod image;
 mod launch;
+mod link;
 pub mod plan;
 pub mod protocol;
+mod records;
 pub mod sandbox;
 pub mod seccomp;
 pub mod shim;
 mod sys;
+mod terminal;
 
 pub use engine::Runtime;
 pub use error::{Error, LaunchError, LaunchErrorKind, Result};

@@ -138,15 +138,11 @@ pub fn compile(
     };
     let fresh = |flag: i32| namespaces.iter().any(|n| n.flag == flag as u64 && n.path.is_none());
     let mounts = mount::compile(spec.mounts().as_deref().unwrap_or_default())?;
-    let own_dev = !mounts.iter().any(|m| {
-        m.target == "dev" && matches!(m.source, MountSource::Bind { .. })
-    });
+    let own_dev =
+        !mounts.iter().any(|m| m.target == "dev" && matches!(m.source, MountSource::Bind { .. }));
     let own_uts = fresh(libc::CLONE_NEWUTS);
     let mappings = |list: &Option<Vec<oci_spec::runtime::LinuxIdMapping>>| {
-        list.iter()
-            .flatten()
-            .map(|m| (m.container_id(), m.host_id(), m.size()))
-            .collect::<Vec<_>>()
+        list.iter().flatten().map(|m| (m.container_id(), m.host_id(), m.size())).collect::<Vec<_>>()
     };
     Ok(Plan {
         rootfs,
@@ -155,7 +151,9 @@ pub fn compile(
         domainname: spec.domainname().clone().filter(|_| own_uts),
         sysctls: match choice {
             NamespaceChoice::Sandbox => BTreeMap::new(),
-            NamespaceChoice::Spec => linux.sysctl().clone().unwrap_or_default().into_iter().collect(),
+            NamespaceChoice::Spec => {
+                linux.sysctl().clone().unwrap_or_default().into_iter().collect()
+            }
         },
         uid_mappings: mappings(linux.uid_mappings()),
         gid_mappings: mappings(linux.gid_mappings()),

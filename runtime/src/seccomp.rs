@@ -14,14 +14,63 @@ pub use filter::{CompileError, Filter, compile};
 /// Calls that a container may not make whatever capabilities it has: they reach the keyring, the
 /// kernel's memory policy and swap, or parts of the kernel that nobody maintains.
 const NEVER: &[&str] = &[
-    "_sysctl", "add_key", "afs_syscall", "bdflush", "break", "create_module", "ftime",
-    "get_kernel_syms", "getpmsg", "gtty", "idle", "io_uring_enter", "io_uring_register",
-    "io_uring_setup", "kexec_file_load", "kexec_load", "keyctl", "lock", "lsm_get_self_attr",
-    "lsm_list_modules", "lsm_set_self_attr", "migrate_pages", "move_pages", "mpx", "nfsservctl",
-    "nice", "oldfstat", "oldlstat", "oldolduname", "oldstat", "olduname", "pivot_root", "prof",
-    "profil", "putpmsg", "readdir", "request_key", "security", "sgetmask", "sigaction", "signal",
-    "sigpending", "sigsuspend", "ssetmask", "stty", "swapoff", "swapon", "sysfs", "tuxcall",
-    "ulimit", "uselib", "userfaultfd", "ustat", "vm86", "vm86old", "vserver", "file_setattr",
+    "_sysctl",
+    "add_key",
+    "afs_syscall",
+    "bdflush",
+    "break",
+    "create_module",
+    "ftime",
+    "get_kernel_syms",
+    "getpmsg",
+    "gtty",
+    "idle",
+    "io_uring_enter",
+    "io_uring_register",
+    "io_uring_setup",
+    "kexec_file_load",
+    "kexec_load",
+    "keyctl",
+    "lock",
+    "lsm_get_self_attr",
+    "lsm_list_modules",
+    "lsm_set_self_attr",
+    "migrate_pages",
+    "move_pages",
+    "mpx",
+    "nfsservctl",
+    "nice",
+    "oldfstat",
+    "oldlstat",
+    "oldolduname",
+    "oldstat",
+    "olduname",
+    "pivot_root",
+    "prof",
+    "profil",
+    "putpmsg",
+    "readdir",
+    "request_key",
+    "security",
+    "sgetmask",
+    "sigaction",
+    "signal",
+    "sigpending",
+    "sigsuspend",
+    "ssetmask",
+    "stty",
+    "swapoff",
+    "swapon",
+    "sysfs",
+    "tuxcall",
+    "ulimit",
+    "uselib",
+    "userfaultfd",
+    "ustat",
+    "vm86",
+    "vm86old",
+    "vserver",
+    "file_setattr",
     "file_getattr",
 ];
 
@@ -30,10 +79,27 @@ const GATED: &[(&[Capability], &[&str])] = &[
     (
         &[Capability::SysAdmin],
         &[
-            "fanotify_init", "fsconfig", "fsmount", "fsopen", "fspick", "listmount",
-            "lookup_dcookie", "mount", "mount_setattr", "move_mount", "open_tree",
-            "open_tree_attr", "quotactl", "quotactl_fd", "setdomainname", "sethostname", "setns",
-            "statmount", "umount", "umount2", "unshare",
+            "fanotify_init",
+            "fsconfig",
+            "fsmount",
+            "fsopen",
+            "fspick",
+            "listmount",
+            "lookup_dcookie",
+            "mount",
+            "mount_setattr",
+            "move_mount",
+            "open_tree",
+            "open_tree_attr",
+            "quotactl",
+            "quotactl_fd",
+            "setdomainname",
+            "sethostname",
+            "setns",
+            "statmount",
+            "umount",
+            "umount2",
+            "unshare",
         ],
     ),
     (&[Capability::SysAdmin, Capability::Bpf], &["bpf"]),
@@ -42,17 +108,11 @@ const GATED: &[(&[Capability], &[&str])] = &[
     (&[Capability::DacReadSearch], &["open_by_handle_at"]),
     (&[Capability::SysBoot], &["reboot"]),
     (&[Capability::SysChroot], &["chroot"]),
-    (
-        &[Capability::SysModule],
-        &["delete_module", "finit_module", "init_module", "query_module"],
-    ),
+    (&[Capability::SysModule], &["delete_module", "finit_module", "init_module", "query_module"]),
     (&[Capability::SysPacct], &["acct"]),
     (&[Capability::SysPtrace], &["kcmp", "pidfd_getfd", "process_madvise"]),
     (&[Capability::SysRawio], &["ioperm", "iopl"]),
-    (
-        &[Capability::SysTime],
-        &["clock_settime", "clock_settime64", "settimeofday", "stime"],
-    ),
+    (&[Capability::SysTime], &["clock_settime", "clock_settime64", "settimeofday", "stime"]),
     (&[Capability::SysTtyConfig], &["vhangup"]),
     (
         &[Capability::SysNice],
@@ -70,9 +130,7 @@ const BY_ARGUMENT: &[&str] = &["clone", "clone3", "personality", "socket"];
 /// newer fails with ENOSYS, so that programs fall back as on an older kernel.
 pub fn runtime_default(capabilities: &Capabilities) -> LinuxSeccomp {
     let held = |any: &[Capability]| any.iter().any(|c| capabilities.contains(c));
-    let gated = |name: &str| {
-        GATED.iter().any(|(any, names)| names.contains(&name) && !held(any))
-    };
+    let gated = |name: &str| GATED.iter().any(|(any, names)| names.contains(&name) && !held(any));
     let names = numbers::SYSCALLS
         .iter()
         .map(|(name, ..)| *name)
@@ -100,8 +158,7 @@ pub fn runtime_default(capabilities: &Capabilities) -> LinuxSeccomp {
             | libc::CLONE_NEWPID
             | libc::CLONE_NEWNET
             | libc::CLONE_NEWCGROUP) as u64;
-        let flags =
-            argument(0, NAMESPACES, Some(0), LinuxSeccompOperator::ScmpCmpMaskedEq);
+        let flags = argument(0, NAMESPACES, Some(0), LinuxSeccompOperator::ScmpCmpMaskedEq);
         syscalls.push(rule(vec!["clone".to_owned()], Some(flags)));
         let mut refused = rule(vec!["clone3".to_owned()], None);
         refused.set_action(LinuxSeccompAction::ScmpActErrno);

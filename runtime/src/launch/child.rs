@@ -150,8 +150,7 @@ fn devices(prepared: &Prepared, root: BorrowedFd<'_>) -> Outcome {
     sys::set_umask(0o022);
     if prepared.own_dev {
         for (index, (target, link)) in LINKS.iter().enumerate() {
-            let (parent, name) =
-                root::parent(root, link).map_err(at(Step::DeviceLink, index))?;
+            let (parent, name) = root::parent(root, link).map_err(at(Step::DeviceLink, index))?;
             let name = name.as_c_str().map_err(at(Step::DeviceLink, index))?;
             match nix::unistd::symlinkat(*target, &parent, name) {
                 Ok(()) | Err(Errno::EEXIST) => {}
@@ -187,13 +186,7 @@ fn device(root: BorrowedFd<'_>, entry: &super::PreparedDevice) -> nix::Result<()
         return Ok(());
     }
     let flags = nix::fcntl::AtFlags::AT_SYMLINK_NOFOLLOW;
-    nix::unistd::fchownat(
-        &parent,
-        name,
-        Some(device.uid.into()),
-        Some(device.gid.into()),
-        flags,
-    )
+    nix::unistd::fchownat(&parent, name, Some(device.uid.into()), Some(device.gid.into()), flags)
 }
 
 fn bind_device(root: BorrowedFd<'_>, entry: &super::PreparedDevice) -> nix::Result<()> {
@@ -329,8 +322,7 @@ fn enter_cwd(cwd: &CStr) -> nix::Result<()> {
     let slash = nix::fcntl::open(c"/", OFlag::O_PATH | OFlag::O_CLOEXEC, Mode::empty())?;
     let relative = cwd.to_bytes_with_nul();
     let start = relative.iter().position(|&b| b != b'/').ok_or(Errno::ENOENT)?;
-    let relative =
-        CStr::from_bytes_with_nul(&relative[start..]).map_err(|_| Errno::EINVAL)?;
+    let relative = CStr::from_bytes_with_nul(&relative[start..]).map_err(|_| Errno::EINVAL)?;
     let made = root::target(slash.as_fd(), relative, Kind::Directory)?;
     nix::unistd::fchdir(&made)
 }

@@ -73,20 +73,16 @@ impl PreparedFilesystem {
     }
 }
 
-pub(super) fn prepare(
-    plan: &MountPlan,
-    cgroup: &CgroupPlan,
-) -> Result<PreparedMount, LaunchError> {
+pub(super) fn prepare(plan: &MountPlan, cgroup: &CgroupPlan) -> Result<PreparedMount, LaunchError> {
     let target = c_string(&plan.target)?;
     let (kind, source) = match &plan.source {
         MountSource::Bind { path, recursive } => {
             let fail = |what: &str, errno: Errno| bind_error(path, plan, what, errno);
-            let tree = clone_tree(CWD, &c_path(path)?, *recursive).map_err(|errno| {
-                match errno {
+            let tree =
+                clone_tree(CWD, &c_path(path)?, *recursive).map_err(|errno| match errno {
                     Errno::ENOENT => fail(&format!("stat {}", path.display()), errno),
                     _ => fail("open_tree", errno),
-                }
-            })?;
+                })?;
             apply(plan, &tree, *recursive).map_err(|errno| fail("mount_setattr", errno))?;
             let stat = nix::sys::stat::fstat(&tree).map_err(|errno| fail("stat", errno))?;
             let kind = match stat.st_mode & libc::S_IFMT {
@@ -109,7 +105,8 @@ pub(super) fn prepare(
             (Kind::Directory, source)
         }
         MountSource::Cgroup if cgroup.legacy_view.is_empty() => {
-            let filesystem = PreparedFilesystem { kind: c"cgroup2".to_owned(), options: Vec::new() };
+            let filesystem =
+                PreparedFilesystem { kind: c"cgroup2".to_owned(), options: Vec::new() };
             (Kind::Directory, PreparedSource::Fresh { filesystem, attributes: plan.set })
         }
         MountSource::Cgroup => {
@@ -160,12 +157,8 @@ fn apply(plan: &MountPlan, tree: &OwnedFd, recursive: bool) -> nix::Result<()> {
     if (plan.set | plan.clear) & libc::MOUNT_ATTR__ATIME != 0 {
         clear |= libc::MOUNT_ATTR__ATIME;
     }
-    let second = Attributes {
-        set: plan.set,
-        clear,
-        propagation: 0,
-        recursive: plan.recursive_attributes,
-    };
+    let second =
+        Attributes { set: plan.set, clear, propagation: 0, recursive: plan.recursive_attributes };
     set_attributes(tree.as_fd(), second)
 }
 

@@ -138,10 +138,7 @@ impl Report {
             },
             Step::Cwd => (
                 LaunchErrorKind::Cwd,
-                format!(
-                    "chdir to cwd ({:?}) set in config.json failed: {text}",
-                    wording.cwd
-                ),
+                format!("chdir to cwd ({:?}) set in config.json failed: {text}", wording.cwd),
             ),
             Step::CwdOutside => (
                 LaunchErrorKind::Cwd,

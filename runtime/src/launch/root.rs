@@ -76,8 +76,7 @@ pub(super) fn parent(root: BorrowedFd<'_>, path: &CStr) -> nix::Result<(OwnedFd,
         let Some(end) = end else { return Ok((directory, name)) };
         prefix[..end].copy_from_slice(&bytes[..end]);
         prefix[end] = 0;
-        let so_far =
-            CStr::from_bytes_until_nul(&prefix).map_err(|_| Errno::ENAMETOOLONG)?;
+        let so_far = CStr::from_bytes_until_nul(&prefix).map_err(|_| Errno::ENAMETOOLONG)?;
         let flags = libc::O_PATH | libc::O_DIRECTORY;
         directory = match open_in_root(root, so_far, flags, 0) {
             Err(Errno::ENOENT) => {

@@ -59,8 +59,9 @@ pub(super) fn compile(mounts: &[Mount]) -> Result<Vec<MountPlan>, LaunchError> {
 }
 
 fn one(mount: &Mount) -> Result<MountPlan, LaunchError> {
-    let target = inside(mount.destination())
-        .ok_or_else(|| refuse(format!("mount destination {:?} is the root", mount.destination())))?;
+    let target = inside(mount.destination()).ok_or_else(|| {
+        refuse(format!("mount destination {:?} is the root", mount.destination()))
+    })?;
     let mut plan = MountPlan {
         target,
         source: MountSource::Cgroup,

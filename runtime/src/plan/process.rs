@@ -123,7 +123,7 @@ pub fn process(
             })
             .collect(),
         no_new_privileges: process.no_new_privileges().unwrap_or(false),
-        oom_score_adj: *process.oom_score_adj(),
+        oom_score_adj: process.oom_score_adj(),
         apparmor: process.apparmor_profile().clone().filter(|p| !p.is_empty() && p != "unconfined"),
         seccomp,
         seccomp_flags,

@@ -153,11 +153,7 @@ fn rules(
 }
 
 /// Ranges of numbers with the same outcome: each begins where the one before ends.
-fn entries(
-    rules: &BTreeMap<u32, Rules>,
-    default: u32,
-    unknown: u32,
-) -> Vec<(u32, Outcome)> {
+fn entries(rules: &BTreeMap<u32, Rules>, default: u32, unknown: u32) -> Vec<(u32, Outcome)> {
     let end = SYSCALLS.iter().map(|row| row.1.max(row.2)).max().unwrap_or(0) as u32 + 1;
     let mut entries: Vec<(u32, Outcome)> = Vec::new();
     for number in 0..=end {
@@ -200,9 +196,8 @@ impl Builder {
     }
 
     fn emit(&mut self, code: u16, jt: u8, jf: u8, k: u32) -> Label {
-        self.reversed.push(
-            u64::from(code) | u64::from(jt) << 16 | u64::from(jf) << 24 | u64::from(k) << 32,
-        );
+        self.reversed
+            .push(u64::from(code) | u64::from(jt) << 16 | u64::from(jf) << 24 | u64::from(k) << 32);
         self.label()
     }
 
@@ -273,8 +268,7 @@ impl Builder {
         let (low, high) = (value as u32, (value >> 32) as u32);
         match arg.op() {
             Operator::ScmpCmpEq | Operator::ScmpCmpNe | Operator::ScmpCmpMaskedEq => {
-                let (yes, no) =
-                    if arg.op() == Operator::ScmpCmpNe { (no, yes) } else { (yes, no) };
+                let (yes, no) = if arg.op() == Operator::ScmpCmpNe { (no, yes) } else { (yes, no) };
                 self.branch(EQUAL, low, yes, no);
                 if let Some(mask) = mask {
                     self.emit(AND, 0, 0, mask as u32);
@@ -355,8 +349,7 @@ mod tests {
     #[test]
     fn the_default_profile_decides_as_containerd_does() {
         let plain = compile(&runtime_default(&Capabilities::new())).unwrap();
-        let admin =
-            compile(&runtime_default(&Capabilities::from([Capability::SysAdmin]))).unwrap();
+        let admin = compile(&runtime_default(&Capabilities::from([Capability::SysAdmin]))).unwrap();
         let newuser = libc::CLONE_NEWUSER as u64;
         let cases = [
             (libc::SYS_read, [0; 6], ALLOW, ALLOW),
@@ -390,9 +383,7 @@ mod tests {
     #[test]
     fn operators_compare_all_64_bits() {
         use LinuxSeccompOperator as Op;
-        use oci_spec::runtime::{
-            LinuxSeccompArgBuilder, LinuxSeccompBuilder, LinuxSyscallBuilder,
-        };
+        use oci_spec::runtime::{LinuxSeccompArgBuilder, LinuxSeccompBuilder, LinuxSyscallBuilder};
         let big = 0x1_0000_0005_u64;
         let cases: [(Op, u64, bool); 14] = [
             (Op::ScmpCmpEq, big, true),

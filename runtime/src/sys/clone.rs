@@ -6,6 +6,9 @@ use nix::errno::Errno;
 
 use super::check;
 
+/// Linux 5.7; the constant in `libc` overflows its type.
+const CLONE_INTO_CGROUP: u64 = 0x2_0000_0000;
+
 /// Which side of [`clone3`] this is.
 pub enum Fork {
     /// The caller; the child's process ID.
@@ -25,7 +28,7 @@ pub fn clone3(flags: u64, cgroup: Option<BorrowedFd<'_>>) -> nix::Result<Fork> {
     args.flags = flags;
     args.exit_signal = libc::SIGCHLD as u64;
     if let Some(cgroup) = cgroup {
-        args.flags |= libc::CLONE_INTO_CGROUP as u64;
+        args.flags |= CLONE_INTO_CGROUP;
         args.cgroup = cgroup.as_raw_fd() as u64;
     }
     // SAFETY: without CLONE_VM and with a zero stack the child runs on a copy of this stack, as

@@ -65,10 +65,8 @@ impl Filesystem {
     /// Starts configuring a filesystem of type `name`.
     pub fn open(name: &CStr) -> nix::Result<Self> {
         // SAFETY: `name` is NUL-terminated and outlives the call.
-        check(unsafe {
-            libc::syscall(libc::SYS_fsopen, name.as_ptr(), libc::FSOPEN_CLOEXEC)
-        })
-        .map(|fd| Self(owned(fd)))
+        check(unsafe { libc::syscall(libc::SYS_fsopen, name.as_ptr(), libc::FSOPEN_CLOEXEC) })
+            .map(|fd| Self(owned(fd)))
     }
 
     /// Sets `key` to `value`, or the flag `key` when there is no value.
@@ -79,14 +77,7 @@ impl Filesystem {
         };
         // SAFETY: `key` and `value` are NUL-terminated and outlive the call; a flag takes NULL.
         check(unsafe {
-            libc::syscall(
-                libc::SYS_fsconfig,
-                self.0.as_raw_fd(),
-                command,
-                key.as_ptr(),
-                value,
-                0,
-            )
+            libc::syscall(libc::SYS_fsconfig, self.0.as_raw_fd(), command, key.as_ptr(), value, 0)
         })
         .map(drop)
     }
@@ -183,13 +174,7 @@ pub fn mount_by_path(
 ) -> nix::Result<()> {
     // SAFETY: all strings are NUL-terminated and outlive the call.
     check(libc::c_long::from(unsafe {
-        libc::mount(
-            source.as_ptr(),
-            target.as_ptr(),
-            kind.as_ptr(),
-            flags,
-            data.as_ptr().cast(),
-        )
+        libc::mount(source.as_ptr(), target.as_ptr(), kind.as_ptr(), flags, data.as_ptr().cast())
     }))
     .map(drop)
 }

@@ -119,8 +119,9 @@ pub fn set_name(name: &CStr) {
 /// The highest capability this kernel knows, found by asking for each.
 pub fn last_capability() -> u32 {
     // SAFETY: the call takes integers only.
-    (0..64).take_while(|&cap| unsafe { libc::prctl(libc::PR_CAPBSET_READ, cap, 0, 0, 0) } >= 0).count()
-        as u32
+    (0..64)
+        .take_while(|&cap| unsafe { libc::prctl(libc::PR_CAPBSET_READ, cap, 0, 0, 0) } >= 0)
+        .count() as u32
         - 1
 }
 
@@ -169,12 +170,7 @@ pub fn set_seccomp(program: &[Instruction], flags: u64) -> nix::Result<()> {
     };
     // SAFETY: `program` describes the slice, which the kernel only reads.
     check(unsafe {
-        libc::syscall(
-            libc::SYS_seccomp,
-            libc::SECCOMP_SET_MODE_FILTER,
-            flags,
-            &raw const program,
-        )
+        libc::syscall(libc::SYS_seccomp, libc::SECCOMP_SET_MODE_FILTER, flags, &raw const program)
     })
     .map(drop)
 }
@@ -216,18 +212,15 @@ pub fn set_umask(mask: u32) {
 pub fn cwd_is_inside() -> bool {
     let mut buffer = [0_u8; libc::PATH_MAX as usize];
     // SAFETY: pointer and length describe the buffer; the raw call does not allocate.
-    let length =
-        unsafe { libc::syscall(libc::SYS_getcwd, buffer.as_mut_ptr(), buffer.len()) };
+    let length = unsafe { libc::syscall(libc::SYS_getcwd, buffer.as_mut_ptr(), buffer.len()) };
     length > 0 && buffer[0] == b'/'
 }
 
 /// Sets the domain name of the UTS namespace.
 pub fn set_domain_name(name: &CStr) -> nix::Result<()> {
     // SAFETY: pointer and length describe the string.
-    check(libc::c_long::from(unsafe {
-        libc::setdomainname(name.as_ptr(), name.count_bytes())
-    }))
-    .map(drop)
+    check(libc::c_long::from(unsafe { libc::setdomainname(name.as_ptr(), name.count_bytes()) }))
+        .map(drop)
 }
 
 /// Reaps orphans for ever, as the first process of a PID namespace must.
@@ -248,4 +241,10 @@ pub fn reap_forever() -> ! {
             }
         }
     }
+}
+
+/// Sends a signal by number; real-time signals have no name.
+pub fn send_signal(pid: i32, signal: i32) -> nix::Result<()> {
+    // SAFETY: the call takes integers only.
+    check(libc::c_long::from(unsafe { libc::kill(pid, signal) })).map(drop)
 }

@@ -33,8 +33,6 @@ pub fn open_peer(master: BorrowedFd<'_>) -> nix::Result<OwnedFd> {
 /// Makes `terminal` the controlling terminal of this session.
 pub fn control(terminal: BorrowedFd<'_>) -> nix::Result<()> {
     // SAFETY: TIOCSCTTY takes an int by value.
-    check(libc::c_long::from(unsafe {
-        libc::ioctl(terminal.as_raw_fd(), libc::TIOCSCTTY, 0)
-    }))
-    .map(drop)
+    check(libc::c_long::from(unsafe { libc::ioctl(terminal.as_raw_fd(), libc::TIOCSCTTY, 0) }))
+        .map(drop)
 }

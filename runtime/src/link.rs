@@ -1,0 +1,179 @@
+//! The agent's side of a connection to a shim.
+
+use std::collections::{HashMap, VecDeque};
+use std::io::{self, IoSlice, IoSliceMut};
+use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use nix::sys::socket::{ControlMessage, ControlMessageOwned, MsgFlags, UnixAddr, recvmsg, sendmsg};
+use tokio::io::Interest;
+use tokio::net::UnixStream;
+use tokio::sync::oneshot;
+
+use crate::protocol::{
+    self, Answer, Event, Failure, HEADER_BYTES, MAX_DESCRIPTORS, Message, Operation, Request,
+};
+use crate::{Error, Result};
+
+type Reply = (std::result::Result<Answer, Failure>, Vec<OwnedFd>);
+
+/// A connection; requests of many tasks share it.
+pub(crate) struct Link {
+    sandbox: String,
+    stream: UnixStream,
+    writing: tokio::sync::Mutex<()>,
+    waiting: Mutex<HashMap<u64, oneshot::Sender<Reply>>>,
+    next: AtomicU64,
+    closed: AtomicBool,
+}
+
+impl Link {
+    /// Takes over a connected socket. `on_event` gets each event, and `None` at the end.
+    pub fn new(
+        sandbox: String,
+        stream: std::os::unix::net::UnixStream,
+        on_event: impl Fn(Option<Event>) + Send + Sync + 'static,
+    ) -> io::Result<Arc<Self>> {
+        stream.set_nonblocking(true)?;
+        let link = Arc::new(Self {
+            sandbox,
+            stream: UnixStream::from_std(stream)?,
+            writing: tokio::sync::Mutex::new(()),
+            waiting: Mutex::new(HashMap::new()),
+            next: AtomicU64::new(1),
+            closed: AtomicBool::new(false),
+        });
+        let reader = Arc::clone(&link);
+        tokio::spawn(async move {
+            let _ = reader.read(&on_event).await;
+            reader.closed.store(true, Ordering::SeqCst);
+            reader.waiting().clear();
+            on_event(None);
+        });
+        Ok(link)
+    }
+
+    /// Whether the shim still answers.
+    pub fn is_open(&self) -> bool {
+        !self.closed.load(Ordering::SeqCst)
+    }
+
+    /// Asks the shim for something and waits for the answer.
+    pub async fn request(
+        &self,
+        operation: Operation,
+        descriptors: Vec<OwnedFd>,
+    ) -> Result<(Answer, Vec<OwnedFd>)> {
+        let id = self.next.fetch_add(1, Ordering::Relaxed);
+        let (sender, receiver) = oneshot::channel();
+        self.waiting().insert(id, sender);
+        let bytes = protocol::encode(&Request { id, operation }, descriptors.len())
+            .map_err(|source| Error::Malformed { what: "request", source })?;
+        if !self.is_open() || self.write(&bytes, descriptors).await.is_err() {
+            self.waiting().remove(&id);
+            return Err(self.lost());
+        }
+        let (result, descriptors) = receiver.await.map_err(|_| self.lost())?;
+        match result {
+            Ok(answer) => Ok((answer, descriptors)),
+            Err(Failure::Launch(error)) => Err(Error::Launch(error)),
+            Err(Failure::NotFound(id)) => Err(Error::NotFound(id)),
+            Err(Failure::State(state)) => {
+                Err(Error::Shim(protocol::Refusal { message: state, errno: 0 }))
+            }
+            Err(Failure::Refused(refusal)) => Err(Error::Shim(refusal)),
+        }
+    }
+
+    fn lost(&self) -> Error {
+        Error::ShimLost(self.sandbox.clone())
+    }
+
+    fn waiting(&self) -> std::sync::MutexGuard<'_, HashMap<u64, oneshot::Sender<Reply>>> {
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    async fn write(&self, bytes: &[u8], mut descriptors: Vec<OwnedFd>) -> io::Result<()> {
+        let _turn = self.writing.lock().await;
+        let mut sent = 0;
+        while sent < bytes.len() {
+            self.stream.writable().await?;
+            let raw: Vec<RawFd> = descriptors.iter().map(AsRawFd::as_raw_fd).collect();
+            let result = self.stream.try_io(Interest::WRITABLE, || {
+                let rights = [ControlMessage::ScmRights(&raw)];
+                let control: &[ControlMessage<'_>] = if raw.is_empty() { &[] } else { &rights };
+                let slices = [IoSlice::new(&bytes[sent..])];
+                let flags = MsgFlags::MSG_NOSIGNAL;
+                Ok(sendmsg::<UnixAddr>(self.stream.as_raw_fd(), &slices, control, flags, None)?)
+            });
+            match result {
+                Ok(count) => {
+                    sent += count;
+                    descriptors.clear();
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
+    }
+
+    async fn read(&self, on_event: &(impl Fn(Option<Event>) + Send + Sync)) -> io::Result<()> {
+        const READ_BYTES: usize = 4 << 10;
+        let mut received = Vec::new();
+        let mut descriptors = VecDeque::new();
+        loop {
+            self.stream.readable().await?;
+            let start = received.len();
+            received.resize(start + READ_BYTES, 0);
+            let result = self.stream.try_io(Interest::READABLE, || {
+                self.receive(&mut received[start..], &mut descriptors)
+            });
+            match result {
+                Ok(0) => return Ok(()),
+                Ok(count) => received.truncate(start + count),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    received.truncate(start);
+                    continue;
+                }
+                Err(error) => return Err(error),
+            }
+            while let Some((end, count)) = protocol::frame(&received).map_err(io::Error::other)? {
+                if received.len() < end || descriptors.len() < count {
+                    break;
+                }
+                let message = serde_json::from_slice(&received[HEADER_BYTES..end])?;
+                received.drain(..end);
+                let own: Vec<OwnedFd> = descriptors.drain(..count).collect();
+                match message {
+                    Message::Event(event) => on_event(Some(event)),
+                    Message::Reply { id, result } => {
+                        if let Some(waiting) = self.waiting().remove(&id) {
+                            // Nobody waits any more: the caller was cancelled.
+                            let _ = waiting.send((result, own));
+                        }
+                    }
+                }
+            }
+            received.shrink_to(READ_BYTES);
+        }
+    }
+
+    fn receive(&self, buffer: &mut [u8], descriptors: &mut VecDeque<OwnedFd>) -> io::Result<usize> {
+        let mut slices = [IoSliceMut::new(buffer)];
+        let mut control = nix::cmsg_space!([RawFd; MAX_DESCRIPTORS]);
+        let message = recvmsg::<UnixAddr>(
+            self.stream.as_raw_fd(),
+            &mut slices,
+            Some(&mut control),
+            MsgFlags::MSG_CMSG_CLOEXEC,
+        )?;
+        for control in message.cmsgs().into_iter().flatten() {
+            if let ControlMessageOwned::ScmRights(fds) = control {
+                descriptors.extend(fds.into_iter().map(crate::sys::own));
+            }
+        }
+        Ok(message.bytes)
+    }
+}
