@@ -17,7 +17,8 @@ impl Terminal {
         use nix::fcntl::{FcntlArg, OFlag, fcntl};
         let flags = OFlag::from_bits_retain(fcntl(&fd, FcntlArg::F_GETFL)?);
         fcntl(&fd, FcntlArg::F_SETFL(flags | OFlag::O_NONBLOCK))?;
-        Ok(Self(AsyncFd::register(fd)?))
+        #[allow(deprecated, reason = "sound for OwnedFd, whose number never changes")]
+        Ok(Self(AsyncFd::new(fd)?))
     }
 }
 
