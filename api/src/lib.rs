@@ -12,6 +12,7 @@ pub mod names;
 pub mod pod;
 pub mod pod_spec;
 pub mod quantity;
+pub mod openapi;
 pub mod registry;
 pub mod schema;
 pub mod selector;

@@ -22,4 +22,6 @@ pub use descriptions::Descriptions;
 pub use json::{JsonError, Parsed, parse_json, parse_yaml};
 pub use protobuf::{ProtobufError, decode_protobuf, decode_protobuf_or};
 pub use strategic::{PatchError, strategic_merge};
-pub use table::{Field, KindEntry, ListType, Message, Shape, Type, kinds, message, messages};
+pub use table::{
+    Field, KindEntry, ListType, Message, Shape, Type, fingerprint, kinds, message, messages,
+};

@@ -1,6 +1,8 @@
 //! Accessors over the generated tables. The tables hold indices instead of references, so that
 //! they are read-only data without relocations.
 
+use std::hash::{DefaultHasher, Hash, Hasher};
+
 use super::generated::{FIELDS, KINDS, LIST_KEYS, MESSAGES, NAME_ENDS, NAMES};
 
 /// What a value is.
@@ -316,6 +318,16 @@ impl Field {
 pub(super) fn field_index(field: &'static Field) -> usize {
     let offset = std::ptr::from_ref(field).addr() - FIELDS.as_ptr().addr();
     offset / size_of::<Field>()
+}
+
+/// A number that changes with the tables.
+pub fn fingerprint() -> u64 {
+    let mut hasher = DefaultHasher::new();
+    NAMES.hash(&mut hasher);
+    for field in &FIELDS {
+        (field.0, field.1, field.2 as u8, field.3 as u8, field.4, field.5).hash(&mut hasher);
+    }
+    hasher.finish()
 }
 
 /// Every kind, by group, version and kind.
