@@ -2,36 +2,16 @@
 
 #![allow(clippy::unwrap_used)]
 
-use jiff::Timestamp;
 use serde_json::{Value, json};
 
 use super::*;
-use crate::registry::{Behaviour, Cell, Column, Persistence, Subresource, SubresourceInfo};
-use crate::{ErrorList, FieldError};
+use crate::registry::{Behaviour, Persistence, SubresourceInfo};
 
 struct Nothing;
 
 impl Behaviour for Nothing {
-    fn decode(&self, _: &Served, _: &mut Value) -> Result<(), ErrorList> {
-        Ok(())
-    }
-    fn encode(&self, _: &Served, _: &mut Value) {}
-    fn prepare_for_create(&self, _: &mut Value) {}
-    fn prepare_for_update(&self, _: &mut Value, _: &Value, _: Subresource<'_>) {}
-    fn validate(&self, _: &Value) -> Vec<FieldError> {
-        Vec::new()
-    }
-    fn validate_update(&self, _: &Value, _: &Value, _: Subresource<'_>) -> ErrorList {
-        Vec::new()
-    }
-    fn name_rule(&self, _: &str, _: bool) -> Vec<String> {
-        Vec::new()
-    }
-    fn columns(&self) -> &'static [Column] {
-        &[]
-    }
-    fn cells(&self, _: &Value, _: Timestamp) -> Vec<Cell> {
-        Vec::new()
+    fn stored(&self) -> (&'static str, &'static str) {
+        ("", "")
     }
 }
 
@@ -174,6 +154,21 @@ fn v2_in_both_encodings() {
     assert!(encoded.len() > 100_000);
 }
 
+#[test]
+fn the_whole_registry() {
+    let resources = crate::registry::resources();
+    let document = v2_json(resources, "v1.33.0");
+    verify_references(&document, &document);
+    for (group, version) in group_versions(resources) {
+        let document = v3_group(resources, "v1.33.0", group, version).unwrap();
+        verify_references(&document, &document);
+    }
+    for (_, served) in served(resources) {
+        let name = format!("{}/{} {}", served.group, served.version, served.kind);
+        assert!(message(served.group, served.version, served.kind).is_some(), "{name}");
+    }
+}
+
 /// Writes the documents for clients that are driven by hand.
 #[test]
 #[ignore = "writes files"]
@@ -181,11 +176,11 @@ fn write_documents() {
     let directory = std::path::PathBuf::from(std::env::var_os("OPENAPI_OUT").unwrap());
     let write =
         |name: &str, content: Vec<u8>| std::fs::write(directory.join(name), content).unwrap();
-    write("v2.pb", v2_protobuf(&RESOURCES, "v1.33.0"));
-    write("v2.json", v2_json(&RESOURCES, "v1.33.0").to_string().into_bytes());
-    write("v3.json", v3_index(&RESOURCES, "v1.33.0").to_string().into_bytes());
-    for (group, version) in group_versions(&RESOURCES) {
-        let document = v3_group(&RESOURCES, "v1.33.0", group, version).unwrap();
+    write("v2.pb", v2_protobuf(crate::registry::resources(), "v1.33.0"));
+    write("v2.json", v2_json(crate::registry::resources(), "v1.33.0").to_string().into_bytes());
+    write("v3.json", v3_index(crate::registry::resources(), "v1.33.0").to_string().into_bytes());
+    for (group, version) in group_versions(crate::registry::resources()) {
+        let document = v3_group(crate::registry::resources(), "v1.33.0", group, version).unwrap();
         write(&format!("v3_{group}_{version}.json"), document.to_string().into_bytes());
     }
 }
