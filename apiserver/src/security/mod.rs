@@ -5,14 +5,19 @@
 
 mod attributes;
 mod authenticate;
+mod impersonate;
 mod objects;
+mod percent;
 pub mod pki;
 pub mod rbac;
 mod refusal;
+pub mod reviews;
+mod tokens;
 mod user;
 
 pub use attributes::{Attributes, Decision};
 pub use authenticate::{Security, SecurityConfig};
 pub use objects::{Changes, Objects};
 pub use refusal::Refusal;
+pub use tokens::TokenKeyError;
 pub use user::User;

@@ -12,6 +12,15 @@ pub enum Refusal {
     /// The request makes no sense (400, reason `BadRequest`).
     #[error("{0}")]
     BadRequest(String),
+    /// What the request refers to is not there (404, reason `NotFound`).
+    #[error("{0}")]
+    NotFound(String),
+    /// What the request refers to is another one by now (409, reason `Conflict`).
+    #[error("{0}")]
+    Conflict(String),
+    /// A field breaks a rule (422, reason `Invalid`).
+    #[error("{0}")]
+    Invalid(String),
     /// The server failed (500, reason `InternalError`).
     #[error("Internal error occurred: {0}")]
     Internal(String),
@@ -24,6 +33,9 @@ impl Refusal {
             Self::Unauthorized => (401, "Unauthorized"),
             Self::Forbidden(_) => (403, "Forbidden"),
             Self::BadRequest(_) => (400, "BadRequest"),
+            Self::NotFound(_) => (404, "NotFound"),
+            Self::Conflict(_) => (409, "Conflict"),
+            Self::Invalid(_) => (422, "Invalid"),
             Self::Internal(_) => (500, "InternalError"),
         }
     }

@@ -126,4 +126,4 @@ impl Rbac {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
