@@ -26,6 +26,7 @@ pub mod security;
 mod selection;
 mod server;
 mod services;
+pub mod stream_proxy;
 mod subresources;
 mod table;
 pub mod tls_listener;

@@ -60,6 +60,8 @@ pub(crate) fn answer(
         ["api", version] => discovery::resource_list(catalog, "", version),
         ["apis", group] => discovery::api_group(catalog, group),
         ["apis", group, version] => discovery::resource_list(catalog, group, version),
+        [".well-known", "openid-configuration"] => Some(server.security.openid_configuration()),
+        ["openid", "v1", "jwks"] => Some(server.security.key_set()),
         _ => None,
     };
     match document {

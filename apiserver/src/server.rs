@@ -20,6 +20,8 @@ use crate::public::PublicPaths;
 use crate::request::{Query, RequestInfo};
 use crate::security::{Attributes, Security, User};
 use crate::services::Services;
+use crate::stream_proxy::{NodeDialer, Nodes};
+use crate::tls_listener::FromNetwork;
 use crate::{public, subresources, verbs};
 
 /// The Kubernetes API over one store.
@@ -31,6 +33,7 @@ pub struct ApiServer {
     pub(crate) services: Services,
     pub(crate) public: PublicPaths,
     in_flight: Semaphore,
+    nodes: Nodes,
 }
 
 /// Opens the state file for the resource types of `catalog`.
@@ -53,12 +56,30 @@ impl ApiServer {
         let services = Services::rebuild(&config, &catalog, &store);
         let public = PublicPaths::new(&config, &catalog);
         let in_flight = Semaphore::new(config.max_requests_in_flight);
-        Arc::new(Self { config, catalog, store, security, services, public, in_flight })
+        Arc::new(Self {
+            config,
+            catalog,
+            store,
+            security,
+            services,
+            public,
+            in_flight,
+            nodes: Nodes::default(),
+        })
     }
 
     /// The store behind the server.
     pub fn store(&self) -> &Store<Meta> {
         &self.store
+    }
+
+    /// Tells the server how to reach the kubelets of its nodes; once.
+    pub fn set_node_dialer(&self, dialer: Arc<dyn NodeDialer>) {
+        self.nodes.set(dialer);
+    }
+
+    pub(crate) fn node_dialer(&self) -> Option<&Arc<dyn NodeDialer>> {
+        self.nodes.get()
     }
 
     /// Answers one request. A [`User`] among the request's extensions is believed.
@@ -72,14 +93,11 @@ impl ApiServer {
     }
 
     async fn answer(self: &Arc<Self>, request: Request<Body>) -> Result<Response<Body>, ApiError> {
-        let (mut parts, body) = request.into_parts();
+        let (parts, body) = request.into_parts();
         let query = Query::parse(parts.uri.query().unwrap_or(""));
         let info = RequestInfo::parse(&parts.method, &parts.uri, &query);
-        let inside = parts.extensions.get::<User>().is_some();
-        let user = match parts.extensions.remove::<User>() {
-            Some(user) => user,
-            None => self.security.authenticate(&parts).await?,
-        };
+        let inside = parts.extensions.get::<FromNetwork>().is_none();
+        let user = self.security.authenticate(&parts).await?;
         self.authorize(&user, &info)?;
         if info.is_long_running() {
             return self.route(&user, &info, &query, parts, body).await;

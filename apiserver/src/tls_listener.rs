@@ -40,6 +40,10 @@ const DRAIN_TIMEOUT: Duration = Duration::from_secs(5);
 /// Pause after a failed accept (out of file descriptors, say).
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
+/// Among a request's extensions: it came over the network, not from a client in this process.
+#[derive(Clone, Copy, Debug)]
+pub struct FromNetwork;
+
 /// Accepts connections until `shutdown`, then lets open requests finish for a few seconds.
 ///
 /// `handle` gets each request with the [`User`] of a verified client certificate, if there was
@@ -154,6 +158,7 @@ where
         .and_then(|chain| chain.first())
         .and_then(user_of_certificate);
     let service = service_fn(move |mut request: Request<Incoming>| {
+        request.extensions_mut().insert(FromNetwork);
         if let Some(user) = &user {
             request.extensions_mut().insert(user.clone());
         }

@@ -14,7 +14,7 @@ use crate::body::{self, Body};
 use crate::call::Call;
 use crate::error::ApiError;
 use crate::negotiate::Encoding;
-use crate::{decode, public, verbs};
+use crate::{decode, public, stream_proxy, verbs};
 
 /// Answers a request for a subresource.
 pub(crate) async fn dispatch(
@@ -30,7 +30,7 @@ pub(crate) async fn dispatch(
         }
         (_, _, "scale") if call.resource.has_scale => scale::answer(call, body).await,
         ("", "pods", "log" | "exec" | "attach" | "portforward" | "proxy")
-        | ("", "services" | "nodes", "proxy") => stream(call, parts, body).await,
+        | ("", "services" | "nodes", "proxy") => stream_proxy::answer(call, parts, body).await,
         ("", "pods", "binding") => {
             let body = create_body(call, body).await?;
             binding::answer(call, &call.info.name, &body).await
@@ -41,6 +41,13 @@ pub(crate) async fn dispatch(
         }
         ("", "pods", "ephemeralcontainers") => ephemeral_containers::answer(call, body).await,
         ("", "namespaces", "finalize") => finalize::answer(call, body).await,
+        ("", "serviceaccounts", "token") => {
+            let body = create_body(call, body).await?;
+            let request = decode::document(call.headers, &body)?.value;
+            let security = &call.server.security;
+            let answer = security.create_token(call.namespace(), &call.info.name, request)?;
+            body::value(StatusCode::CREATED, &answer, Encoding::Json, call.headers)
+        }
         _ if call.resource.subresources.iter().any(|s| s.name == subresource) => {
             object(call, Subresource::Other(subresource), body).await
         }
@@ -73,8 +80,4 @@ async fn create_body(call: &Call<'_>, body: Body) -> Result<bytes::Bytes, ApiErr
         return Err(ApiError::method_not_allowed());
     }
     body::read(call.headers, body).await
-}
-
-async fn stream(_call: &Call<'_>, _parts: Parts, _body: Body) -> Result<Response<Body>, ApiError> {
-    Err(ApiError::no_such_resource())
 }

@@ -33,7 +33,9 @@ pub(crate) async fn answer(call: &Call<'_>, body: &Bytes) -> Result<Response<Bod
         if call.served.plural == "bindings" {
             return binding::answer_collection(call, &object).await;
         }
-        return Err(ApiError::no_such_resource());
+        let review =
+            call.server.security.review(call.user, call.served.plural, call.namespace(), object)?;
+        return body::value(StatusCode::CREATED, &review, Encoding::Json, call.headers);
     }
     let stored = create(call, object, &options).await?;
     stored.respond(call, StatusCode::CREATED)
@@ -77,6 +79,14 @@ async fn create_named(
     let behaviour = call.resource.behaviour;
     let name = object::name(&object).to_owned();
     admission::create(call, &mut object).await?;
+    match (call.stored_as().group, call.stored_as().plural) {
+        ("", "secrets") => drop(call.server.security.fill_token_secret(&mut object)?),
+        ("rbac.authorization.k8s.io", plural) => {
+            let security = &call.server.security;
+            security.check_rbac_write(call.user, plural, call.namespace(), &object, None)?;
+        }
+        _ => {}
+    }
     behaviour.prepare_for_create(&mut object);
     let reservation = call.server.services.for_create(call, &mut object)?;
     write::drop_empty_metadata(&mut object);

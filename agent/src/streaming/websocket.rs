@@ -1,0 +1,222 @@
+//! WebSocket connections, server side: the numbered channels of `channel.k8s.io`, and a tunnel for
+//! raw bytes.
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use bytes::{Bytes, BytesMut};
+use tokio::io::{
+    AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, DuplexStream, ReadHalf, WriteHalf,
+};
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+
+use super::websocket_frame::{Decoder, Message, Opcode, encode};
+use super::wire::{Connection, Inlet, Outgoing, QUEUE_CHUNKS};
+
+pub(super) const STDIN: u32 = 0;
+pub(super) const STDOUT: u32 = 1;
+pub(super) const STDERR: u32 = 2;
+pub(super) const ERROR: u32 = 3;
+pub(super) const RESIZE: u32 = 4;
+/// The first byte of a v5 message that closes the channel in its second.
+const CLOSE_CHANNEL: u8 = 255;
+/// Bytes in flight in each direction of a tunnel.
+const TUNNEL_BYTES: usize = 64 << 10;
+
+/// What the peer sends: standard input and terminal sizes.
+pub(super) struct Channels {
+    pub(super) stdin: Inlet,
+    pub(super) resize: Inlet,
+}
+
+/// Speaks one of the `channel.k8s.io` protocols over `io` in tasks of its own.
+pub(super) fn channels<T>(io: T, base64: bool) -> (Channels, Connection)
+where
+    T: AsyncRead + AsyncWrite + Send + 'static,
+{
+    let (reader, writer) = tokio::io::split(io);
+    let (queue, outgoing) = mpsc::channel(QUEUE_CHUNKS);
+    let (stdin_sender, stdin) = mpsc::channel(QUEUE_CHUNKS);
+    let (resize_sender, resize) = mpsc::channel(QUEUE_CHUNKS);
+    let closed = CancellationToken::new();
+    tokio::spawn({
+        let closed = closed.clone();
+        async move {
+            tokio::select! {
+                () = write(writer, outgoing, base64) => {}
+                () = closed.cancelled() => {}
+            }
+        }
+    });
+    tokio::spawn({
+        let (queue, closed) = (queue.downgrade(), closed.clone());
+        async move {
+            tokio::select! {
+                () = read(reader, queue, stdin_sender, resize_sender, base64) => {}
+                () = closed.cancelled() => {}
+            }
+            closed.cancel();
+        }
+    });
+    (Channels { stdin, resize }, Connection { queue, closed })
+}
+
+async fn read<T: AsyncRead>(
+    mut reader: ReadHalf<T>,
+    queue: mpsc::WeakSender<Outgoing>,
+    stdin: mpsc::Sender<Bytes>,
+    resize: mpsc::Sender<Bytes>,
+    base64: bool,
+) {
+    let mut stdin = Some(stdin);
+    let mut decoder = Decoder::default();
+    let mut buffer = BytesMut::with_capacity(4 << 10);
+    while let Some(message) = next(&mut reader, &mut decoder, &mut buffer).await {
+        let data = match message {
+            Message::Data(data) => data,
+            Message::Ping(bytes) => {
+                if let Some(queue) = queue.upgrade() {
+                    let _ = queue.send(Outgoing::Pong(bytes)).await;
+                }
+                continue;
+            }
+            Message::Pong => continue,
+            Message::Close => return,
+        };
+        let Some((&channel, payload)) = data.split_first() else { continue };
+        if channel == CLOSE_CHANNEL {
+            if payload.first() == Some(&(STDIN as u8)) {
+                stdin = None;
+            }
+            continue;
+        }
+        // In base64 the channel is a digit.
+        let (channel, payload) = if base64 {
+            let Ok(payload) = STANDARD.decode(payload) else { return };
+            (channel.wrapping_sub(b'0'), Bytes::from(payload))
+        } else {
+            (channel, data.slice(1..))
+        };
+        if payload.is_empty() {
+            continue;
+        }
+        let sender = match u32::from(channel) {
+            STDIN => stdin.as_ref(),
+            RESIZE => Some(&resize),
+            _ => None,
+        };
+        if let Some(sender) = sender {
+            let _ = sender.send(payload).await;
+        }
+    }
+}
+
+async fn next<T: AsyncRead>(
+    reader: &mut ReadHalf<T>,
+    decoder: &mut Decoder,
+    buffer: &mut BytesMut,
+) -> Option<Message> {
+    loop {
+        match decoder.decode(buffer) {
+            Ok(Some(message)) => return Some(message),
+            Ok(None) => match reader.read_buf(buffer).await {
+                Ok(1..) => {}
+                _ => return None,
+            },
+            Err(error) => {
+                tracing::debug!(%error, "a WebSocket peer broke the protocol");
+                return None;
+            }
+        }
+    }
+}
+
+async fn write<T: AsyncWrite>(
+    mut writer: WriteHalf<T>,
+    mut queue: mpsc::Receiver<Outgoing>,
+    base64: bool,
+) {
+    let mut buffer = BytesMut::new();
+    while let Some(outgoing) = queue.recv().await {
+        match outgoing {
+            // Channels other than standard input have no end of their own.
+            Outgoing::Data { fin: true, .. } | Outgoing::Reply(_) | Outgoing::Reset(_) => continue,
+            Outgoing::Data { stream, bytes, .. } if base64 => {
+                let text = STANDARD.encode(bytes);
+                encode(Opcode::Text, &[&[b'0' + stream as u8], text.as_bytes()], &mut buffer);
+            }
+            Outgoing::Data { stream, bytes, .. } => {
+                encode(Opcode::Binary, &[&[stream as u8], &bytes], &mut buffer);
+            }
+            Outgoing::Pong(bytes) => encode(Opcode::Pong, &[&bytes], &mut buffer),
+            Outgoing::Close => break,
+        }
+        if writer.write_all_buf(&mut buffer).await.is_err() || writer.flush().await.is_err() {
+            return;
+        }
+    }
+    encode(Opcode::Close, &[&1000_u16.to_be_bytes()], &mut buffer);
+    let _ = writer.write_all_buf(&mut buffer).await;
+    let _ = writer.flush().await;
+}
+
+/// Carries a byte stream in binary messages.
+pub(super) fn tunnel<T>(io: T) -> DuplexStream
+where
+    T: AsyncRead + AsyncWrite + Send + 'static,
+{
+    let (mut reader, mut writer) = tokio::io::split(io);
+    let (near, far) = tokio::io::duplex(TUNNEL_BYTES);
+    let (mut from_near, mut to_near) = tokio::io::split(far);
+    let (pongs, mut pong) = mpsc::channel::<Bytes>(QUEUE_CHUNKS);
+    let ended = CancellationToken::new();
+    tokio::spawn({
+        let ended = ended.clone();
+        async move {
+            let mut decoder = Decoder::default();
+            let mut buffer = BytesMut::new();
+            loop {
+                let message = tokio::select! {
+                    message = next(&mut reader, &mut decoder, &mut buffer) => message,
+                    () = ended.cancelled() => break,
+                };
+                match message {
+                    Some(Message::Data(bytes)) => {
+                        if to_near.write_all(&bytes).await.is_err() {
+                            break;
+                        }
+                    }
+                    Some(Message::Ping(bytes)) => drop(pongs.send(bytes).await),
+                    Some(Message::Pong) => {}
+                    Some(Message::Close) | None => break,
+                }
+            }
+            let _ = to_near.shutdown().await;
+            ended.cancel();
+        }
+    });
+    tokio::spawn(async move {
+        let mut buffer = BytesMut::new();
+        let mut chunk = vec![0; 32 << 10];
+        loop {
+            tokio::select! {
+                read = from_near.read(&mut chunk) => match read {
+                    Ok(count @ 1..) => encode(Opcode::Binary, &[&chunk[..count]], &mut buffer),
+                    _ => break,
+                },
+                Some(bytes) = pong.recv() => encode(Opcode::Pong, &[&bytes], &mut buffer),
+                () = ended.cancelled() => break,
+            }
+            if writer.write_all_buf(&mut buffer).await.is_err() || writer.flush().await.is_err() {
+                break;
+            }
+        }
+        encode(Opcode::Close, &[&1000_u16.to_be_bytes()], &mut buffer);
+        let _ = writer.write_all_buf(&mut buffer).await;
+        let _ = writer.shutdown().await;
+        // Whoever still reads gets a moment to see the end.
+        let _ = tokio::time::timeout(std::time::Duration::from_secs(2), ended.cancelled()).await;
+        ended.cancel();
+    });
+    near
+}

@@ -1,0 +1,182 @@
+//! Requests that go on to a node or into a pod: logs, exec, attach, port-forward and proxying.
+
+mod address;
+mod target;
+
+use std::io;
+use std::sync::Arc;
+
+use futures::future::BoxFuture;
+use http::header::{AUTHORIZATION, CONNECTION, CONTENT_TYPE, HOST, TRANSFER_ENCODING, UPGRADE};
+use http::request::Parts;
+use http::uri::PathAndQuery;
+use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, Uri, Version};
+use http_body_util::{BodyExt, Limited};
+use hyper_util::rt::TokioIo;
+use tokio::io::{AsyncRead, AsyncWrite};
+
+use crate::body::Body;
+use crate::call::Call;
+use crate::error::ApiError;
+use target::Target;
+
+/// The text of a node's refusal that is passed on.
+const REFUSAL_BYTES_MAX: usize = 64 << 10;
+
+/// A byte stream in both directions.
+pub trait AsyncReadWrite: AsyncRead + AsyncWrite + Send + Unpin {}
+
+impl<T: AsyncRead + AsyncWrite + Send + Unpin> AsyncReadWrite for T {}
+
+/// How the apiserver reaches the kubelet of a node: it speaks HTTP/1.1 over what it gets.
+pub trait NodeDialer: Send + Sync + 'static {
+    /// Opens a stream to the kubelet of `node`.
+    fn dial(&self, node: &str) -> BoxFuture<'static, io::Result<Box<dyn AsyncReadWrite>>>;
+}
+
+/// Answers a request for `log`, `exec`, `attach`, `portforward` or `proxy`.
+pub(crate) async fn answer(
+    call: &Call<'_>,
+    parts: Parts,
+    body: Body,
+) -> Result<Response<Body>, ApiError> {
+    let Some(target) = target::resolve(call, parts.uri.query().unwrap_or(""))? else {
+        // The log of a pod that is not scheduled yet.
+        let mut response = Response::new(Body::default());
+        response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("text/plain"));
+        return Ok(response);
+    };
+    let (stream, host, path, is_node) = match target {
+        Target::Node { node, path } => (dial_node(call, &node).await?, node, path, true),
+        Target::Address { address, path } => {
+            let stream = tokio::net::TcpStream::connect(&address).await.map_err(|error| {
+                ApiError::unavailable(format!("error trying to reach service: {error}"))
+            })?;
+            let stream: Box<dyn AsyncReadWrite> = Box::new(stream);
+            (stream, address, path, false)
+        }
+    };
+    let response = forward(stream, &host, &path, parts, body).await?;
+    let refused = response.status().is_client_error() || response.status().is_server_error();
+    if is_node && refused && call.info.subresource != "proxy" {
+        return Err(refusal(response).await);
+    }
+    Ok(response)
+}
+
+async fn dial_node(call: &Call<'_>, node: &str) -> Result<Box<dyn AsyncReadWrite>, ApiError> {
+    let dialer = call
+        .server
+        .node_dialer()
+        .ok_or_else(|| ApiError::unavailable("no node can be reached from here"))?;
+    dialer
+        .dial(node)
+        .await
+        .map_err(|error| ApiError::internal(format!("error dialing backend: {error}")))
+}
+
+/// Sends the request on, and ties the two connections together if the answer is an upgrade.
+async fn forward(
+    stream: Box<dyn AsyncReadWrite>,
+    host: &str,
+    path: &str,
+    parts: Parts,
+    body: Body,
+) -> Result<Response<Body>, ApiError> {
+    let unreachable =
+        |error: hyper::Error| ApiError::internal(format!("error dialing backend: {error}"));
+    let upgrades = parts.headers.contains_key(UPGRADE);
+    let mut request = Request::from_parts(parts, body);
+    let from_client = upgrades.then(|| hyper::upgrade::on(&mut request));
+    let (mut parts, body) = request.into_parts();
+    let path: PathAndQuery =
+        path.parse().map_err(|_| ApiError::bad_request(format!("{path:?} is not a path")))?;
+    parts.uri = Uri::from(path);
+    parts.version = Version::HTTP_11;
+    strip(&mut parts.headers, upgrades);
+    if let Ok(host) = HeaderValue::from_str(host) {
+        parts.headers.insert(HOST, host);
+    }
+    let (mut sender, connection) =
+        hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(unreachable)?;
+    tokio::spawn(async move {
+        if let Err(error) = connection.with_upgrades().await {
+            tracing::debug!(%error, "the connection to a node or pod ended early");
+        }
+    });
+    let mut response =
+        sender.send_request(Request::from_parts(parts, body)).await.map_err(unreachable)?;
+    if response.status() == StatusCode::SWITCHING_PROTOCOLS
+        && let Some(from_client) = from_client
+    {
+        let from_node = hyper::upgrade::on(&mut response);
+        tokio::spawn(async move {
+            match tokio::try_join!(from_client, from_node) {
+                Ok((client, node)) => {
+                    let (mut client, mut node) = (TokioIo::new(client), TokioIo::new(node));
+                    // Either side may break off; both are closed then.
+                    let _ = tokio::io::copy_bidirectional(&mut client, &mut node).await;
+                }
+                Err(error) => tracing::debug!(%error, "an upgrade came to nothing"),
+            }
+        });
+        return Ok(response.map(|_| Body::default()));
+    }
+    let mut response = response.map(|body| body.map_err(Into::into).boxed_unsync());
+    for header in [CONNECTION, TRANSFER_ENCODING] {
+        response.headers_mut().remove(header);
+    }
+    *response.version_mut() = Version::default();
+    Ok(response)
+}
+
+/// Removes what is between the client and us only.
+fn strip(headers: &mut HeaderMap, upgrades: bool) {
+    headers.remove(AUTHORIZATION);
+    headers.remove(TRANSFER_ENCODING);
+    let secret: Vec<_> =
+        headers.keys().filter(|k| k.as_str().starts_with("impersonate-")).cloned().collect();
+    for name in secret {
+        headers.remove(name);
+    }
+    for name in ["keep-alive", "proxy-connection", "te", "trailer"] {
+        headers.remove(name);
+    }
+    if upgrades {
+        headers.insert(CONNECTION, HeaderValue::from_static("Upgrade"));
+    } else {
+        headers.remove(CONNECTION);
+    }
+}
+
+/// A node's plain-text refusal as a Status.
+async fn refusal(response: Response<Body>) -> ApiError {
+    let (parts, body) = response.into_parts();
+    let text = match Limited::new(body, REFUSAL_BYTES_MAX).collect().await {
+        Ok(text) => String::from_utf8_lossy(&text.to_bytes()).trim().to_owned(),
+        Err(error) => error.to_string(),
+    };
+    match parts.status {
+        StatusCode::BAD_REQUEST => ApiError::bad_request(text),
+        StatusCode::INTERNAL_SERVER_ERROR => ApiError::internal(text),
+        StatusCode::NOT_FOUND => ApiError::new(StatusCode::NOT_FOUND, "NotFound", text),
+        StatusCode::FORBIDDEN => ApiError::new(StatusCode::FORBIDDEN, "Forbidden", text),
+        code => ApiError::new(code, "InternalError", text),
+    }
+}
+
+/// The apiserver's way to its nodes, given once when the node is up.
+#[derive(Default)]
+pub(crate) struct Nodes(std::sync::OnceLock<Arc<dyn NodeDialer>>);
+
+impl Nodes {
+    pub(crate) fn set(&self, dialer: Arc<dyn NodeDialer>) {
+        if self.0.set(dialer).is_err() {
+            tracing::warn!("the way to the nodes is set already");
+        }
+    }
+
+    pub(crate) fn get(&self) -> Option<&Arc<dyn NodeDialer>> {
+        self.0.get()
+    }
+}

@@ -1,0 +1,227 @@
+//! Where a streamed request goes (upstream `pkg/registry/core/pod/strategy.go`).
+
+use serde_json::Value;
+
+use super::address;
+use crate::call::Call;
+use crate::error::ApiError;
+use crate::request::Query;
+use crate::security::Objects;
+
+/// Where a request goes, and under which path and query there.
+pub(super) enum Target {
+    /// To the kubelet of a node.
+    Node { node: String, path: String },
+    /// To `host:port`.
+    Address { address: String, path: String },
+}
+
+/// Finds the target; `None` for the log of a pod without a node.
+pub(super) fn resolve(call: &Call<'_>, query: &str) -> Result<Option<Target>, ApiError> {
+    let (name, namespace) = (call.info.name.as_str(), call.namespace());
+    match (call.stored_as().plural, call.info.subresource.as_str()) {
+        ("nodes", _) => {
+            object(call, "nodes", "", name)?;
+            Ok(Some(Target::Node { node: name.to_owned(), path: rest(call, query) }))
+        }
+        ("services", _) => service(call, query).map(Some),
+        (_, "proxy") => pod_address(call, query).map(Some),
+        (_, subresource) => {
+            let pod = object(call, "pods", namespace, name)?;
+            let parameters = Query::parse(query);
+            let wanted = parameters.get("container").unwrap_or_default();
+            let path = match subresource {
+                "log" => {
+                    let container = container(&pod, name, wanted)?;
+                    format!("/containerLogs/{namespace}/{name}/{container}{}", tail(query))
+                }
+                "portforward" => format!("/portForward/{namespace}/{name}{}", tail(query)),
+                verb => {
+                    let container = container(&pod, name, wanted)?;
+                    let query = kubelet_query(query);
+                    format!("/{verb}/{namespace}/{name}/{container}{}", tail(&query))
+                }
+            };
+            match pod["spec"]["nodeName"].as_str().filter(|node| !node.is_empty()) {
+                Some(node) => Ok(Some(Target::Node { node: node.to_owned(), path })),
+                None if subresource == "log" => Ok(None),
+                None => {
+                    Err(ApiError::bad_request(format!("pod {name} does not have a host assigned")))
+                }
+            }
+        }
+    }
+}
+
+fn tail(query: &str) -> String {
+    if query.is_empty() { String::new() } else { format!("?{query}") }
+}
+
+/// The path below `/proxy`.
+fn rest(call: &Call<'_>, query: &str) -> String {
+    format!("/{}{}", call.info.rest.trim_start_matches('/'), tail(query))
+}
+
+fn object(call: &Call<'_>, plural: &str, ns: &str, name: &str) -> Result<Value, ApiError> {
+    let bytes = Objects::get(&call.server.store, "", plural, ns, name)
+        .ok_or_else(|| call.not_found(name))?;
+    serde_json::from_slice(&bytes).map_err(ApiError::internal)
+}
+
+/// The stream parameters under the kubelet's names.
+fn kubelet_query(query: &str) -> String {
+    let set = |value: &str| value == "1" || value.eq_ignore_ascii_case("true");
+    let translated = query.split('&').filter_map(|pair| {
+        let (key, value) = pair.split_once('=').unwrap_or((pair, ""));
+        match key {
+            "stdin" => set(value).then(|| "input=1".to_owned()),
+            "stdout" => set(value).then(|| "output=1".to_owned()),
+            "stderr" => set(value).then(|| "error=1".to_owned()),
+            "tty" => set(value).then(|| "tty=1".to_owned()),
+            "command" => Some(pair.to_owned()),
+            _ => None,
+        }
+    });
+    translated.collect::<Vec<_>>().join("&")
+}
+
+fn names(pod: &Value, list: &str) -> Vec<String> {
+    let containers = pod["spec"][list].as_array().into_iter().flatten();
+    containers.filter_map(|c| Some(c["name"].as_str()?.to_owned())).collect()
+}
+
+/// The wanted container, or the only one.
+fn container(pod: &Value, name: &str, wanted: &str) -> Result<String, ApiError> {
+    let main = names(pod, "containers");
+    let init = names(pod, "initContainers");
+    if wanted.is_empty() {
+        if let [only] = main.as_slice() {
+            return Ok(only.clone());
+        }
+        let mut text = format!(
+            "a container name must be specified for pod {name}, choose one of: [{}]",
+            main.join(" ")
+        );
+        if !init.is_empty() {
+            text = format!("{text} or one of the init containers: [{}]", init.join(" "));
+        }
+        return Err(ApiError::bad_request(text));
+    }
+    let known = main.iter().chain(&init).any(|own| own == wanted)
+        || names(pod, "ephemeralContainers").iter().any(|own| own == wanted);
+    if known {
+        return Ok(wanted.to_owned());
+    }
+    Err(ApiError::bad_request(format!("container {wanted} is not valid for pod {name}")))
+}
+
+fn proxy_name<'a>(call: &'a Call<'_>) -> Result<address::ProxyName<'a>, ApiError> {
+    let name = call.info.name.as_str();
+    let parsed = address::parse(name)
+        .ok_or_else(|| ApiError::bad_request(format!("invalid {} request {name:?}", "proxy")))?;
+    if parsed.scheme == "https" {
+        return Err(ApiError::bad_request("proxying to https is not supported"));
+    }
+    Ok(parsed)
+}
+
+fn pod_address(call: &Call<'_>, query: &str) -> Result<Target, ApiError> {
+    let wanted = proxy_name(call)?;
+    let pod = object(call, "pods", call.namespace(), wanted.name)?;
+    let ports = || {
+        let containers = pod["spec"]["containers"].as_array().into_iter().flatten();
+        containers.flat_map(|c| c["ports"].as_array().into_iter().flatten())
+    };
+    let port = match (wanted.port, wanted.port.parse::<u64>()) {
+        ("", _) => ports().find_map(|p| p["containerPort"].as_u64()).unwrap_or(80),
+        (_, Ok(number)) => number,
+        (name, _) => ports()
+            .find(|p| p["name"] == name)
+            .and_then(|p| p["containerPort"].as_u64())
+            .ok_or_else(|| {
+                ApiError::unavailable(format!("no port {name:?} in pod {:?}", wanted.name))
+            })?,
+    };
+    let ip = pod["status"]["podIP"].as_str().unwrap_or_default();
+    if ip.is_empty() {
+        return Err(ApiError::bad_request("address not allowed"));
+    }
+    Ok(Target::Address { address: address::join(ip, port), path: rest(call, query) })
+}
+
+/// A ready endpoint of the Service, from its EndpointSlices.
+fn service(call: &Call<'_>, query: &str) -> Result<Target, ApiError> {
+    let wanted = proxy_name(call)?;
+    let service = object(call, "services", call.namespace(), wanted.name)?;
+    let none =
+        || ApiError::unavailable(format!("no endpoints available for service {:?}", wanted.name));
+    let ports = service["spec"]["ports"].as_array().map(Vec::as_slice).unwrap_or_default();
+    let port = match wanted.port {
+        "" if ports.len() == 1 => &ports[0],
+        "" => return Err(none()),
+        text => ports
+            .iter()
+            .find(|p| p["name"] == text || p["port"].to_string() == text)
+            .ok_or_else(|| {
+                ApiError::unavailable(format!(
+                    "no service port {text:?} found for service {:?}",
+                    wanted.name
+                ))
+            })?,
+    };
+    let port_name = port["name"].as_str().unwrap_or_default();
+    for bytes in Objects::list(&call.server.store, "discovery.k8s.io", "endpointslices") {
+        let slice: Value = serde_json::from_slice(&bytes).map_err(ApiError::internal)?;
+        let metadata = &slice["metadata"];
+        if metadata["namespace"] != call.namespace()
+            || metadata["labels"]["kubernetes.io/service-name"] != wanted.name
+        {
+            continue;
+        }
+        let mut slice_ports = slice["ports"].as_array().into_iter().flatten();
+        let number = slice_ports
+            .find(|p| p["name"].as_str().unwrap_or_default() == port_name)
+            .and_then(|p| p["port"].as_u64());
+        let Some(number) = number else { continue };
+        let mut endpoints = slice["endpoints"].as_array().into_iter().flatten();
+        let ready = endpoints.find(|e| e["conditions"]["ready"].as_bool().unwrap_or(true));
+        if let Some(ip) = ready.and_then(|e| e["addresses"][0].as_str()) {
+            let address = address::join(ip, number);
+            return Ok(Target::Address { address, path: rest(call, query) });
+        }
+    }
+    Err(none())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn containers_are_chosen_as_upstream_does() {
+        let pod = json!({ "spec": {
+            "containers": [{ "name": "a" }, { "name": "b" }],
+            "initContainers": [{ "name": "i" }],
+        }});
+        let error = container(&pod, "p", "").expect_err("two containers");
+        assert_eq!(
+            error.to_string(),
+            "a container name must be specified for pod p, choose one of: [a b] or one of the init \
+             containers: [i]"
+        );
+        let error = container(&pod, "p", "c").expect_err("no such container");
+        assert_eq!(error.to_string(), "container c is not valid for pod p");
+        assert_eq!(container(&pod, "p", "i").ok().as_deref(), Some("i"));
+        let single = json!({ "spec": { "containers": [{ "name": "a" }] } });
+        assert_eq!(container(&single, "p", "").ok().as_deref(), Some("a"));
+    }
+
+    #[test]
+    fn stream_parameters_are_translated() {
+        assert_eq!(
+            kubelet_query("command=sh&command=-c&container=x&stdin=true&stdout=1&tty=false"),
+            "command=sh&command=-c&input=1&output=1"
+        );
+    }
+}
