@@ -40,13 +40,14 @@ pub fn take(object: &mut Value, key: &str) -> Value {
     object.as_object_mut().and_then(|map| map.remove(key)).unwrap_or_default()
 }
 
-/// The object at `key`, made when absent.
+/// The object at `key`, made when absent. (The schema has been checked before: what stands there
+/// and is no object cannot be meant.)
 pub fn child<'a>(object: &'a mut Value, key: &str) -> &'a mut Value {
     if !object.is_object() {
         *object = Value::Object(Map::new());
     }
     let entry = &mut object[key];
-    if entry.is_null() {
+    if !entry.is_object() {
         *entry = Value::Object(Map::new());
     }
     entry

@@ -493,6 +493,47 @@ mod tests {
     }
 
     #[test]
+    fn hostile_shapes_do_no_harm() {
+        let shapes = [
+            json!(null),
+            json!(-1),
+            json!("x"),
+            json!([]),
+            json!([null, 1, "x", [], {}]),
+            json!({ "a": 1 }),
+            json!({ "containers": [{ "env": [1], "ports": 3 }], "volumes": [{ "secret": 1 }],
+                "template": { "spec": { "containers": [{}], "volumes": [{ "projected": [] }] } },
+                "selector": 3, "strategy": [], "ports": [1, { "port": "x" }], "metrics": [{}],
+                "jobTemplate": 1, "finalizers": {}, "hard": { "cpu": [] }, "limits": [{}] }),
+        ];
+        let now = Timestamp::UNIX_EPOCH;
+        for resource in resources() {
+            for served in resource.served {
+                for (a, b) in shapes.iter().flat_map(|a| shapes.iter().map(move |b| (a, b))) {
+                    let mut object = json!({ "metadata": b, "spec": a, "status": b, "data": a,
+                        "subsets": a, "endpoints": a, "ports": b, "rules": a, "subjects": a,
+                        "roleRef": b, "template": a, "stringData": a, "involvedObject": b });
+                    let behaviour = resource.behaviour;
+                    let old = object.clone();
+                    let _ = behaviour.decode(served, &mut object);
+                    behaviour.cells(&object, now);
+                    behaviour.selectable_fields(&object);
+                    behaviour.validate(&object);
+                    for subresource in
+                        [Subresource::None, Subresource::Status, Subresource::Other("resize")]
+                    {
+                        behaviour.prepare_for_update(&mut object, &old, subresource);
+                        behaviour.validate_update(&object, &old, subresource);
+                        behaviour.generation_changed(&object, &old);
+                    }
+                    behaviour.prepare_for_create(&mut object);
+                    behaviour.encode(served, &mut object);
+                }
+            }
+        }
+    }
+
+    #[test]
     fn warnings_for_old_versions() {
         let (_, old) = find("apps", "v1beta1", "deployments").unwrap();
         assert_eq!(

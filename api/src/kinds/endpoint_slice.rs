@@ -20,6 +20,9 @@ const CURRENT: Served =
 
 const SERVED: &[Served] = &[CURRENT];
 
+/// At most this many ports and addresses are shown.
+const SHOWN: usize = 3;
+
 struct EndpointSlice;
 
 impl Behaviour for EndpointSlice {
@@ -108,7 +111,10 @@ impl Behaviour for EndpointSlice {
             .as_array()
             .into_iter()
             .flatten()
-            .map(|port| row::plain(&port["port"], "*"))
+            .map(|port| match port["name"].as_str() {
+                Some(name) if port["port"].is_null() => name.to_owned(),
+                _ => row::plain(&port["port"], "*"),
+            })
             .collect();
         let addresses: Vec<String> = object["endpoints"]
             .as_array()
@@ -120,17 +126,18 @@ impl Behaviour for EndpointSlice {
         vec![
             row::name(object),
             object["addressType"].clone(),
-            first_three(&ports, if ports.is_empty() { "<unset>" } else { "" }).into(),
-            first_three(&addresses, "<unset>").into(),
+            first_three(&ports).into(),
+            first_three(&addresses).into(),
             row::age(object, now),
         ]
     }
 }
 
-fn first_three(items: &[String], empty: &str) -> String {
+fn first_three(items: &[String]) -> String {
+    let shown = items[..items.len().min(SHOWN)].join(",");
     match items.len() {
-        0 => empty.to_owned(),
-        count if count > 3 => format!("{} + {} more...", items[..3].join(","), count - 3),
-        _ => items.join(","),
+        count if count > SHOWN => format!("{shown} + {} more...", count - SHOWN),
+        _ if shown.is_empty() => "<unset>".to_owned(),
+        _ => shown,
     }
 }

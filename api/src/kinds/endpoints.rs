@@ -101,7 +101,7 @@ fn addresses(subsets: &Value) -> String {
         }
     }
     match count {
-        0 => "<none>".to_owned(),
+        0 if row::count(subsets) == 0 => "<none>".to_owned(),
         _ if count > SHOWN => format!("{} + {} more...", shown.join(","), count - SHOWN),
         _ => shown.join(","),
     }

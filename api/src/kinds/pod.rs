@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use super::row;
 use crate::defaults::{child, copy_from, set};
 use crate::field::{Field, same};
-use crate::field_error::ErrorList;
+use crate::field_error::{ErrorList, FieldError};
 use crate::pod;
 use crate::pod_spec::defaults::{default_pod, sync_service_account};
 use crate::pod_spec::validate_pod_spec;
@@ -116,7 +116,14 @@ impl Behaviour for Pod {
             Subresource::Other("ephemeralcontainers") => {
                 update::validate_ephemeral_update(object, old)
             }
-            // The scheduler's decision comes through `/binding`, resources through `/resize`.
+            Subresource::Other("resize") => {
+                let mut errors = validate_pod_spec(&spec);
+                if pod::qos_class(spec.value) != pod::qos_class(&old["spec"]) {
+                    let detail = "Pod QOS Class may not change as a result of resizing";
+                    errors.push(FieldError::invalid("spec", pod::qos_class(spec.value), detail));
+                }
+                errors
+            }
             Subresource::Other(_) => validate_pod_spec(&spec),
             _ => {
                 let mut errors = validate_pod_spec(&spec);
