@@ -1,1 +1,70 @@
-fn main() {}
+//! coracle: Kubernetes for one Linux machine. Arguments → parts → exit code.
+
+mod check;
+mod cli;
+mod config_file;
+mod images;
+mod in_process;
+mod manifests;
+mod notify;
+mod paths;
+mod remote;
+mod reset;
+mod status;
+mod up;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+use cli::{Cli, Command, ImageCommand};
+
+fn main() -> ExitCode {
+    let arguments: Vec<std::ffi::OsString> = std::env::args_os().collect();
+    // Internal entry points come before any thread, any parser and any allocation that can be
+    // saved: a shim lives as long as its pod.
+    match arguments.get(1).and_then(|a| a.to_str()) {
+        Some("shim") => return exit(runtime::shim::main(&arguments[2..])),
+        Some("pull-worker") => return exit(runtime::image::worker_main()),
+        _ => {}
+    }
+    let cli = match config_file::expand(arguments).map(Cli::try_parse_from) {
+        Ok(Ok(cli)) => cli,
+        Ok(Err(error)) => error.exit(),
+        Err(error) => return fail(&error),
+    };
+    let result = match cli.command {
+        Command::Up(options) => up::run(*options),
+        Command::Check(options) => return exit(check::run(&options)),
+        Command::Status(options) => status::run(&options),
+        Command::Reset(options) => reset::run(&options),
+        Command::Image { command } => match command {
+            ImageCommand::Load(options) => images::load(&options),
+            ImageCommand::Pull(options) => images::pull(&options),
+            ImageCommand::Ls(options) => images::list(&options),
+            ImageCommand::Rm(options) => images::remove(&options),
+            ImageCommand::Prune(options) => images::prune(&options),
+        },
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => fail(&*error),
+    }
+}
+
+/// Anything that ends the program with a message.
+type Failure = Box<dyn std::error::Error + Send + Sync>;
+
+fn exit(code: i32) -> ExitCode {
+    ExitCode::from(u8::try_from(code).unwrap_or(1))
+}
+
+fn fail(error: &(dyn std::error::Error + Send + Sync + 'static)) -> ExitCode {
+    eprintln!("coracle: {error}");
+    let mut source = error.source();
+    while let Some(cause) = source {
+        eprintln!("  because: {cause}");
+        source = cause.source();
+    }
+    ExitCode::FAILURE
+}

@@ -36,7 +36,13 @@ impl Kubectl {
         None
     }
 
-    pub fn new(version: &str, binary: PathBuf, kubeconfig: &Path, home: &Path, netns: &str) -> Self {
+    pub fn new(
+        version: &str,
+        binary: PathBuf,
+        kubeconfig: &Path,
+        home: &Path,
+        netns: &str,
+    ) -> Self {
         Self {
             version: version.to_owned(),
             binary,

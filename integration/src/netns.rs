@@ -54,7 +54,14 @@ impl NetNs {
     }
 
     /// Connects this namespace to another by a veth pair.
-    pub fn link(&self, name: &str, address: &str, peer: &NetNs, peer_name: &str, peer_address: &str) {
+    pub fn link(
+        &self,
+        name: &str,
+        address: &str,
+        peer: &NetNs,
+        peer_name: &str,
+        peer_address: &str,
+    ) {
         let pid = peer.pid().to_string();
         self.run(
             "ip",

@@ -78,11 +78,7 @@ impl Node {
     /// Loads one of the test images by its file name.
     pub fn load_image(&self, image: &str) {
         let archive = crate::workspace().join(format!("build/images/{image}.tar"));
-        let output = self
-            .coracle(&["image", "load"])
-            .arg(&archive)
-            .output()
-            .unwrap();
+        let output = self.coracle(&["image", "load"]).arg(&archive).output().unwrap();
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     }
 
@@ -163,7 +159,8 @@ impl Node {
     pub fn stop_agent(&mut self) {
         if let Some(mut child) = self.child.take() {
             kill(Pid::from_raw(child.id() as i32), Signal::SIGTERM).unwrap();
-            let status = crate::eventually(20, "coracle ends on SIGTERM", || child.try_wait().unwrap());
+            let status =
+                crate::eventually(20, "coracle ends on SIGTERM", || child.try_wait().unwrap());
             assert!(status.success(), "coracle up ended with {status}:\n{}", self.log());
         }
     }

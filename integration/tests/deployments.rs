@@ -29,8 +29,12 @@ fn step_01_to_05_rollouts() {
         let output = kubectl.run(&["apply", "-f", &story("deployment.yml"), "--record"]);
         assert_eq!(output.code, 0, "{}", output.stderr);
         assert_eq!(output.stdout, "deployment.apps/nginx-deployment created\n");
-        let status = kubectl.ok(&["rollout", "status", "deployment/nginx-deployment", "--timeout=60s"]);
-        assert!(status.ends_with("deployment \"nginx-deployment\" successfully rolled out\n"), "{status}");
+        let status =
+            kubectl.ok(&["rollout", "status", "deployment/nginx-deployment", "--timeout=60s"]);
+        assert!(
+            status.ends_with("deployment \"nginx-deployment\" successfully rolled out\n"),
+            "{status}"
+        );
         let deployment = kubectl.json(&["deployments.v1.apps", "nginx-deployment"]);
         assert_eq!(deployment["spec"]["selector"]["matchLabels"]["app"], "nginx");
         assert_eq!(deployment["metadata"]["labels"]["app"], "nginx");
@@ -55,7 +59,11 @@ fn step_01_to_05_rollouts() {
         for pod in pods {
             let name = pod["metadata"]["name"].as_str().unwrap();
             let suffix = name.strip_prefix(&format!("{first}-")).unwrap();
-            assert!(suffix.len() == 5 && suffix.bytes().all(|b| b"bcdfghjklmnpqrstvwxz2456789".contains(&b)), "{name}");
+            assert!(
+                suffix.len() == 5
+                    && suffix.bytes().all(|b| b"bcdfghjklmnpqrstvwxz2456789".contains(&b)),
+                "{name}"
+            );
         }
         let table = kubectl.ok(&["get", "deployments"]);
         let mut lines = table.lines();
@@ -84,7 +92,9 @@ fn step_01_to_05_rollouts() {
         let history = kubectl.ok(&["rollout", "history", "deployment/nginx-deployment"]);
         if !kubectl.older_than(24) {
             assert!(
-                history.contains("2         kubectl set image deployment/nginx-deployment nginx=nginx:1.9.1"),
+                history.contains(
+                    "2         kubectl set image deployment/nginx-deployment nginx=nginx:1.9.1"
+                ),
                 "{history}"
             );
         }
@@ -151,7 +161,9 @@ spec:
         }
 
         // An image that does not exist never becomes available: the deadline says so.
-        kubectl.apply(&manifest("RollingUpdate", "nginx:no-such-tag").replace("IfNotPresent", "Never"));
+        kubectl.apply(
+            &manifest("RollingUpdate", "nginx:no-such-tag").replace("IfNotPresent", "Never"),
+        );
         let failed = kubectl.run(&["rollout", "status", "deployment/web", "--timeout=30s"]);
         assert_eq!(failed.code, 1, "{}", failed.stdout);
         assert!(

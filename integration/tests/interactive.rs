@@ -7,8 +7,15 @@ use coracle_integration::{Terminal, with_every_kubectl, within};
 fn step_08_a_shell_in_a_bare_pod() {
     with_every_kubectl(|_, kubectl| {
         let mut shell = Terminal::start(kubectl.command(&[
-            "run", "-i", "--tty", "busybox", "--image=busybox", "--image-pull-policy=IfNotPresent",
-            "--restart=Never", "--", "sh",
+            "run",
+            "-i",
+            "--tty",
+            "busybox",
+            "--image=busybox",
+            "--image-pull-policy=IfNotPresent",
+            "--restart=Never",
+            "--",
+            "sh",
         ]));
         // A newline wakes a prompt that was printed before the attach.
         within(30, "the prompt", || {
@@ -46,11 +53,23 @@ fn step_08_a_shell_in_a_bare_pod() {
 fn step_08_output_before_the_attach_is_not_lost() {
     with_every_kubectl(|_, kubectl| {
         let output = kubectl.run(&[
-            "run", "-i", "early", "--image=busybox", "--image-pull-policy=IfNotPresent",
-            "--restart=Never", "--", "sh", "-c", "echo first; sleep 2; echo last",
+            "run",
+            "-i",
+            "early",
+            "--image=busybox",
+            "--image-pull-policy=IfNotPresent",
+            "--restart=Never",
+            "--",
+            "sh",
+            "-c",
+            "echo first; sleep 2; echo last",
         ]);
         assert_eq!(output.code, 0, "{}", output.stderr);
-        assert!(output.stdout.contains("first") && output.stdout.contains("last"), "{}", output.stdout);
+        assert!(
+            output.stdout.contains("first") && output.stdout.contains("last"),
+            "{}",
+            output.stdout
+        );
     });
 }
 
@@ -61,14 +80,20 @@ fn exec_attach_cp_and_port_forward() {
         kubectl.ok(&["wait", "--for=condition=Ready", "pod/web", "--timeout=30s"]);
 
         // Exit codes, separate streams, standard input.
-        let output = kubectl.run(&["exec", "web", "--", "sh", "-c", "echo out; echo err >&2; exit 3"]);
+        let output =
+            kubectl.run(&["exec", "web", "--", "sh", "-c", "echo out; echo err >&2; exit 3"]);
         assert_eq!((output.code, output.stdout.as_str()), (3, "out\n"));
         assert!(output.stderr.contains("err\n"), "{}", output.stderr);
         let echoed = kubectl.run_with_input(&["exec", "-i", "web", "--", "cat"], "to and fro\n");
         assert_eq!(echoed.stdout, "to and fro\n");
         let large = "0123456789abcdef".repeat(64 << 10);
         let echoed = kubectl.run_with_input(&["exec", "-i", "web", "--", "cat"], &large);
-        assert!(echoed.stdout == large, "{} of {} bytes came back", echoed.stdout.len(), large.len());
+        assert!(
+            echoed.stdout == large,
+            "{} of {} bytes came back",
+            echoed.stdout.len(),
+            large.len()
+        );
         let unknown = kubectl.fails(&["exec", "web", "--", "no-such-command"]);
         assert!(unknown.contains("executable file not found in $PATH"), "{unknown}");
 
@@ -89,7 +114,8 @@ fn exec_attach_cp_and_port_forward() {
         assert_eq!(std::fs::read_to_string(&back).unwrap(), "copied");
 
         // Port-forward: several connections over one tunnel.
-        let mut forward = kubectl.command(&["port-forward", "pod/web", "18080:80"]).spawn().unwrap();
+        let mut forward =
+            kubectl.command(&["port-forward", "pod/web", "18080:80"]).spawn().unwrap();
         for _ in 0..3 {
             within(10, "the forwarded port answers", || {
                 node.ns

@@ -11,10 +11,8 @@ fn step_14_and_15_secrets() {
         let two = node.path("secret2.txt");
         std::fs::write(&one, "This is a secret").unwrap();
         std::fs::write(&two, "This is another secret").unwrap();
-        let from = [
-            format!("--from-file={}", one.display()),
-            format!("--from-file={}", two.display()),
-        ];
+        let from =
+            [format!("--from-file={}", one.display()), format!("--from-file={}", two.display())];
         assert_eq!(
             kubectl.ok(&["create", "secret", "generic", "my-secrets", &from[0], &from[1]]),
             "secret/my-secrets created\n"
@@ -65,7 +63,10 @@ fn step_14_and_15_secrets() {
         assert_eq!(exec("readlink /secrets/secret1.txt"), "..data/secret1.txt\n");
         let token = exec("cat /var/run/secrets/kubernetes.io/serviceaccount/token");
         assert_eq!(token.split('.').count(), 3, "{token}");
-        assert!(exec("cat /var/run/secrets/kubernetes.io/serviceaccount/ca.crt").contains("BEGIN CERTIFICATE"));
+        assert!(
+            exec("cat /var/run/secrets/kubernetes.io/serviceaccount/ca.crt")
+                .contains("BEGIN CERTIFICATE")
+        );
 
         // An update arrives atomically.
         kubectl.ok(&[

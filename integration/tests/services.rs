@@ -49,11 +49,8 @@ fn step_06_to_12_services() {
         serves(&node.ns, &format!("http://{cluster_ip}"));
         let endpoints = kubectl.json(&["endpoints", "nginx-service"]);
         assert_eq!(endpoints["subsets"][0]["addresses"].as_array().unwrap().len(), 3);
-        let slices = kubectl.json(&[
-            "endpointslices",
-            "-l",
-            "kubernetes.io/service-name=nginx-service",
-        ]);
+        let slices =
+            kubectl.json(&["endpointslices", "-l", "kubernetes.io/service-name=nginx-service"]);
         assert_eq!(slices["items"][0]["endpoints"].as_array().unwrap().len(), 3);
 
         // 7: the well-known Services.
@@ -101,10 +98,8 @@ fn step_06_to_12_services() {
         serves(&node.ns, &format!("http://{NODE_IP}:{port}"));
         kubectl.ok(&["apply", "-f", &story("loadbalancer.yml")]);
         eventually(10, "an external address", || {
-            let ip = kubectl.jsonpath(
-                &["service", "nginx-service-lb"],
-                "{.status.loadBalancer.ingress[0].ip}",
-            );
+            let ip = kubectl
+                .jsonpath(&["service", "nginx-service-lb"], "{.status.loadBalancer.ingress[0].ip}");
             (ip == NODE_IP).then_some(())
         });
         serves(&node.outside, &format!("http://{NODE_IP}:80"));
@@ -112,8 +107,22 @@ fn step_06_to_12_services() {
         within(10, "the external port closes", || {
             get(&node.outside, &format!("http://{NODE_IP}:80")).is_none()
         });
-        kubectl.ok(&["expose", "deployment", "nginx-deployment", "--name=headless", "--port=80", "--cluster-ip=None"]);
-        kubectl.ok(&["create", "service", "externalname", "elsewhere", "--external-name", "example.org"]);
+        kubectl.ok(&[
+            "expose",
+            "deployment",
+            "nginx-deployment",
+            "--name=headless",
+            "--port=80",
+            "--cluster-ip=None",
+        ]);
+        kubectl.ok(&[
+            "create",
+            "service",
+            "externalname",
+            "elsewhere",
+            "--external-name",
+            "example.org",
+        ]);
         within(10, "the headless name has three addresses", || {
             let answer = node.ns.run(
                 "dig",
@@ -123,7 +132,12 @@ fn step_06_to_12_services() {
         });
         let cname = node.ns.run(
             "dig",
-            &["+short", "@10.47.240.10", &format!("elsewhere.{namespace}.svc.cluster.local"), "CNAME"],
+            &[
+                "+short",
+                "@10.47.240.10",
+                &format!("elsewhere.{namespace}.svc.cluster.local"),
+                "CNAME",
+            ],
         );
         assert_eq!(cname.trim(), "example.org.");
 

@@ -1,0 +1,179 @@
+//! The command line. Every flag of `up` may also stand in a configuration file (see
+//! [`crate::config_file`]).
+
+use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand};
+use ipnet::Ipv4Net;
+
+/// Kubernetes for one Linux machine, in one binary.
+#[derive(Parser)]
+#[command(name = "coracle", version, args_override_self = true)]
+pub struct Cli {
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+#[derive(Subcommand)]
+pub enum Command {
+    /// Run the node: API server, controllers, scheduler, pods, Services and DNS, in the foreground.
+    Up(Box<UpOptions>),
+    /// Say what this machine lacks to run pods, and how to get it.
+    Check(DirOptions),
+    /// Say whether a node runs here and how it is.
+    Status(DirOptions),
+    /// Stop every pod and leave nothing behind: no file, mount, namespace, rule or process.
+    Reset(ResetOptions),
+    /// Work with the images of this machine, whether or not the node runs.
+    Image {
+        #[command(subcommand)]
+        command: ImageCommand,
+    },
+}
+
+#[derive(Subcommand)]
+pub enum ImageCommand {
+    /// Load images from archives (docker save or OCI layout, plain, gzip or zstd).
+    #[command(visible_alias = "import")]
+    Load(LoadOptions),
+    /// Pull an image from its registry.
+    Pull(PullOptions),
+    /// List the images.
+    #[command(visible_alias = "list")]
+    Ls(DirOptions),
+    /// Remove images by name or ID.
+    #[command(visible_alias = "remove")]
+    Rm(RemoveOptions),
+    /// Remove every image that no pod uses.
+    Prune(DirOptions),
+}
+
+/// Where a node keeps its files. Two nodes on one machine need different directories and groups.
+#[derive(Args, Clone, Debug)]
+pub struct DirOptions {
+    /// Durable state: objects, images, volumes, certificates.
+    #[arg(long, default_value = "/var/lib/coracle", value_name = "DIR")]
+    pub data_dir: PathBuf,
+    /// State of this boot: sockets and namespace mounts.
+    #[arg(long, default_value = "/run/coracle", value_name = "DIR")]
+    pub run_dir: PathBuf,
+    /// Container logs (`<namespace>_<pod>_<uid>/<container>/<n>.log`).
+    #[arg(long, default_value = "/var/log/pods", value_name = "DIR")]
+    pub log_dir: PathBuf,
+    /// The control group above `kubepods`; empty for the top.
+    #[arg(long, default_value = "", value_name = "PATH")]
+    pub cgroup_root: String,
+    /// The kubeconfig that `up` writes (mode 0600).
+    #[arg(long, default_value = "/etc/coracle/kubeconfig", value_name = "FILE")]
+    pub kubeconfig: PathBuf,
+}
+
+#[derive(Args, Clone, Debug)]
+pub struct UpOptions {
+    #[command(flatten)]
+    pub dirs: DirOptions,
+    /// A YAML file with the same names as these flags (`data-dir: /srv/coracle`); flags win.
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// Also merge the kubeconfig into this one (created if missing), as context `coracle`.
+    #[arg(long, value_name = "FILE")]
+    pub merge_kubeconfig: Option<PathBuf>,
+    /// Addresses of the API; default 127.0.0.1:6443 and port 6443 of the node address.
+    #[arg(long, value_name = "ADDRESS:PORT", value_delimiter = ',')]
+    pub listen: Vec<SocketAddr>,
+    /// The node's address; default: the one that the default route uses.
+    #[arg(long, value_name = "ADDRESS")]
+    pub node_ip: Option<IpAddr>,
+    /// The node's name; default: the host name.
+    #[arg(long, value_name = "NAME")]
+    pub node_name: Option<String>,
+    /// Addresses of pods.
+    #[arg(long, default_value = "10.44.0.0/16", value_name = "CIDR")]
+    pub pod_cidr: Ipv4Net,
+    /// Addresses of Services: the first is the API, the tenth the DNS.
+    #[arg(long, default_value = "10.47.240.0/20", value_name = "CIDR")]
+    pub service_cidr: Ipv4Net,
+    /// The DNS domain of Services.
+    #[arg(long, default_value = "cluster.local", value_name = "DOMAIN")]
+    pub cluster_domain: String,
+    /// What forwards Service traffic.
+    #[arg(long, default_value = "nftables", value_parser = ["nftables"])]
+    pub proxy_mode: String,
+    /// The Kubernetes version that the API reports; some clients choose themselves by it.
+    #[arg(long, default_value = "v1.33.0", value_name = "VERSION")]
+    pub report_version: String,
+    /// Where names outside the cluster are resolved; default: the machine's own resolvers.
+    #[arg(long, value_name = "FILE")]
+    pub resolv_conf: Option<PathBuf>,
+    /// Ask this mirror first for a registry's images (`docker.io=mirror.example:5000`).
+    #[arg(long, value_name = "REGISTRY=MIRROR", value_delimiter = ',', value_parser = mirror)]
+    pub registry_mirror: Vec<(String, String)>,
+    /// A registry besides those on loopback that speaks plain HTTP.
+    #[arg(long, value_name = "HOST:PORT", value_delimiter = ',')]
+    pub plain_http_registry: Vec<String>,
+    /// Apply the manifests (YAML or JSON) in this directory at start.
+    #[arg(long, value_name = "DIR")]
+    pub manifests: Option<PathBuf>,
+    /// Do not reconstruct `kubectl set image` as change-cause where the client left a stale one.
+    #[arg(long)]
+    pub no_change_cause: bool,
+}
+
+#[derive(Args, Clone, Debug)]
+pub struct ResetOptions {
+    #[command(flatten)]
+    pub dirs: DirOptions,
+    /// Do not ask.
+    #[arg(long, short)]
+    pub yes: bool,
+    /// Keep the images.
+    #[arg(long)]
+    pub keep_images: bool,
+}
+
+#[derive(Args, Clone, Debug)]
+pub struct LoadOptions {
+    #[command(flatten)]
+    pub dirs: DirOptions,
+    /// The name for an image that its archive leaves without one.
+    #[arg(long, value_name = "NAME")]
+    pub name: Option<String>,
+    /// Archives; `-` is standard input.
+    #[arg(required = true, value_name = "FILE")]
+    pub archives: Vec<PathBuf>,
+}
+
+#[derive(Args, Clone, Debug)]
+pub struct PullOptions {
+    #[command(flatten)]
+    pub dirs: DirOptions,
+    /// Ask this mirror first for a registry's images.
+    #[arg(long, value_name = "REGISTRY=MIRROR", value_delimiter = ',', value_parser = mirror)]
+    pub registry_mirror: Vec<(String, String)>,
+    /// A registry besides those on loopback that speaks plain HTTP.
+    #[arg(long, value_name = "HOST:PORT", value_delimiter = ',')]
+    pub plain_http_registry: Vec<String>,
+    /// `user:password` for the registry.
+    #[arg(long, value_name = "USER:PASSWORD")]
+    pub creds: Option<String>,
+    /// The images.
+    #[arg(required = true, value_name = "IMAGE")]
+    pub images: Vec<String>,
+}
+
+#[derive(Args, Clone, Debug)]
+pub struct RemoveOptions {
+    #[command(flatten)]
+    pub dirs: DirOptions,
+    /// Names or IDs.
+    #[arg(required = true, value_name = "IMAGE")]
+    pub images: Vec<String>,
+}
+
+fn mirror(text: &str) -> Result<(String, String), String> {
+    text.split_once('=')
+        .filter(|(registry, mirror)| !registry.is_empty() && !mirror.is_empty())
+        .map(|(registry, mirror)| (registry.to_owned(), mirror.to_owned()))
+        .ok_or_else(|| "expected REGISTRY=MIRROR".to_owned())
+}

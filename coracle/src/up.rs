@@ -1,0 +1,315 @@
+//! `coracle up`: every part of the node, wired together in one process.
+//!
+//! The parts meet in the API only: each gets a client of its own that runs straight into the
+//! server (see [`crate::in_process`]), as a user whose roles say what it may do.
+
+use std::future::Future;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use apiserver::security::pki::{Pki, ServingNames, merge_into};
+use apiserver::security::{Security, SecurityConfig};
+use apiserver::{ApiServer, Catalog};
+use dns::DnsConfig;
+use http_body_util::BodyExt;
+use ipnet::Ipv4Net;
+use k8s_openapi::api::core::v1::ServiceAccount;
+use kube::{Api, Client};
+use netproxy::proxy::ProxyConfig;
+use netproxy::{NetworkConfig, PodNetwork};
+use tokio::net::TcpListener;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tracing_subscriber::EnvFilter;
+
+use crate::cli::UpOptions;
+use crate::in_process::{client, component};
+use crate::paths::Paths;
+use crate::{Failure, check, manifests, notify};
+
+/// Worker threads of the asynchronous runtime: an idle node needs none, a busy one few.
+const WORKER_THREADS: usize = 2;
+/// The API's port unless `--listen` says otherwise.
+const API_PORT: u16 = 6443;
+/// How long the parts may take to end after SIGTERM.
+const END_TIMEOUT: Duration = Duration::from_secs(10);
+/// Where DNS is served.
+const DNS_PORT: u16 = 53;
+/// The resolvers behind systemd-resolved's stub.
+const RESOLVED_CONF: &str = "/run/systemd/resolve/resolv.conf";
+/// Which of the service addresses is the DNS server's.
+const DNS_ADDRESS_INDEX: u32 = 10;
+
+/// Runs the node until SIGTERM or SIGINT.
+pub fn run(options: UpOptions) -> Result<(), Failure> {
+    tracing_subscriber::fmt()
+        .with_env_filter(
+            EnvFilter::try_from_default_env()
+                .unwrap_or_else(|_| EnvFilter::new("warn,coracle=info")),
+        )
+        .with_writer(std::io::stderr)
+        .with_target(false)
+        .init();
+    if let Some(obstacle) = check::first_obstacle(&options.dirs) {
+        return Err(obstacle.into());
+    }
+    let paths = Paths::new(&options.dirs);
+    paths.create()?;
+    let _lock = paths.take_lock()?;
+    // Another provider installed first serves as well.
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(WORKER_THREADS)
+        .enable_all()
+        .build()?
+        .block_on(node(&options, &paths))
+}
+
+/// What every part is told about the node.
+struct Facts {
+    name: String,
+    ip: IpAddr,
+    api_port: u16,
+    dns_ip: Ipv4Addr,
+}
+
+async fn node(options: &UpOptions, paths: &Paths) -> Result<(), Failure> {
+    let started = std::time::Instant::now();
+    let facts = facts(options)?;
+    let token = CancellationToken::new();
+    let tasks = TaskTracker::new();
+
+    let pki = Pki::open(
+        &paths.pki(),
+        &ServingNames {
+            addresses: vec![facts.ip, first_address(options.service_cidr).into()],
+            names: vec![facts.name.clone()],
+            cluster_domain: options.cluster_domain.clone(),
+        },
+        Arc::new(SystemTime::now),
+    )?;
+    let server = api_server(options, paths, &facts).await?;
+    let addresses = serve(options, &server, &pki, &facts, &token, &tasks).await?;
+    let kubeconfig = pki.admin_kubeconfig(&format!("https://{}", addresses[0]));
+    kubeconfig.write(&options.dirs.kubeconfig)?;
+    if let Some(path) = &options.merge_kubeconfig {
+        merge_into(path, &kubeconfig)?;
+    }
+
+    let ready_client = client(&server, component("system:kube-controller-manager", &[]));
+    start_controllers(options, &server, &pki, &facts, &token, &tasks);
+    let _network = start_network(options, paths, &server, &facts, &token, &tasks).await?;
+
+    wait_for_default_account(&ready_client).await?;
+    if let Some(dir) = &options.manifests {
+        let admin = client(&server, component("kubernetes-admin", &["system:masters"]));
+        manifests::apply(admin, dir).await?;
+    }
+    notify::notify("READY=1");
+    tracing::info!(
+        api = %addresses[0],
+        kubeconfig = %options.dirs.kubeconfig.display(),
+        milliseconds = started.elapsed().as_millis(),
+        "ready"
+    );
+
+    wait_for_signal().await?;
+    notify::notify("STOPPING=1");
+    token.cancel();
+    tasks.close();
+    if tokio::time::timeout(END_TIMEOUT, tasks.wait()).await.is_err() {
+        tracing::warn!("some parts did not end in time");
+    }
+    server.store().close();
+    Ok(())
+}
+
+fn facts(options: &UpOptions) -> Result<Facts, Failure> {
+    let name = match &options.node_name {
+        Some(name) => name.clone(),
+        None => nix::unistd::gethostname()?.to_string_lossy().to_lowercase(),
+    };
+    let ip = match options.node_ip {
+        Some(ip) => ip,
+        None => outgoing_address()
+            .ok_or("this machine has no address with a route; tell one with --node-ip")?,
+    };
+    let api_port = options.listen.first().map_or(API_PORT, SocketAddr::port);
+    let dns_ip = nth_address(options.service_cidr, DNS_ADDRESS_INDEX);
+    Ok(Facts { name, ip, api_port, dns_ip })
+}
+
+/// The source address that the default route gives; nothing is sent.
+fn outgoing_address() -> Option<IpAddr> {
+    let socket = UdpSocket::bind("0.0.0.0:0").ok()?;
+    // TEST-NET-3 (RFC 5737): any address behind the default route will do.
+    socket.connect("203.0.113.1:9").ok()?;
+    Some(socket.local_addr().ok()?.ip()).filter(|ip| !ip.is_unspecified())
+}
+
+fn nth_address(cidr: Ipv4Net, n: u32) -> Ipv4Addr {
+    Ipv4Addr::from(u32::from(cidr.network()) + n)
+}
+
+fn first_address(cidr: Ipv4Net) -> Ipv4Addr {
+    nth_address(cidr, 1)
+}
+
+async fn api_server(
+    options: &UpOptions,
+    paths: &Paths,
+    facts: &Facts,
+) -> Result<Arc<ApiServer>, Failure> {
+    let catalog = Arc::new(Catalog::new(api::registry::resources()));
+    let store = apiserver::open_store(&paths.store(), store::Options::default(), &catalog)?;
+    let security = Security::new(SecurityConfig { objects: Arc::new(store.clone()) });
+    let config = apiserver::Config {
+        service_cidr: options.service_cidr,
+        report_version: options.report_version.clone(),
+        server_address: format!("{}:{}", facts.ip, facts.api_port),
+        reconstruct_change_cause: !options.no_change_cause,
+        ..apiserver::Config::default()
+    };
+    let server = ApiServer::new(config, catalog, store, Arc::new(security));
+    server.bootstrap().await?;
+    Ok(server)
+}
+
+/// Opens the API's addresses; returns them.
+async fn serve(
+    options: &UpOptions,
+    server: &Arc<ApiServer>,
+    pki: &Pki,
+    facts: &Facts,
+    token: &CancellationToken,
+    tasks: &TaskTracker,
+) -> Result<Vec<SocketAddr>, Failure> {
+    let mut addresses = options.listen.clone();
+    if addresses.is_empty() {
+        addresses = vec![
+            SocketAddr::new(Ipv4Addr::LOCALHOST.into(), API_PORT),
+            SocketAddr::new(facts.ip, API_PORT),
+        ];
+        addresses.dedup();
+    }
+    for address in &addresses {
+        let listener =
+            TcpListener::bind(address).await.map_err(|e| format!("listen on {address}: {e}"))?;
+        let server = server.clone();
+        let handle = move |request: http::Request<hyper::body::Incoming>| {
+            let server = server.clone();
+            let request = request.map(|body| body.map_err(Into::into).boxed_unsync());
+            async move { server.handle(request).await }
+        };
+        tasks.spawn(apiserver::tls_listener::serve_tls(
+            listener,
+            pki.server_config()?,
+            handle,
+            token.clone(),
+        ));
+    }
+    Ok(addresses)
+}
+
+fn start_controllers(
+    options: &UpOptions,
+    server: &Arc<ApiServer>,
+    pki: &Pki,
+    facts: &Facts,
+    token: &CancellationToken,
+    tasks: &TaskTracker,
+) {
+    let config = controllers::ControllersConfig {
+        resources: api::registry::resources(),
+        node_ip: facts.ip,
+        api_port: facts.api_port,
+        service_cidr: options.service_cidr.into(),
+        cluster_domain: options.cluster_domain.clone(),
+        root_ca_pem: pki.authority_pem().to_owned(),
+    };
+    let client = client(server, component("system:kube-controller-manager", &["system:masters"]));
+    tasks.spawn(controllers::run(client, config, token.clone()));
+}
+
+/// The pod network, the Service rules and the cluster's DNS.
+async fn start_network(
+    options: &UpOptions,
+    paths: &Paths,
+    server: &Arc<ApiServer>,
+    facts: &Facts,
+    token: &CancellationToken,
+    tasks: &TaskTracker,
+) -> Result<PodNetwork, Failure> {
+    let network = PodNetwork::start(NetworkConfig {
+        dns_ip: Some(facts.dns_ip),
+        ..NetworkConfig::new(options.pod_cidr, options.service_cidr, paths.run_dir.clone())
+    })
+    .await?;
+    let proxy = netproxy::proxy::run(
+        client(server, component("system:kube-proxy", &[])),
+        ProxyConfig {
+            node_name: facts.name.clone(),
+            pod_cidrs: vec![options.pod_cidr.into()],
+            service_cidrs: vec![options.service_cidr.into()],
+            dns_ip: Some(facts.dns_ip),
+        },
+        token.clone(),
+    );
+    tasks.spawn(ended("Service proxy", proxy));
+    let dns = dns::run(
+        client(
+            server,
+            component("system:serviceaccount:kube-system:kube-dns", &["system:serviceaccounts"]),
+        ),
+        DnsConfig {
+            listen: vec![SocketAddr::new(facts.dns_ip.into(), DNS_PORT)],
+            cluster_domain: options.cluster_domain.clone(),
+            service_cidr: options.service_cidr.into(),
+            pod_cidr: options.pod_cidr.into(),
+            resolv_conf: resolv_conf(options),
+            upstreams: None,
+        },
+        token.clone(),
+    );
+    tasks.spawn(ended("DNS server", dns));
+    Ok(network)
+}
+
+/// Reports a part that ends with an error: nobody waits for its result.
+async fn ended<E: std::error::Error>(part: &'static str, run: impl Future<Output = Result<(), E>>) {
+    if let Err(error) = run.await {
+        let cause = error.source().map(ToString::to_string).unwrap_or_default();
+        tracing::error!(part, %error, cause, "ended");
+    }
+}
+
+/// Where the machine's real resolvers stand: systemd's stub list names only itself.
+fn resolv_conf(options: &UpOptions) -> PathBuf {
+    let real = Path::new(RESOLVED_CONF);
+    match &options.resolv_conf {
+        Some(path) => path.clone(),
+        None if real.exists() => real.to_owned(),
+        None => "/etc/resolv.conf".into(),
+    }
+}
+
+/// Pods can be created once their namespace's default ServiceAccount is there.
+async fn wait_for_default_account(client: &Client) -> Result<(), Failure> {
+    let accounts: Api<ServiceAccount> = Api::namespaced(client.clone(), "default");
+    let condition = |account: Option<&ServiceAccount>| account.is_some();
+    kube::runtime::wait::await_condition(accounts, "default", condition).await?;
+    Ok(())
+}
+
+async fn wait_for_signal() -> Result<(), Failure> {
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    tokio::select! {
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+    }
+    Ok(())
+}
