@@ -3,6 +3,7 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use api::registry::Resource;
 use ipnet::IpNet;
 use k8s_openapi::api::apps::v1::{Deployment, ReplicaSet};
 use k8s_openapi::api::core::v1::{
@@ -16,8 +17,11 @@ use crate::cache::{Cache, Selection};
 use crate::event::Recorder;
 
 /// What the controllers must be told.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct ControllersConfig {
+    /// Every kind that the API serves (`api::registry::resources()`): what the garbage collector
+    /// and the end of a namespace have to look at.
+    pub resources: &'static [Resource],
     /// The address of this machine, used until the Node object says otherwise.
     pub node_ip: IpAddr,
     /// The port on which the API is served on the node's address.

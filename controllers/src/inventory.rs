@@ -51,9 +51,9 @@ pub struct Inventory {
 }
 
 impl Inventory {
-    /// Takes the kinds from the registry and connects to the caches that exist.
+    /// Takes the kinds from the configuration and connects to the caches that exist.
     pub fn new(context: &Context) -> Arc<Self> {
-        let kinds: Vec<Kind> = api::registry::resources().iter().filter_map(kind).collect();
+        let kinds: Vec<Kind> = context.config.resources.iter().filter_map(kind).collect();
         let mut inventory =
             Self { kinds, handlers: Arc::new(RwLock::new(Vec::new())), caches: Vec::new() };
         for index in 0..inventory.kinds.len() {
