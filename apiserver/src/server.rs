@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use api::{Resource, Subresource};
 use futures::FutureExt;
+use futures::future::BoxFuture;
 use http::request::Parts;
 use http::{HeaderValue, Method, Request, Response, StatusCode};
 use store::{DiskError, Options, Store};
@@ -83,13 +84,18 @@ impl ApiServer {
     }
 
     /// Answers one request. A [`User`] among the request's extensions is believed.
-    pub async fn handle(self: &Arc<Self>, request: Request<Body>) -> Response<Body> {
-        let answer = AssertUnwindSafe(self.answer(request)).catch_unwind().await;
-        match answer {
-            Ok(Ok(response)) => response,
-            Ok(Err(error)) => body::failure(&error),
-            Err(_) => body::failure(&ApiError::internal("the request handler panicked")),
+    pub fn handle(self: &Arc<Self>, request: Request<Body>) -> BoxFuture<'static, Response<Body>> {
+        let server = self.clone();
+        // Boxed so that callers need not prove anew, for every lifetime in it, that it is `Send`.
+        async move {
+            let answer = AssertUnwindSafe(server.answer(request)).catch_unwind().await;
+            match answer {
+                Ok(Ok(response)) => response,
+                Ok(Err(error)) => body::failure(&error),
+                Err(_) => body::failure(&ApiError::internal("the request handler panicked")),
+            }
         }
+        .boxed()
     }
 
     async fn answer(self: &Arc<Self>, request: Request<Body>) -> Result<Response<Body>, ApiError> {

@@ -4,14 +4,16 @@ mod address;
 mod target;
 
 use std::io;
+use std::net::SocketAddr;
 use std::sync::Arc;
 
-use futures::future::BoxFuture;
+use futures::FutureExt;
+use futures::future::{BoxFuture, ready};
 use http::header::{AUTHORIZATION, CONNECTION, CONTENT_TYPE, HOST, TRANSFER_ENCODING, UPGRADE};
 use http::request::Parts;
 use http::uri::PathAndQuery;
 use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, Uri, Version};
-use http_body_util::{BodyExt, Limited};
+use http_body_util::BodyExt;
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite};
 
@@ -34,45 +36,55 @@ pub trait NodeDialer: Send + Sync + 'static {
     fn dial(&self, node: &str) -> BoxFuture<'static, io::Result<Box<dyn AsyncReadWrite>>>;
 }
 
-/// Answers a request for `log`, `exec`, `attach`, `portforward` or `proxy`.
-pub(crate) async fn answer(
-    call: &Call<'_>,
-    parts: Parts,
-    body: Body,
-) -> Result<Response<Body>, ApiError> {
-    let Some(target) = target::resolve(call, parts.uri.query().unwrap_or(""))? else {
-        // The log of a pod that is not scheduled yet.
-        let mut response = Response::new(Body::default());
-        response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("text/plain"));
-        return Ok(response);
-    };
-    let (stream, host, path, is_node) = match target {
-        Target::Node { node, path } => (dial_node(call, &node).await?, node, path, true),
-        Target::Address { address, path } => {
-            let stream = tokio::net::TcpStream::connect(&address).await.map_err(|error| {
-                ApiError::unavailable(format!("error trying to reach service: {error}"))
-            })?;
-            let stream: Box<dyn AsyncReadWrite> = Box::new(stream);
-            (stream, address, path, false)
-        }
-    };
-    let response = forward(stream, &host, &path, parts, body).await?;
-    let refused = response.status().is_client_error() || response.status().is_server_error();
-    if is_node && refused && call.info.subresource != "proxy" {
-        return Err(refusal(response).await);
-    }
-    Ok(response)
-}
+/// What comes of a request that goes on.
+type Forwarded = Result<Response<Body>, ApiError>;
 
-async fn dial_node(call: &Call<'_>, node: &str) -> Result<Box<dyn AsyncReadWrite>, ApiError> {
-    let dialer = call
-        .server
-        .node_dialer()
-        .ok_or_else(|| ApiError::unavailable("no node can be reached from here"))?;
-    dialer
-        .dial(node)
-        .await
-        .map_err(|error| ApiError::internal(format!("error dialing backend: {error}")))
+/// Answers a request for `log`, `exec`, `attach`, `portforward` or `proxy`.
+pub(crate) fn answer(call: &Call<'_>, parts: Parts, body: Body) -> BoxFuture<'static, Forwarded> {
+    let query = parts.uri.query().unwrap_or("");
+    let target = match target::resolve(call, query) {
+        Ok(Some(target)) => target,
+        // The log of a pod that is not scheduled yet.
+        Ok(None) => {
+            let mut response = Response::new(Body::default());
+            response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("text/plain"));
+            return ready(Ok(response)).boxed();
+        }
+        Err(error) => return ready(Err(error)).boxed(),
+    };
+    match target {
+        Target::Node { node, path } => {
+            let Some(dialer) = call.server.node_dialer() else {
+                let error = ApiError::unavailable("no node can be reached from here");
+                return ready(Err(error)).boxed();
+            };
+            let dialed = dialer.dial(&node);
+            let plain = call.info.subresource != "proxy";
+            async move {
+                let stream = dialed.await.map_err(|error| {
+                    ApiError::internal(format!("error dialing backend: {error}"))
+                })?;
+                let response = forward(stream, &node, &path, parts, body).await?;
+                let code = response.status();
+                if plain && (code.is_client_error() || code.is_server_error()) {
+                    return Err(refusal(response).await);
+                }
+                Ok(response)
+            }
+            .boxed()
+        }
+        Target::Address { address, path } => async move {
+            let unreachable =
+                |why| ApiError::unavailable(format!("error trying to reach service: {why}"));
+            let socket: SocketAddr =
+                address.parse().map_err(|_| unreachable(format!("{address} is no address")))?;
+            let stream = tokio::net::TcpStream::connect(socket)
+                .await
+                .map_err(|error| unreachable(error.to_string()))?;
+            forward(Box::new(stream), &address, &path, parts, body).await
+        }
+        .boxed(),
+    }
 }
 
 /// Sends the request on, and ties the two connections together if the answer is an upgrade.
@@ -151,11 +163,17 @@ fn strip(headers: &mut HeaderMap, upgrades: bool) {
 
 /// A node's plain-text refusal as a Status.
 async fn refusal(response: Response<Body>) -> ApiError {
-    let (parts, body) = response.into_parts();
-    let text = match Limited::new(body, REFUSAL_BYTES_MAX).collect().await {
-        Ok(text) => String::from_utf8_lossy(&text.to_bytes()).trim().to_owned(),
-        Err(error) => error.to_string(),
-    };
+    let (parts, mut body) = response.into_parts();
+    let mut bytes = Vec::new();
+    while let Some(Ok(frame)) = body.frame().await {
+        if let Some(data) = frame.data_ref() {
+            bytes.extend_from_slice(data);
+        }
+        if bytes.len() > REFUSAL_BYTES_MAX {
+            break;
+        }
+    }
+    let text = String::from_utf8_lossy(&bytes).trim().to_owned();
     match parts.status {
         StatusCode::BAD_REQUEST => ApiError::bad_request(text),
         StatusCode::INTERNAL_SERVER_ERROR => ApiError::internal(text),

@@ -207,11 +207,6 @@ async fn settle(
     keep_system_metadata(new, old);
     behaviour.prepare_for_update(new, old, edit.subresource);
     admission::update(call, new, old, edit.subresource).await?;
-    if call.stored_as().group == "rbac.authorization.k8s.io" {
-        let (plural, namespace) = (call.stored_as().plural, call.namespace());
-        let security = &call.server.security;
-        security.check_rbac_write(call.user, plural, namespace, new, Some(old))?;
-    }
     let reservation = call.server.services.for_update(call, new, old)?;
     if edit.subresource == Subresource::None {
         raise_generation(call.resource, new, old);

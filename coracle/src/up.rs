@@ -91,7 +91,7 @@ async fn node(options: &UpOptions, paths: &Paths) -> Result<(), Failure> {
         },
         Arc::new(SystemTime::now),
     )?;
-    let server = api_server(options, paths, &facts).await?;
+    let server = api_server(options, paths, &pki, &facts).await?;
     let addresses = serve(options, &server, &pki, &facts, &token, &tasks).await?;
     let kubeconfig = pki.admin_kubeconfig(&format!("https://{}", addresses[0]));
     kubeconfig.write(&options.dirs.kubeconfig)?;
@@ -161,11 +161,17 @@ fn first_address(cidr: Ipv4Net) -> Ipv4Addr {
 async fn api_server(
     options: &UpOptions,
     paths: &Paths,
+    pki: &Pki,
     facts: &Facts,
 ) -> Result<Arc<ApiServer>, Failure> {
     let catalog = Arc::new(Catalog::new(api::registry::resources()));
     let store = apiserver::open_store(&paths.store(), store::Options::default(), &catalog)?;
-    let security = Security::new(SecurityConfig { objects: Arc::new(store.clone()) });
+    let security = Security::new(SecurityConfig {
+        objects: Arc::new(store.clone()),
+        token_key: pki.token_key().to_vec(),
+        issuer: format!("https://kubernetes.default.svc.{}", options.cluster_domain),
+        authority_pem: pki.authority_pem().to_owned(),
+    })?;
     let config = apiserver::Config {
         service_cidr: options.service_cidr,
         report_version: options.report_version.clone(),
