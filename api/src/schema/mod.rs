@@ -13,6 +13,8 @@ mod strategic;
 mod table;
 
 #[cfg(test)]
+mod corpus_tests;
+#[cfg(test)]
 mod encode;
 #[cfg(test)]
 mod fuzz;
