@@ -1,1 +1,11 @@
+//! Whole requests against a server over a fresh store, in process.
+#![allow(clippy::unwrap_used)]
 
+mod harness;
+
+mod deletion;
+mod objects;
+mod patches;
+mod services;
+mod subresources;
+mod watching;

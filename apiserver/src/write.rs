@@ -208,7 +208,7 @@ async fn settle(
     behaviour.prepare_for_update(new, old, edit.subresource);
     admission::update(call, new, old, edit.subresource).await?;
     let reservation = call.server.services.for_update(call, new, old)?;
-    if edit.subresource == Subresource::None {
+    if matches!(edit.subresource, Subresource::None | Subresource::Scale) {
         raise_generation(call.resource, new, old);
     }
     let mut errors: ErrorList = metadata::validate_metadata_update(new, old);

@@ -1,0 +1,159 @@
+//! A server over a temporary store and a terse client for it.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures::StreamExt;
+use http::{Method, Request, Response, StatusCode};
+use http_body_util::{BodyExt, BodyStream};
+use serde_json::Value;
+use store::Options;
+use tempfile::TempDir;
+
+use crate::body::full;
+use crate::security::{Security, SecurityConfig, User};
+use crate::{ApiServer, Body, Catalog, Config, open_store};
+
+pub(super) struct Cluster {
+    pub(super) server: Arc<ApiServer>,
+    directory: TempDir,
+}
+
+pub(super) struct Answer {
+    pub(super) code: StatusCode,
+    pub(super) headers: http::HeaderMap,
+    pub(super) json: Value,
+}
+
+impl Cluster {
+    pub(super) async fn new() -> Self {
+        Self::open(tempfile::tempdir().unwrap()).await
+    }
+
+    async fn open(directory: TempDir) -> Self {
+        let catalog = Arc::new(Catalog::new(api::registry::resources()));
+        let path = directory.path().join("state.redb");
+        let store = open_store(&path, Options::default(), &catalog).unwrap();
+        let security = security(&store);
+        let config =
+            Config { service_account_wait: Duration::from_millis(50), ..Config::default() };
+        let server = ApiServer::new(config, catalog, store, security);
+        server.bootstrap().await.unwrap();
+        let cluster = Self { server, directory };
+        let account = serde_json::json!({"metadata": {"name": "default"}});
+        cluster.post("/api/v1/namespaces/default/serviceaccounts", &account).await;
+        cluster
+    }
+
+    /// Ends this server and starts another over the same file.
+    pub(super) async fn restart(self) -> Self {
+        self.server.store().close();
+        Self::open(self.directory).await
+    }
+
+    pub(super) async fn raw(&self, request: Request<Body>) -> Response<Body> {
+        let mut request = request;
+        request.extensions_mut().insert(User::authenticated("admin", &["system:masters"]));
+        self.server.handle(request).await
+    }
+
+    pub(super) async fn send(
+        &self,
+        method: Method,
+        uri: &str,
+        media_type: &str,
+        body: impl Into<Bytes>,
+    ) -> Answer {
+        let mut request = Request::builder().method(method).uri(uri);
+        if !media_type.is_empty() {
+            request = request.header("content-type", media_type);
+        }
+        read(self.raw(request.body(full(body)).unwrap()).await).await
+    }
+
+    pub(super) async fn get(&self, uri: &str) -> Answer {
+        self.send(Method::GET, uri, "", "").await
+    }
+
+    pub(super) async fn get_as(&self, uri: &str, accept: &str) -> Answer {
+        let request = Request::builder().uri(uri).header("accept", accept);
+        read(self.raw(request.body(full("")).unwrap()).await).await
+    }
+
+    pub(super) async fn post(&self, uri: &str, object: &Value) -> Answer {
+        self.send(Method::POST, uri, "application/json", object.to_string()).await
+    }
+
+    pub(super) async fn put(&self, uri: &str, object: &Value) -> Answer {
+        self.send(Method::PUT, uri, "application/json", object.to_string()).await
+    }
+
+    pub(super) async fn delete(&self, uri: &str) -> Answer {
+        self.send(Method::DELETE, uri, "", "").await
+    }
+
+    pub(super) async fn patch(&self, uri: &str, kind: &str, patch: &Value) -> Answer {
+        let media_type = format!("application/{kind}+json");
+        self.send(Method::PATCH, uri, &media_type, patch.to_string()).await
+    }
+
+    pub(super) async fn watch(&self, uri: &str) -> Events {
+        let request = Request::builder().uri(uri).body(full("")).unwrap();
+        let response = self.raw(request).await;
+        assert_eq!(response.status(), StatusCode::OK);
+        Events { body: BodyStream::new(response.into_body()), buffer: Vec::new() }
+    }
+}
+
+fn security(store: &store::Store<crate::Meta>) -> Arc<Security> {
+    Arc::new(Security::new(SecurityConfig { objects: Arc::new(store.clone()) }))
+}
+
+async fn read(response: Response<Body>) -> Answer {
+    let (parts, body) = response.into_parts();
+    let bytes = body.collect().await.unwrap().to_bytes();
+    let json = serde_json::from_slice(&bytes)
+        .unwrap_or_else(|_| Value::String(String::from_utf8_lossy(&bytes).into_owned()));
+    Answer { code: parts.status, headers: parts.headers, json }
+}
+
+impl Answer {
+    pub(super) fn ok(self) -> Value {
+        assert!(self.code.is_success(), "{} {}", self.code, self.json);
+        self.json
+    }
+
+    pub(super) fn fails(self, code: u16) -> Value {
+        assert_eq!(self.code.as_u16(), code, "{}", self.json);
+        self.json
+    }
+}
+
+/// The events of a watch.
+pub(super) struct Events {
+    body: BodyStream<Body>,
+    buffer: Vec<u8>,
+}
+
+impl Events {
+    /// The next event, or nothing at the end of the stream.
+    pub(super) async fn next(&mut self) -> Option<Value> {
+        loop {
+            if let Some(end) = self.buffer.iter().position(|b| *b == b'\n') {
+                let line: Vec<u8> = self.buffer.drain(..=end).collect();
+                return Some(serde_json::from_slice(&line).unwrap());
+            }
+            let frame = tokio::time::timeout(Duration::from_secs(10), self.body.next());
+            let frame = frame.await.expect("an event comes in time")?.unwrap();
+            self.buffer.extend_from_slice(&frame.into_data().unwrap());
+        }
+    }
+
+    /// Type and name of the next event.
+    pub(super) async fn brief(&mut self) -> (String, String) {
+        let event = self.next().await.expect("the watch goes on");
+        let text = |v: &Value| v.as_str().unwrap_or_default().to_owned();
+        (text(&event["type"]), text(&event["object"]["metadata"]["name"]))
+    }
+}

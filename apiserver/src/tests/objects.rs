@@ -1,0 +1,157 @@
+//! Create, get, list, update, discovery.
+
+use serde_json::json;
+
+use super::harness::Cluster;
+
+const MAPS: &str = "/api/v1/namespaces/default/configmaps";
+
+fn map(name: &str) -> serde_json::Value {
+    json!({"kind": "ConfigMap", "apiVersion": "v1", "metadata": {"name": name}, "data": {"a": "1"}})
+}
+
+#[tokio::test]
+async fn an_object_lives() {
+    let cluster = Cluster::new().await;
+    let made = cluster.post(MAPS, &map("one")).await;
+    assert_eq!(made.code.as_u16(), 201);
+    assert_eq!(made.json["metadata"]["namespace"], "default");
+    assert!(made.json["metadata"]["uid"].is_string());
+    let got = cluster.get(&format!("{MAPS}/one")).await.ok();
+    assert_eq!(got, made.json);
+    let again = cluster.post(MAPS, &map("one")).await.fails(409);
+    assert_eq!(again["message"], "configmaps \"one\" already exists");
+    assert_eq!(again["reason"], "AlreadyExists");
+    let missing = cluster.get(&format!("{MAPS}/two")).await.fails(404);
+    assert_eq!(missing["message"], "configmaps \"two\" not found");
+    let mut wanted = got.clone();
+    wanted["data"]["a"] = "2".into();
+    let updated = cluster.put(&format!("{MAPS}/one"), &wanted).await.ok();
+    assert_ne!(updated["metadata"]["resourceVersion"], got["metadata"]["resourceVersion"]);
+    let stale = cluster.put(&format!("{MAPS}/one"), &wanted).await.fails(409);
+    assert!(stale["message"].as_str().unwrap().ends_with(
+        "the object has been modified; please apply your changes to the latest version and try again"
+    ));
+    // Nothing changes, so nothing is written.
+    let same = cluster.put(&format!("{MAPS}/one"), &updated).await.ok();
+    assert_eq!(same, updated);
+    let gone = cluster.delete(&format!("{MAPS}/one")).await.ok();
+    assert_eq!(gone["status"], "Success");
+    assert_eq!(gone["details"]["kind"], "configmaps");
+    cluster.get(&format!("{MAPS}/one")).await.fails(404);
+}
+
+#[tokio::test]
+async fn bad_bodies_are_refused_and_nothing_is_stored() {
+    let cluster = Cluster::new().await;
+    let mut unknown = map("x");
+    unknown["spex"] = json!({});
+    let strict = cluster.post(&format!("{MAPS}?fieldValidation=Strict"), &unknown).await.fails(400);
+    assert!(strict["message"].as_str().unwrap().contains("unknown field \"spex\""), "{strict}");
+    let warned = cluster.post(MAPS, &unknown).await;
+    assert!(warned.headers["warning"].to_str().unwrap().contains("unknown field"));
+    assert!(warned.ok()["spex"].is_null());
+    cluster.post(MAPS, &map("Not_A_Name")).await.fails(422);
+    let other = json!({"kind": "Pod", "apiVersion": "v1", "metadata": {"name": "x"}});
+    cluster.post(MAPS, &other).await.fails(400);
+    cluster.post("/api/v1/namespaces/nowhere/configmaps", &map("x")).await.fails(404);
+    let imagined = cluster.post(&format!("{MAPS}?dryRun=All"), &map("dry")).await;
+    assert_eq!(imagined.code.as_u16(), 201);
+    cluster.get(&format!("{MAPS}/dry")).await.fails(404);
+    let named = cluster.post(MAPS, &json!({"metadata": {"generateName": "gen-"}})).await.ok();
+    assert!(named["metadata"]["name"].as_str().unwrap().starts_with("gen-"));
+    let big = format!("{{\"data\":{{\"a\":\"{}\"}}}}", "x".repeat(4 << 20));
+    cluster.send(http::Method::POST, MAPS, "", big).await.fails(413);
+}
+
+#[tokio::test]
+async fn lists_come_in_pages_with_selectors() {
+    let cluster = Cluster::new().await;
+    for i in 0..5 {
+        let mut object = map(&format!("m{i}"));
+        object["metadata"]["labels"] = json!({"odd": (i % 2 == 1).to_string()});
+        cluster.post(MAPS, &object).await.ok();
+    }
+    let odd = cluster.get(&format!("{MAPS}?labelSelector=odd%3Dtrue")).await.ok();
+    assert_eq!(odd["kind"], "ConfigMapList");
+    assert_eq!(odd["items"].as_array().unwrap().len(), 2);
+    let one = cluster.get(&format!("{MAPS}?fieldSelector=metadata.name%3Dm3")).await.ok();
+    assert_eq!(one["items"][0]["metadata"]["name"], "m3");
+    cluster.get(&format!("{MAPS}?fieldSelector=spec.x%3D1")).await.fails(400);
+    let mut names = Vec::new();
+    let mut token = String::new();
+    loop {
+        let page = cluster.get(&format!("{MAPS}?limit=2&continue={token}")).await.ok();
+        for item in page["items"].as_array().unwrap() {
+            names.push(item["metadata"]["name"].as_str().unwrap().to_owned());
+        }
+        match page["metadata"]["continue"].as_str() {
+            Some(next) => token = next.to_owned(),
+            None => break,
+        }
+    }
+    assert_eq!(names, ["m0", "m1", "m2", "m3", "m4"]);
+}
+
+#[tokio::test]
+async fn tables_and_metadata_and_yaml() {
+    let cluster = Cluster::new().await;
+    cluster.post(MAPS, &map("one")).await.ok();
+    let accept = "application/json;as=Table;v=v1;g=meta.k8s.io,application/json";
+    let table = cluster.get_as(MAPS, accept).await.ok();
+    assert_eq!(table["kind"], "Table");
+    assert_eq!(table["rows"][0]["cells"][0], "one");
+    assert_eq!(table["rows"][0]["object"]["kind"], "PartialObjectMetadata");
+    let partial = "application/json;as=PartialObjectMetadataList;v=v1;g=meta.k8s.io";
+    let list = cluster.get_as(MAPS, partial).await.ok();
+    assert_eq!(list["kind"], "PartialObjectMetadataList");
+    let yaml = cluster.get_as(&format!("{MAPS}/one"), "application/yaml").await.ok();
+    assert!(yaml.as_str().unwrap().contains("kind: ConfigMap"), "{yaml}");
+    cluster.get_as(MAPS, "text/html").await.fails(406);
+}
+
+#[tokio::test]
+async fn old_versions_have_their_own_defaults() {
+    let cluster = Cluster::new().await;
+    let old = json!({
+        "kind": "Deployment", "apiVersion": "apps/v1beta1", "metadata": {"name": "web"},
+        "spec": {"template": {"metadata": {"labels": {"app": "web"}},
+            "spec": {"containers": [{"name": "c", "image": "nginx"}]}}},
+    });
+    let made = cluster.post("/apis/apps/v1beta1/namespaces/default/deployments", &old).await.ok();
+    assert_eq!(made["apiVersion"], "apps/v1beta1");
+    let new = cluster.get("/apis/apps/v1/namespaces/default/deployments/web").await.ok();
+    assert_eq!(new["apiVersion"], "apps/v1");
+    assert_eq!(new["spec"]["revisionHistoryLimit"], 2);
+    assert_eq!(new["spec"]["selector"]["matchLabels"]["app"], "web");
+    assert_eq!(new["metadata"]["generation"], 1);
+    let list = cluster.get("/apis/apps/v1beta1/namespaces/default/deployments").await.ok();
+    assert_eq!(list["items"][0]["apiVersion"], "apps/v1beta1");
+}
+
+#[tokio::test]
+async fn discovery_lists_what_is_served() {
+    let cluster = Cluster::new().await;
+    let core = cluster.get("/api/v1").await.ok();
+    let names: Vec<&str> =
+        core["resources"].as_array().unwrap().iter().filter_map(|r| r["name"].as_str()).collect();
+    assert!(names.contains(&"pods") && names.contains(&"pods/log") && names.contains(&"pods/status"));
+    let accept = "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList,application/json";
+    let aggregated = cluster.get_as("/apis", accept).await;
+    assert!(aggregated.headers["content-type"].to_str().unwrap().contains("v=v2"));
+    assert!(aggregated.headers.contains_key("etag"));
+    assert_eq!(aggregated.json["items"][0]["metadata"]["name"], "apps");
+    let plain = cluster.get("/apis").await.ok();
+    assert_eq!(plain["kind"], "APIGroupList");
+    cluster.get("/apis/nothing/v1").await.fails(404);
+    assert_eq!(cluster.get("/version").await.ok()["gitVersion"], "v1.33.0");
+    assert_eq!(cluster.get("/healthz").await.ok(), "ok");
+}
+
+#[tokio::test]
+async fn what_was_answered_is_there_after_a_restart() {
+    let cluster = Cluster::new().await;
+    let made = cluster.post(MAPS, &map("kept")).await.ok();
+    let cluster = cluster.restart().await;
+    assert_eq!(cluster.get(&format!("{MAPS}/kept")).await.ok(), made);
+}

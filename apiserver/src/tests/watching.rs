@@ -1,0 +1,72 @@
+//! Watches.
+
+use serde_json::json;
+
+use super::harness::Cluster;
+
+const MAPS: &str = "/api/v1/namespaces/default/configmaps";
+
+#[tokio::test]
+async fn changes_come_in_order_and_selectors_turn_them() {
+    let cluster = Cluster::new().await;
+    cluster.post(MAPS, &json!({"metadata": {"name": "first", "labels": {"a": "1"}}})).await.ok();
+    let mut all = cluster.watch(&format!("{MAPS}?watch=true")).await;
+    let mut some = cluster.watch(&format!("{MAPS}?watch=true&labelSelector=a%3D1")).await;
+    assert_eq!(all.brief().await, ("ADDED".into(), "first".into()));
+    assert_eq!(some.brief().await, ("ADDED".into(), "first".into()));
+    let patch = json!({"metadata": {"labels": {"a": "2"}}});
+    let patched = cluster.patch(&format!("{MAPS}/first"), "merge-patch", &patch).await.ok();
+    assert_eq!(all.brief().await, ("MODIFIED".into(), "first".into()));
+    let left = some.next().await.unwrap();
+    assert_eq!(left["type"], "DELETED");
+    assert_eq!(left["object"]["metadata"]["labels"]["a"], "1");
+    assert_eq!(
+        left["object"]["metadata"]["resourceVersion"],
+        patched["metadata"]["resourceVersion"]
+    );
+    let back = json!({"metadata": {"labels": {"a": "1"}}});
+    cluster.patch(&format!("{MAPS}/first"), "merge-patch", &back).await.ok();
+    assert_eq!(some.brief().await, ("ADDED".into(), "first".into()));
+    cluster.delete(&format!("{MAPS}/first")).await.ok();
+    assert_eq!(some.brief().await, ("DELETED".into(), "first".into()));
+}
+
+#[tokio::test]
+async fn a_streaming_list_ends_with_its_bookmark() {
+    let cluster = Cluster::new().await;
+    cluster.post(MAPS, &json!({"metadata": {"name": "one"}})).await.ok();
+    let uri = format!(
+        "{MAPS}?watch=true&sendInitialEvents=true&resourceVersionMatch=NotOlderThan&allowWatchBookmarks=true"
+    );
+    let mut events = cluster.watch(&uri).await;
+    assert_eq!(events.brief().await.0, "ADDED");
+    let mark = events.next().await.unwrap();
+    assert_eq!(mark["type"], "BOOKMARK");
+    assert_eq!(mark["object"]["metadata"]["annotations"]["k8s.io/initial-events-end"], "true");
+    assert_eq!(mark["object"]["kind"], "ConfigMap");
+}
+
+#[tokio::test]
+async fn a_forgotten_revision_is_gone() {
+    let cluster = Cluster::new().await.restart().await;
+    let mut events = cluster.watch(&format!("{MAPS}?watch=true&resourceVersion=1")).await;
+    let error = events.next().await.unwrap();
+    assert_eq!(error["type"], "ERROR");
+    assert_eq!(error["object"]["code"], 410);
+    assert!(events.next().await.is_none());
+}
+
+#[tokio::test]
+async fn a_watch_goes_on_from_a_list_and_ends_in_time() {
+    let cluster = Cluster::new().await;
+    let list = cluster.get(MAPS).await.ok();
+    let revision = list["metadata"]["resourceVersion"].as_str().unwrap();
+    cluster.post(MAPS, &json!({"metadata": {"name": "late"}})).await.ok();
+    let uri = format!(
+        "{MAPS}?watch=1&resourceVersion={revision}&timeoutSeconds=1&allowWatchBookmarks=true"
+    );
+    let mut events = cluster.watch(&uri).await;
+    assert_eq!(events.brief().await, ("ADDED".into(), "late".into()));
+    assert_eq!(events.brief().await.0, "BOOKMARK");
+    assert!(events.next().await.is_none());
+}
