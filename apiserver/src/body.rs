@@ -100,7 +100,7 @@ pub(crate) fn typed(
     response
 }
 
-fn gzip(bytes: &[u8]) -> Option<Bytes> {
+pub(crate) fn gzip(bytes: &[u8]) -> Option<Bytes> {
     let mut encoder = GzEncoder::new(Vec::with_capacity(bytes.len() / 4), Compression::fast());
     encoder.write_all(bytes).ok()?;
     Some(encoder.finish().ok()?.into())

@@ -18,6 +18,7 @@ mod event_expiry;
 mod meta;
 mod negotiate;
 mod object;
+mod openapi;
 mod options;
 mod public;
 mod render;

@@ -15,6 +15,7 @@ use crate::config::Config;
 use crate::discovery;
 use crate::error::ApiError;
 use crate::negotiate::{self, Accepted, Encoding, Form};
+use crate::openapi;
 use crate::request::RequestInfo;
 use crate::server::{self, ApiServer};
 
@@ -41,7 +42,7 @@ pub(crate) fn page_not_found() -> Response<Body> {
 }
 
 /// Answers a request that is about no resource.
-pub(crate) fn answer(
+pub(crate) async fn answer(
     server: &Arc<ApiServer>,
     info: &RequestInfo,
     parts: &Parts,
@@ -54,6 +55,10 @@ pub(crate) fn answer(
     let segments: Vec<&str> = path.split('/').filter(|s| !s.is_empty()).collect();
     let document = match segments.as_slice() {
         [] => Some(paths(catalog)),
+        ["openapi", rest @ ..] => {
+            let answer = openapi::answer(server, rest, parts).await?;
+            return Ok(answer.unwrap_or_else(page_not_found));
+        }
         ["version"] => Some(server.public.version.clone()),
         ["healthz" | "livez" | "readyz", ..] => return Ok(health(parts, &segments)),
         ["api"] | ["apis"] => return groups(server, segments[0] == "api", parts),

@@ -17,6 +17,7 @@ use crate::catalog::Catalog;
 use crate::config::Config;
 use crate::error::ApiError;
 use crate::meta::Meta;
+use crate::openapi::Documents;
 use crate::public::PublicPaths;
 use crate::request::{Query, RequestInfo};
 use crate::security::{Attributes, Security, User};
@@ -33,6 +34,7 @@ pub struct ApiServer {
     pub(crate) security: Arc<Security>,
     pub(crate) services: Services,
     pub(crate) public: PublicPaths,
+    pub(crate) openapi: Documents,
     in_flight: Semaphore,
     nodes: Nodes,
 }
@@ -64,6 +66,7 @@ impl ApiServer {
             security,
             services,
             public,
+            openapi: Documents::default(),
             in_flight,
             nodes: Nodes::default(),
         })
@@ -155,7 +158,7 @@ impl ApiServer {
         body: Body,
     ) -> Result<Response<Body>, ApiError> {
         if !info.is_resource {
-            return public::answer(self, info, &parts);
+            return public::answer(self, info, &parts).await;
         }
         let Some(found) = self.catalog.find(&info.group, &info.version, &info.resource) else {
             return Ok(public::page_not_found());

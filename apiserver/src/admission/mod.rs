@@ -20,6 +20,9 @@ pub(crate) async fn create(call: &Call<'_>, object: &mut Value) -> Result<(), Ap
         pod_priority::create(call, object)?;
         tolerations::create(object);
     }
+    if stored.group.is_empty() && stored.kind == "Secret" {
+        call.server.security.fill_token_secret(object)?;
+    }
     Ok(())
 }
 

@@ -1,7 +1,6 @@
 //! Requests below an object: `/status`, `/scale`, `/binding`, `/log` and the like.
 
 pub(crate) mod binding;
-pub(crate) mod ephemeral_containers;
 pub(crate) mod eviction;
 pub(crate) mod finalize;
 pub(crate) mod scale;
@@ -39,7 +38,6 @@ pub(crate) async fn dispatch(
             let body = create_body(call, body).await?;
             eviction::answer(call, &body).await
         }
-        ("", "pods", "ephemeralcontainers") => ephemeral_containers::answer(call, body).await,
         ("", "namespaces", "finalize") => finalize::answer(call, body).await,
         ("", "serviceaccounts", "token") => {
             let body = create_body(call, body).await?;

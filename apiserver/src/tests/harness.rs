@@ -107,7 +107,16 @@ impl Cluster {
 }
 
 fn security(store: &store::Store<crate::Meta>) -> Arc<Security> {
-    Arc::new(Security::new(SecurityConfig { objects: Arc::new(store.clone()) }))
+    let algorithm = &ring::signature::ECDSA_P256_SHA256_FIXED_SIGNING;
+    let random = ring::rand::SystemRandom::new();
+    let key = ring::signature::EcdsaKeyPair::generate_pkcs8(algorithm, &random).unwrap();
+    let config = SecurityConfig {
+        objects: Arc::new(store.clone()),
+        token_key: key.as_ref().to_vec(),
+        issuer: "https://kubernetes.default.svc.cluster.local".into(),
+        authority_pem: "authority".into(),
+    };
+    Arc::new(Security::new(config).unwrap())
 }
 
 async fn read(response: Response<Body>) -> Answer {

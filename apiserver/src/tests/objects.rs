@@ -135,8 +135,11 @@ async fn discovery_lists_what_is_served() {
     let core = cluster.get("/api/v1").await.ok();
     let names: Vec<&str> =
         core["resources"].as_array().unwrap().iter().filter_map(|r| r["name"].as_str()).collect();
-    assert!(names.contains(&"pods") && names.contains(&"pods/log") && names.contains(&"pods/status"));
-    let accept = "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList,application/json";
+    assert!(
+        names.contains(&"pods") && names.contains(&"pods/log") && names.contains(&"pods/status")
+    );
+    let accept =
+        "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList,application/json";
     let aggregated = cluster.get_as("/apis", accept).await;
     assert!(aggregated.headers["content-type"].to_str().unwrap().contains("v=v2"));
     assert!(aggregated.headers.contains_key("etag"));
@@ -154,4 +157,17 @@ async fn what_was_answered_is_there_after_a_restart() {
     let made = cluster.post(MAPS, &map("kept")).await.ok();
     let cluster = cluster.restart().await;
     assert_eq!(cluster.get(&format!("{MAPS}/kept")).await.ok(), made);
+}
+
+#[tokio::test]
+async fn openapi_is_served_in_every_form() {
+    let cluster = Cluster::new().await;
+    let index = cluster.get("/openapi/v3").await.ok();
+    let url = index["paths"]["apis/apps/v1"]["serverRelativeURL"].as_str().unwrap().to_owned();
+    let group = cluster.get(&url).await.ok();
+    assert_eq!(group["openapi"], "3.0.0");
+    let accept = "application/com.github.proto-openapi.spec.v2@v1.0+protobuf";
+    let v2 = cluster.get_as("/openapi/v2", accept).await;
+    assert!(v2.headers["content-type"].to_str().unwrap().contains("protobuf"));
+    cluster.get("/openapi/v3/apis/nothing/v1").await.fails(404);
 }

@@ -35,7 +35,8 @@ async fn addresses_and_ports_are_exclusive_and_come_back() {
     // A change of type in place keeps the address and gives the port back.
     let address = node["spec"]["clusterIP"].clone();
     let plain = json!({"spec": {"type": "ClusterIP"}});
-    let changed = cluster.patch(&format!("{SERVICES}/np"), "strategic-merge-patch", &plain).await.ok();
+    let changed =
+        cluster.patch(&format!("{SERVICES}/np"), "strategic-merge-patch", &plain).await.ok();
     assert_eq!(changed["spec"]["clusterIP"], address);
     assert!(changed["spec"]["ports"][0]["nodePort"].is_null());
     cluster.post(SERVICES, &service("np2", port)).await.ok();

@@ -20,7 +20,8 @@ async fn a_deployment_scales() {
     assert_eq!(scale["spec"]["replicas"], 1);
     assert_eq!(scale["status"]["selector"], "app=web");
     let patch = json!({"spec": {"replicas": 4}});
-    let scaled = cluster.patch(&format!("{DEPLOYMENTS}/web/scale"), "merge-patch", &patch).await.ok();
+    let scaled =
+        cluster.patch(&format!("{DEPLOYMENTS}/web/scale"), "merge-patch", &patch).await.ok();
     assert_eq!(scaled["spec"]["replicas"], 4);
     let web = cluster.get(&format!("{DEPLOYMENTS}/web")).await.ok();
     assert_eq!(web["spec"]["replicas"], 4);
@@ -78,7 +79,8 @@ async fn evictions_keep_the_budget() {
     let status = json!({"status": {"observedGeneration": 1, "disruptionsAllowed": 0,
         "desiredHealthy": 1, "currentHealthy": 1, "expectedPods": 1}});
     cluster.patch(&format!("{budgets}/b/status"), "merge-patch", &status).await.ok();
-    let eviction = json!({"kind": "Eviction", "apiVersion": "policy/v1", "metadata": {"name": "p"}});
+    let eviction =
+        json!({"kind": "Eviction", "apiVersion": "policy/v1", "metadata": {"name": "p"}});
     let refused = cluster.post(&format!("{PODS}/p/eviction"), &eviction).await.fails(429);
     assert_eq!(
         refused["message"],
