@@ -173,10 +173,11 @@ impl Hierarchies {
 
     /// Kills every process in a group and the groups below it.
     pub fn kill(&self, group: &str) {
-        if let Some(directory) = self.unified_directory(group) {
-            if fs::write(directory.join("cgroup.kill"), "1").is_ok() && self.is_unified() {
-                return;
-            }
+        if let Some(directory) = self.unified_directory(group)
+            && fs::write(directory.join("cgroup.kill"), "1").is_ok()
+            && self.is_unified()
+        {
+            return;
         }
         for mount in self.mounts() {
             for_each_group(&join(mount, group), &mut |directory| kill_all(directory));
@@ -270,10 +271,11 @@ pub(crate) fn kill_all(directory: &Path) {
 fn remove_tree(directory: &Path) -> io::Result<()> {
     let mut result = Ok(());
     for_each_group(directory, &mut |group| {
-        if let Err(error) = fs::remove_dir(group) {
-            if error.kind() != io::ErrorKind::NotFound && result.is_ok() {
-                result = Err(error);
-            }
+        if let Err(error) = fs::remove_dir(group)
+            && error.kind() != io::ErrorKind::NotFound
+            && result.is_ok()
+        {
+            result = Err(error);
         }
     });
     result

@@ -8,7 +8,7 @@ use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use crate::cgroup::{self, Hierarchies};
@@ -20,6 +20,9 @@ use crate::{Error, Result, Sandbox};
 
 /// The control group of all shims: out of the agent's, so that they survive its end.
 const SHIM_GROUP: &str = "coracle/shims";
+
+/// Levels of empty groups above a sandbox's that a cleanup removes.
+const MAX_GROUP_DEPTH: usize = 8;
 
 /// How long a shim may take to answer when it is adopted.
 const ADOPT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -34,6 +37,7 @@ pub(crate) struct Inner {
     config: RuntimeConfig,
     pub(crate) cgroups: Hierarchies,
     shim: ShimBinary,
+    known_parents: Mutex<BTreeSet<String>>,
 }
 
 /// What is executed as a shim.
@@ -49,7 +53,8 @@ impl Runtime {
     /// Prepares the directories and finds out what the kernel offers.
     pub fn open(config: RuntimeConfig) -> Result<Self> {
         let cgroups = Hierarchies::detect().map_err(Error::kernel("finding the control groups"))?;
-        let inner = Inner { shim: seal(&config.shim_binary), config, cgroups };
+        let known_parents = Mutex::default();
+        let inner = Inner { shim: seal(&config.shim_binary), config, cgroups, known_parents };
         for directory in [inner.states(), inner.runs()] {
             make_private(&directory)?;
         }
@@ -150,6 +155,10 @@ impl Runtime {
             }
         }
         if keep.is_empty() {
+            for group in self.inner.parents() {
+                self.inner.cgroups.prune(&format!("{group}/sandbox"), MAX_GROUP_DEPTH);
+            }
+            let _ = fs::remove_file(self.inner.parents_file());
             // Fails while a shim is still leaving; the next cleanup takes it.
             let _ = self.inner.cgroups.try_remove(SHIM_GROUP);
             self.inner.cgroups.prune(SHIM_GROUP, 1);
@@ -159,6 +168,27 @@ impl Runtime {
 }
 
 impl Inner {
+    /// The groups that sandboxes were made in; a later `cleanup` removes those left empty.
+    fn parents(&self) -> BTreeSet<String> {
+        records::read(&self.parents_file()).ok().flatten().unwrap_or_default()
+    }
+
+    fn parents_file(&self) -> PathBuf {
+        self.config.state_dir.join("cgroup-parents.json")
+    }
+
+    fn remember_parent(&self, group: &str) -> Result<()> {
+        let Some(parent) = Path::new(group).parent().and_then(Path::to_str) else { return Ok(()) };
+        let mut known = self.known_parents.lock().unwrap_or_else(PoisonError::into_inner);
+        if parent.is_empty() || known.contains(parent) {
+            return Ok(());
+        }
+        known.extend(self.parents());
+        known.insert(parent.to_owned());
+        let path = self.parents_file();
+        records::write(&path, &*known, Durability::Cached).map_err(Error::file("writing", path))
+    }
+
     fn states(&self) -> PathBuf {
         self.config.state_dir.join("sandboxes")
     }
@@ -185,6 +215,7 @@ impl Inner {
         let record = state.join("sandbox.json");
         records::write(&record, spec, Durability::Cached)
             .map_err(Error::file("writing", record))?;
+        self.remember_parent(&spec.cgroup)?;
         self.cgroups.create(&spec.cgroup).map_err(Error::kernel("making the control group"))?;
         if let Some(resources) = &spec.resources {
             cgroup::apply(&self.cgroups, &spec.cgroup, resources)

@@ -101,10 +101,11 @@ pub fn container(
     };
     for planned in &plan.mounts {
         let mounted = mount::prepare(planned, &plan.cgroup)?;
-        if streams.is_none() && planned.target == "dev/pts" {
-            if let Some(devpts) = mounted.detached() {
-                terminal = Some(terminal_of(devpts.as_fd(), plan.process.size)?);
-            }
+        if streams.is_none()
+            && planned.target == "dev/pts"
+            && let Some(devpts) = mounted.detached()
+        {
+            terminal = Some(terminal_of(devpts.as_fd(), plan.process.size)?);
         }
         prepared_mounts.push(mounted);
     }

@@ -110,8 +110,11 @@ pub struct CgroupPlan {
     pub kill_file: Option<PathBuf>,
     /// v1 hierarchies as a container sees them under `/sys/fs/cgroup`: directory name and mount
     /// options; empty on v2.
-    pub legacy_view: Vec<(String, Vec<(String, Option<String>)>)>,
+    pub legacy_view: Vec<(String, MountOptions)>,
 }
+
+/// Mount options with their values; flags have none.
+pub type MountOptions = Vec<(String, Option<String>)>;
 
 /// Which namespaces a container gets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -138,6 +138,7 @@ fn mask(set: &Option<Capabilities>) -> Result<u64, LaunchError> {
     })
 }
 
+#[allow(clippy::unnecessary_cast, reason = "the C libraries disagree on the type")]
 fn resource(kind: PosixRlimitType) -> u32 {
     use PosixRlimitType as Type;
     (match kind {

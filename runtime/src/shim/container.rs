@@ -454,11 +454,11 @@ impl Container {
     /// Drops the outputs of clients that have gone; called when one reports an error.
     pub fn check_clients(&mut self, poller: &mut Poller) {
         for slot in self.attached.iter_mut().flat_map(|attached| &mut attached.outputs) {
-            if let Some(client) = slot {
-                if client.is_gone() {
-                    poller.remove(&client.fd, client.token);
-                    *slot = None;
-                }
+            if let Some(client) = slot
+                && client.is_gone()
+            {
+                poller.remove(&client.fd, client.token);
+                *slot = None;
             }
         }
         self.settle(poller);

@@ -31,8 +31,7 @@ fn owned(fd: libc::c_long) -> OwnedFd {
 
 /// Opens the mount at `path` under `dir` as a detached copy.
 pub fn clone_tree(dir: BorrowedFd<'_>, path: &CStr, recursive: bool) -> nix::Result<OwnedFd> {
-    let mut flags =
-        libc::OPEN_TREE_CLONE | libc::OPEN_TREE_CLOEXEC as u32 | libc::AT_EMPTY_PATH as u32;
+    let mut flags = libc::OPEN_TREE_CLONE | libc::OPEN_TREE_CLOEXEC | libc::AT_EMPTY_PATH as u32;
     if recursive {
         flags |= libc::AT_RECURSIVE as u32;
     }

@@ -104,7 +104,7 @@ impl World {
             netns: None,
             ipc: NamespaceMode::Sandbox,
             pid: NamespaceMode::Container,
-            cgroup: format!("coracle-test/pod{}", self.id),
+            cgroup: format!("coracle-test-{0}/pod{0}", self.id),
             resources: None,
             sysctls: BTreeMap::from([("kernel.shm_rmid_forced".to_owned(), "1".to_owned())]),
             labels: BTreeMap::from([("kind".to_owned(), "test".to_owned())]),
@@ -237,7 +237,8 @@ impl World {
                 .map(str::to_owned),
         );
         for hierarchy in fs::read_dir("/sys/fs/cgroup").unwrap().flatten() {
-            let group = hierarchy.path().join("coracle-test").join(format!("pod{}", self.id));
+            // The sandbox's group and the one above it, which was made for it.
+            let group = hierarchy.path().join(format!("coracle-test-{}", self.id));
             left.extend(group.exists().then(|| group.display().to_string()));
         }
         for process in fs::read_dir("/proc").unwrap().flatten() {
