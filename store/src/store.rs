@@ -155,7 +155,9 @@ struct Front<M> {
 }
 
 struct Queued<M> {
-    change: Change<M>,
+    /// `None` for a write that changes nothing but must not be answered before what it saw is
+    /// durable.
+    change: Option<Change<M>>,
     durability: Durability,
     done: oneshot::Sender<Result<(), Arc<DiskError>>>,
 }
@@ -297,6 +299,12 @@ impl<M: Send + Sync + 'static> Store<M> {
         let revision = front.next_revision;
         let action = decide(current.as_ref(), revision).map_err(WriteError::Rejected)?;
         let (kind, value, meta) = match action {
+            Action::Keep if front.pending.contains_key(key) => {
+                let (done, wait) = oneshot::channel();
+                front.queue.push(Queued { change: None, durability: Durability::Volatile, done });
+                self.shared.work.notify_one();
+                return Ok((Written::Kept, Some(wait)));
+            }
             Action::Keep => return Ok((Written::Kept, None)),
             Action::Put { value, meta } if current.is_some() => (ChangeKind::Updated, value, meta),
             Action::Put { value, meta } => (ChangeKind::Created, value, meta),
@@ -323,7 +331,7 @@ impl<M: Send + Sync + 'static> Store<M> {
         }
         let (done, wait) = oneshot::channel();
         front.pending.insert(key.into(), change.after());
-        front.queue.push(Queued { change, durability, done });
+        front.queue.push(Queued { change: Some(change), durability, done });
         self.shared.work.notify_one();
         Ok((written, Some(wait)))
     }
@@ -467,10 +475,9 @@ impl<M: Send + Sync + 'static> Watch<M> {
 fn write_loop<M>(shared: &Shared<M>, mut disk: Disk) {
     loop {
         let Some(batch) = next_batch(shared) else { return };
-        let result = disk.reserve(
-            batch.writes(),
-            Some(batch.ceiling).filter(|ceiling| *ceiling != batch.reserved),
-        );
+        let ceiling = batch.new_ceiling();
+        let idle = ceiling.is_none() && batch.writes().next().is_none();
+        let result = if idle { Ok(()) } else { disk.reserve(batch.writes(), ceiling) };
         match result {
             Ok(()) => complete(shared, batch),
             Err(error) => {
@@ -498,12 +505,18 @@ impl<M> Batch<M> {
             key,
             record: record.as_ref().map(|r| (r.revision, &r.value[..])),
         });
-        let queued = self.queue.iter().filter(|q| q.durability != Durability::Volatile).map(|q| {
-            let record = &q.change.record;
-            let stored = q.change.kind != ChangeKind::Deleted;
+        let lasting = self.queue.iter().filter(|q| q.durability != Durability::Volatile);
+        let queued = lasting.filter_map(|q| q.change.as_ref()).map(|change| {
+            let record = &change.record;
+            let stored = change.kind != ChangeKind::Deleted;
             Write { key: &record.key, record: stored.then(|| (record.revision, &record.value[..])) }
         });
         lazy.chain(queued)
+    }
+
+    /// The new promise about revisions, if there is one.
+    fn new_ceiling(&self) -> Option<Revision> {
+        Some(self.ceiling).filter(|ceiling| *ceiling != self.reserved)
     }
 }
 
@@ -544,12 +557,12 @@ fn complete<M>(shared: &Shared<M>, batch: Batch<M>) {
     let mut front = lock(&shared.front);
     front.committing = false;
     front.ceiling = batch.ceiling;
-    for queued in &batch.queue {
-        let record = &queued.change.record;
+    for change in batch.queue.iter().filter_map(|q| q.change.as_ref()) {
+        let record = &change.record;
         let newest = front.pending.get(&record.key).map(|newest| {
-            newest.as_ref().map_or(queued.change.kind == ChangeKind::Deleted, |n| {
-                n.revision == record.revision
-            })
+            newest
+                .as_ref()
+                .map_or(change.kind == ChangeKind::Deleted, |n| n.revision == record.revision)
         });
         if newest == Some(true) {
             front.pending.remove(&record.key);
@@ -557,7 +570,7 @@ fn complete<M>(shared: &Shared<M>, batch: Batch<M>) {
     }
     let (changes, waiters): (Vec<_>, Vec<_>) =
         batch.queue.into_iter().map(|q| (q.change, q.done)).unzip();
-    shared.publish(changes.into_iter());
+    shared.publish(changes.into_iter().flatten());
     drop(front);
     for done in waiters {
         // A caller that went away does not need the answer.
