@@ -23,6 +23,8 @@ const RTM_NEWNEIGH: u16 = 28;
 const IFLA_ADDRESS: u16 = 1;
 const IFLA_IFNAME: u16 = 3;
 const IFLA_MTU: u16 = 4;
+const IFLA_OPERSTATE: u16 = 16;
+const IF_OPER_UP: u8 = 6;
 const IFLA_LINKINFO: u16 = 18;
 const IFLA_AF_SPEC: u16 = 26;
 const IFLA_NET_NS_FD: u16 = 28;
@@ -68,6 +70,9 @@ pub struct Link {
     pub mac: Mac,
     /// Largest packet in bytes.
     pub mtu: u32,
+    /// It carries packets now. After both ends of a veth pair were brought up the kernel makes
+    /// the first one usable in the background, and loses what is sent before.
+    pub ready: bool,
 }
 
 /// How widely an address may serve as a source address.
@@ -362,6 +367,7 @@ fn parse_link(payload: &[u8]) -> Option<Link> {
             .and_then(|mac| mac.try_into().ok())
             .unwrap_or_default(),
         mtu: attribute(attributes, IFLA_MTU).and_then(ne32).unwrap_or_default(),
+        ready: attribute(attributes, IFLA_OPERSTATE) == Some(&[IF_OPER_UP]),
     })
 }
 

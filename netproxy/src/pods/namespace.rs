@@ -7,6 +7,7 @@ use std::net::Ipv4Addr;
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::sync::mpsc;
+use std::time::{Duration, Instant};
 
 use ipnet::Ipv4Net;
 use nix::mount::{MsFlags, mount};
@@ -21,6 +22,8 @@ use super::files::{Directories, Pin};
 /// The interface's name inside the pod.
 const POD_LINK: &str = "eth0";
 const HOST_LINK_PREFIX: &str = "cor";
+const LINK_READY_TIMEOUT: Duration = Duration::from_millis(200);
+const LINK_READY_STEP: Duration = Duration::from_micros(200);
 const THREAD_NAME: &str = "netns";
 
 /// A namespace to be made.
@@ -92,7 +95,10 @@ impl Workshop {
         let back = setns(&self.node, CloneFlags::CLONE_NEWNET).map_err(|errno| {
             NetworkError::Namespace { step: "return to the node's namespace", source: errno.into() }
         });
-        let result = result.and(back).and_then(|()| self.make_outside(blueprint));
+        let result = match (result, back) {
+            (Ok(pod), Ok(())) => self.make_outside(blueprint, &pod),
+            (Err(error), _) | (_, Err(error)) => Err(error),
+        };
         if result.is_err() {
             let _ = self.directories.unpin(&name);
         }
@@ -108,7 +114,7 @@ impl Workshop {
         identity(std::fs::metadata("/proc/thread-self/ns/net")) != identity(self.node.metadata())
     }
 
-    fn make_inside(&self, blueprint: &Blueprint, path: &PathBuf) -> Result<()> {
+    fn make_inside(&self, blueprint: &Blueprint, path: &PathBuf) -> Result<Routes> {
         unshare(CloneFlags::CLONE_NEWNET).map_err(|errno| NetworkError::Namespace {
             step: "create network namespace",
             source: errno.into(),
@@ -144,10 +150,11 @@ impl Workshop {
             .route(host_route(blueprint.gateway), Via::Link(link.index))
             .route(Ipv4Net::default(), Via::Gateway(blueprint.gateway, link.index))
             .neighbour(link.index, blueprint.gateway, host_mac(address));
-        routes.apply(&changes).map_err(NetworkError::kernel("set up pod link"))
+        routes.apply(&changes).map_err(NetworkError::kernel("set up pod link"))?;
+        Ok(routes)
     }
 
-    fn make_outside(&self, blueprint: &Blueprint) -> Result<()> {
+    fn make_outside(&self, blueprint: &Blueprint, pod: &Routes) -> Result<()> {
         let name = &blueprint.pin.host_link;
         let address = blueprint.pin.address;
         let link = self
@@ -163,8 +170,26 @@ impl Workshop {
             .up(link.index)
             .neighbour(link.index, address, pod_mac(address))
             .route(host_route(address), Via::Link(link.index));
-        self.routes.apply(&changes).map_err(NetworkError::kernel("set up host link"))
+        self.routes.apply(&changes).map_err(NetworkError::kernel("set up host link"))?;
+        for (routes, name) in [(pod, POD_LINK), (&self.routes, name.as_str())] {
+            wait_until_ready(routes, name)?;
+        }
+        Ok(())
     }
+}
+
+/// Waits for the kernel to let packets through; a link that takes too long is used all the same,
+/// since what it loses now is sent again.
+fn wait_until_ready(routes: &Routes, name: &str) -> Result<()> {
+    let start = Instant::now();
+    while start.elapsed() < LINK_READY_TIMEOUT {
+        let link = routes.link(name).map_err(NetworkError::kernel("find link"))?;
+        if link.is_some_and(|link| link.ready) {
+            break;
+        }
+        std::thread::sleep(LINK_READY_STEP);
+    }
+    Ok(())
 }
 
 /// Keeps an interface silent; not possible, and not needed, on kernels without IPv6.

@@ -20,7 +20,8 @@ use serde_json::{Value, json};
 pub const NODE_IP: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 1);
 pub const CLIENT_IP: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 2);
 pub const DNS_IP: Ipv4Addr = Ipv4Addr::new(10, 47, 240, 10);
-const WAIT: Duration = Duration::from_millis(700);
+/// Longer than the first retransmission: on a busy machine a packet may get lost.
+const WAIT: Duration = Duration::from_millis(2500);
 
 /// Runs the test in fresh namespaces; says why when it cannot.
 pub fn on_a_node<F: Future<Output = ()>>(test: impl FnOnce(Node) -> F + Send + 'static) {

@@ -1,1 +1,166 @@
+#![allow(clippy::unwrap_used)]
 
+use serde_json::{Value, json};
+
+use super::*;
+
+fn service(spec: Value) -> Service {
+    let mut object = json!({
+        "metadata": {"name": "web", "namespace": "default"},
+        "spec": {"clusterIP": "10.0.0.1", "type": "ClusterIP",
+                 "ports": [{"name": "http", "port": 80, "nodePort": 30080}]},
+    });
+    for (key, value) in spec.as_object().unwrap() {
+        match key.as_str() {
+            "status" => object["status"] = value.clone(),
+            "labels" => object["metadata"]["labels"] = value.clone(),
+            _ => object["spec"][key] = value.clone(),
+        }
+    }
+    serde_json::from_value(object).unwrap()
+}
+
+/// Endpoints as `(last octet, ready, serving, terminating, node)`.
+fn slice(endpoints: &[(u8, bool, bool, bool, &str)]) -> EndpointSlice {
+    let endpoints: Vec<Value> = endpoints
+        .iter()
+        .map(|(octet, ready, serving, terminating, node)| {
+            json!({"addresses": [format!("10.1.0.{octet}")], "nodeName": node,
+                   "conditions": {"ready": ready, "serving": serving, "terminating": terminating}})
+        })
+        .collect();
+    serde_json::from_value(json!({
+        "metadata": {"name": "web-1", "namespace": "default"}, "addressType": "IPv4",
+        "ports": [{"name": "http", "port": 8080}, {"name": "other", "port": 9}],
+        "endpoints": endpoints,
+    }))
+    .unwrap()
+}
+
+fn plan(spec: Value, slices: &[EndpointSlice]) -> BTreeMap<Frontend, Target> {
+    plan_service(&service(spec), slices.iter(), "here")
+}
+
+fn at(address: &str, port: u16) -> Frontend {
+    Frontend::Address { address: address.parse().unwrap(), protocol: Protocol::Tcp, port }
+}
+
+const NODE_PORT: Frontend =
+    Frontend::NodePort { ipv6: false, protocol: Protocol::Tcp, port: 30_080 };
+
+fn octets(pool: &Pool) -> Vec<u8> {
+    pool.endpoints
+        .iter()
+        .map(|(address, _)| match address {
+            IpAddr::V4(address) => address.octets()[3],
+            IpAddr::V6(_) => 0,
+        })
+        .collect()
+}
+
+const READY: (bool, bool, bool) = (true, true, false);
+
+fn endpoint(octet: u8, state: (bool, bool, bool), node: &str) -> (u8, bool, bool, bool, &str) {
+    (octet, state.0, state.1, state.2, node)
+}
+
+#[test]
+fn cluster_ip_and_node_port_lead_to_ready_endpoints() {
+    let slice = slice(&[
+        endpoint(3, READY, "here"),
+        endpoint(2, READY, "there"),
+        endpoint(4, (false, false, false), "here"),
+    ]);
+    let plan = plan(json!({}), &[slice]);
+    assert_eq!(plan.keys().copied().collect::<Vec<_>>(), [at("10.0.0.1", 80), NODE_PORT]);
+    let target = &plan[&at("10.0.0.1", 80)];
+    assert_eq!(octets(&target.inside), [2, 3]);
+    assert_eq!(target.inside.endpoints[0].1, 8080, "the port of the slice, by name");
+    assert!(target.masquerade && target.outside.is_none());
+}
+
+#[test]
+fn services_that_are_not_ours_have_no_frontends() {
+    for spec in [
+        json!({"clusterIP": "None"}),
+        json!({"clusterIP": ""}),
+        json!({"type": "ExternalName", "externalName": "a.b"}),
+        json!({"labels": {"service.kubernetes.io/service-proxy-name": "x"}}),
+    ] {
+        assert!(plan(spec.clone(), &[]).is_empty(), "{spec}");
+    }
+}
+
+#[test]
+fn terminating_endpoints_serve_only_when_no_other_is_left() {
+    let terminating = endpoint(9, (false, true, true), "here");
+    let both = slice(&[terminating, endpoint(2, READY, "here")]);
+    let alone = slice(&[terminating, endpoint(8, (false, false, true), "here")]);
+    assert_eq!(octets(&plan(json!({}), &[both])[&NODE_PORT].inside), [2]);
+    assert_eq!(octets(&plan(json!({}), &[alone])[&NODE_PORT].inside), [9]);
+}
+
+#[test]
+fn local_policies_keep_to_this_node_and_drop_when_it_has_none() {
+    let here = || slice(&[endpoint(2, READY, "here"), endpoint(3, READY, "there")]);
+    let there = || slice(&[endpoint(3, READY, "there")]);
+    let external = json!({"externalTrafficPolicy": "Local"});
+    let target = plan(external.clone(), &[here()])[&NODE_PORT].clone();
+    assert_eq!(octets(&target.inside), [2, 3]);
+    assert_eq!(octets(target.outside.as_ref().unwrap()), [2]);
+    assert!(!target.masquerade, "the client's address is kept");
+    let target = plan(external.clone(), &[there()])[&NODE_PORT].clone();
+    assert_eq!(target.outside.unwrap(), Pool { endpoints: vec![], empty: When::Drop });
+    let target = plan(external, &[])[&NODE_PORT].clone();
+    assert_eq!((target.outside, target.inside.empty), (None, When::Reject));
+
+    let internal = json!({"internalTrafficPolicy": "Local"});
+    let target = plan(internal.clone(), &[here()])[&at("10.0.0.1", 80)].clone();
+    assert_eq!(octets(&target.inside), [2]);
+    let target = plan(internal, &[there()])[&at("10.0.0.1", 80)].clone();
+    assert_eq!(target.inside, Pool { endpoints: vec![], empty: When::Drop });
+}
+
+#[test]
+fn balancer_addresses_with_source_ranges_and_proxy_mode() {
+    let spec = |ranges: Value| {
+        json!({
+            "type": "LoadBalancer", "loadBalancerSourceRanges": ranges,
+            "externalIPs": ["198.51.100.1"],
+            "status": {"loadBalancer": {"ingress": [
+                {"ip": "192.0.2.1"}, {"ip": "192.0.2.2", "ipMode": "Proxy"}, {"hostname": "x"}]}},
+        })
+    };
+    let plan_it = |ranges| plan(spec(ranges), &[slice(&[endpoint(2, READY, "here")])]);
+    let limited = plan_it(json!(["203.0.113.0/25", "203.0.113.128/25"]));
+    let frontends = [at("10.0.0.1", 80), at("192.0.2.1", 80), at("198.51.100.1", 80), NODE_PORT];
+    assert_eq!(limited.keys().copied().collect::<Vec<_>>(), frontends);
+    let ranges = limited[&at("192.0.2.1", 80)].source_ranges.clone().unwrap();
+    assert_eq!(ranges, ["203.0.113.0/24".parse().unwrap()], "neighbours are joined");
+    assert!(limited[&at("198.51.100.1", 80)].source_ranges.is_none());
+    assert!(plan_it(json!(["0.0.0.0/0"]))[&at("192.0.2.1", 80)].source_ranges.is_none());
+    assert!(plan_it(json!(null))[&at("192.0.2.1", 80)].source_ranges.is_none());
+}
+
+#[test]
+fn affinity_has_upstreams_default() {
+    let seconds = |spec: Value| plan(spec, &[])[&NODE_PORT].affinity;
+    assert_eq!(seconds(json!({})), None);
+    assert_eq!(seconds(json!({"sessionAffinity": "ClientIP"})), Some(10_800));
+    let config = json!({"sessionAffinity": "ClientIP",
+        "sessionAffinityConfig": {"clientIP": {"timeoutSeconds": 5}}});
+    assert_eq!(seconds(config), Some(5));
+}
+
+#[test]
+fn families_do_not_mix() {
+    let mut six = slice(&[]);
+    six.address_type = "IPv6".into();
+    six.endpoints = serde_json::from_value(json!([{"addresses": ["fd00::5"]}])).unwrap();
+    let four = slice(&[endpoint(2, READY, "here")]);
+    let dual = json!({"clusterIPs": ["10.0.0.1", "fd00::1"]});
+    let plan = plan(dual, &[four, six]);
+    assert_eq!(plan.len(), 4, "both families have an address and a node port");
+    assert_eq!(octets(&plan[&at("10.0.0.1", 80)].inside), [2]);
+    assert_eq!(plan[&at("fd00::1", 80)].inside.endpoints, [("fd00::5".parse().unwrap(), 8080)]);
+}
