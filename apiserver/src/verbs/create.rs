@@ -79,9 +79,6 @@ async fn create_named(
     let behaviour = call.resource.behaviour;
     let name = object::name(&object).to_owned();
     admission::create(call, &mut object).await?;
-    if call.stored_as().group.is_empty() && call.stored_as().plural == "secrets" {
-        call.server.security.fill_token_secret(&mut object)?;
-    }
     behaviour.prepare_for_create(&mut object);
     let reservation = call.server.services.for_create(call, &mut object)?;
     write::drop_empty_metadata(&mut object);
