@@ -1,2 +1,28 @@
-//! agent.
+//! The kubelet: runs the pods of this node.
+//!
+//! [`Agent`] watches the pods that are bound to the node. Each has a [`worker`]: a task that
+//! observes, makes a plan (a pure function) and carries it out over the seams in [`machine`].
+//! What it sees becomes the pod's status; nobody else writes that.
+
+mod agent;
+mod config;
+pub mod container;
+mod directory;
+mod events;
+mod hook;
+pub mod logs;
+pub mod machine;
+mod node;
+mod objects;
+mod picture;
+mod probe;
+mod real;
+mod registration;
+mod server;
+mod services;
 pub mod streaming;
+pub mod volume;
+pub mod worker;
+
+pub use agent::{Agent, AgentError};
+pub use config::AgentConfig;

@@ -4,21 +4,28 @@
 //! server (see [`crate::in_process`]), as a user whose roles say what it may do.
 
 use std::future::Future;
+use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use agent::{Agent, AgentConfig};
 use apiserver::security::pki::{Pki, ServingNames, merge_into};
 use apiserver::security::{Security, SecurityConfig};
 use apiserver::{ApiServer, Catalog};
+use apiserver::stream_proxy::{AsyncReadWrite, NodeDialer};
 use dns::DnsConfig;
+use futures::future::BoxFuture;
 use http_body_util::BodyExt;
 use ipnet::Ipv4Net;
 use k8s_openapi::api::core::v1::ServiceAccount;
 use kube::{Api, Client};
 use netproxy::proxy::ProxyConfig;
 use netproxy::{NetworkConfig, PodNetwork};
+use runtime::Runtime;
+use runtime::image::ImageStore;
+use runtime::sandbox::RuntimeConfig;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
@@ -36,6 +43,8 @@ const WORKER_THREADS: usize = 2;
 const API_PORT: u16 = 6443;
 /// How long the parts may take to end after SIGTERM.
 const END_TIMEOUT: Duration = Duration::from_secs(10);
+/// Bytes that may wait between the apiserver and the kubelet, per connection and direction.
+const PIPE_BYTES: usize = 64 << 10;
 /// Where DNS is served.
 const DNS_PORT: u16 = 53;
 /// The resolvers behind systemd-resolved's stub.
@@ -101,7 +110,8 @@ async fn node(options: &UpOptions, paths: &Paths) -> Result<(), Failure> {
 
     let ready_client = client(&server, component("system:kube-controller-manager", &[]));
     start_controllers(options, &server, &pki, &facts, &token, &tasks);
-    let _network = start_network(options, paths, &server, &facts, &token, &tasks).await?;
+    let network = start_network(options, paths, &server, &facts, &token, &tasks).await?;
+    start_agent(options, paths, &server, &facts, network, &token, &tasks).await?;
 
     wait_for_default_account(&ready_client).await?;
     if let Some(dir) = &options.manifests {
@@ -282,6 +292,54 @@ async fn start_network(
     );
     tasks.spawn(ended("DNS server", dns));
     Ok(network)
+}
+
+/// The kubelet, and the apiserver's way to it: a pipe in this process.
+async fn start_agent(
+    options: &UpOptions,
+    paths: &Paths,
+    server: &Arc<ApiServer>,
+    facts: &Facts,
+    network: PodNetwork,
+    token: &CancellationToken,
+    tasks: &TaskTracker,
+) -> Result<(), Failure> {
+    let runtime = Runtime::open(RuntimeConfig {
+        state_dir: paths.containers(),
+        run_dir: paths.run_dir.clone(),
+        shim_binary: "/proc/self/exe".into(),
+    })?;
+    let images = ImageStore::open(&paths.images())?;
+    let node_user = component(&format!("system:node:{}", facts.name), &["system:nodes"]);
+    let container_logs =
+        options.dirs.log_dir.parent().unwrap_or(Path::new("/")).join("containers");
+    let config = AgentConfig {
+        node_ips: vec![facts.ip],
+        pod_log_dir: options.dirs.log_dir.clone(),
+        container_log_dir: container_logs,
+        cluster_dns: vec![facts.dns_ip.into()],
+        cluster_domain: options.cluster_domain.clone(),
+        host_resolv_conf: resolv_conf(options),
+        reported_version: options.report_version.clone(),
+        ..AgentConfig::new(&facts.name, &paths.data_dir)
+    };
+    let agent = Agent::start(config, client(server, node_user), runtime, images, network).await?;
+    server.set_node_dialer(Arc::new(PipeDialer(agent.clone())));
+    let token = token.clone();
+    tasks.spawn(async move { agent.run(token).await });
+    Ok(())
+}
+
+/// Connects the apiserver to the kubelet of the same process.
+struct PipeDialer(Agent);
+
+impl NodeDialer for PipeDialer {
+    fn dial(&self, _node: &str) -> BoxFuture<'static, io::Result<Box<dyn AsyncReadWrite>>> {
+        let (near, far) = tokio::io::duplex(PIPE_BYTES);
+        let agent = self.0.clone();
+        tokio::spawn(async move { agent.serve(far).await });
+        Box::pin(async move { Ok(Box::new(near) as Box<dyn AsyncReadWrite>) })
+    }
 }
 
 /// Reports a part that ends with an error: nobody waits for its result.

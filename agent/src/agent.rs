@@ -1,0 +1,234 @@
+//! The agent: from the watch of this node's pods to one worker per pod.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+
+use futures::StreamExt;
+use k8s_openapi::api::core::v1::Pod;
+use kube::runtime::{WatchStreamExt, watcher};
+use kube::{Api, Client};
+use netproxy::PodNetwork;
+use runtime::Runtime;
+use runtime::image::ImageStore;
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+use crate::config::AgentConfig;
+use crate::directory::Directory;
+use crate::events::Recorder;
+use crate::machine::{Machine, PodSandbox};
+use crate::node::{Capacity, Node};
+use crate::objects::Objects;
+use crate::services::Services;
+use crate::worker::{News, Worker};
+use crate::{real, registration, server};
+
+/// Why an agent cannot be started.
+#[derive(Debug, thiserror::Error)]
+pub enum AgentError {
+    /// A directory could not be made.
+    #[error("cannot create {path:?}")]
+    Directory {
+        /// Which one.
+        path: std::path::PathBuf,
+        /// Why not.
+        #[source]
+        source: std::io::Error,
+    },
+}
+
+/// The kubelet of one node. Cheap to clone.
+#[derive(Clone)]
+pub struct Agent {
+    node: Arc<Node>,
+    stop: CancellationToken,
+}
+
+struct Running {
+    news: watch::Sender<News>,
+    task: JoinHandle<()>,
+}
+
+impl Agent {
+    /// Prepares the directories; nothing runs before [`Agent::run`].
+    pub async fn start(
+        config: AgentConfig,
+        client: Client,
+        runtime: Runtime,
+        images: ImageStore,
+        network: PodNetwork,
+    ) -> Result<Self, AgentError> {
+        Self::with_machine(config, client, real::machine(runtime, images, network)).await
+    }
+
+    /// The same over any machine, for tests.
+    pub async fn with_machine(
+        config: AgentConfig,
+        client: Client,
+        machine: Machine,
+    ) -> Result<Self, AgentError> {
+        let pods = config.data_dir.join("pods");
+        for path in [&pods, &config.pod_log_dir, &config.container_log_dir] {
+            std::fs::create_dir_all(path)
+                .map_err(|source| AgentError::Directory { path: path.clone(), source })?;
+        }
+        let stop = CancellationToken::new();
+        let node = Node {
+            recorder: Recorder::start(client.clone(), config.node_name.clone(), stop.clone()),
+            objects: Objects::new(client.clone()),
+            services: Services::start(client.clone(), stop.clone()),
+            directory: Directory::default(),
+            capacity: Capacity::of_this_machine(),
+            config,
+            client,
+            machine,
+        };
+        Ok(Self { node: Arc::new(node), stop })
+    }
+
+    /// Registers the node and runs its pods until cancelled. Containers stay as they are then.
+    pub async fn run(&self, cancel: CancellationToken) {
+        let _stop = self.stop.clone().drop_guard();
+        let adopted = match self.node.machine.runtime.adopt().await {
+            Ok(found) => found,
+            Err(error) => {
+                tracing::error!(error = %crate::worker::prepare::chain(&*error), "cannot adopt running pods");
+                Vec::new()
+            }
+        };
+        let adopted = adopted.into_iter().map(|(spec, sandbox)| (spec.id, sandbox)).collect();
+        tokio::select! {
+            () = cancel.cancelled() => {}
+            () = registration::run(self.node.clone()) => {}
+            () = self.follow_pods(adopted) => {}
+        }
+    }
+
+    /// Answers the kubelet API on one connection.
+    pub async fn serve<I>(&self, io: I)
+    where
+        I: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin + Send + 'static,
+    {
+        server::serve(self.node.clone(), io).await;
+    }
+
+    async fn follow_pods(&self, mut adopted: HashMap<String, Arc<dyn PodSandbox>>) {
+        let mut workers: HashMap<String, Running> = HashMap::new();
+        let config = watcher::Config::default()
+            .fields(&format!("spec.nodeName={}", self.node.config.node_name));
+        let api = Api::<Pod>::all(self.node.client.clone());
+        let stream = watcher(api, config).default_backoff();
+        let mut stream = std::pin::pin!(stream);
+        let mut listed: HashMap<String, Arc<Pod>> = HashMap::new();
+        let mut first = true;
+        while let Some(event) = stream.next().await {
+            match event {
+                Ok(watcher::Event::Init) => listed.clear(),
+                Ok(watcher::Event::InitApply(pod)) => {
+                    let pod = slim(pod);
+                    listed.insert(pod.metadata.uid.clone().unwrap_or_default(), pod);
+                }
+                Ok(watcher::Event::InitDone) => {
+                    let pods = std::mem::take(&mut listed);
+                    if std::mem::take(&mut first) {
+                        self.clean_orphans(&pods, &mut adopted).await;
+                    }
+                    for (uid, running) in &workers {
+                        if !pods.contains_key(uid) {
+                            running.news.send_modify(|news| news.vanished = true);
+                        }
+                    }
+                    for pod in pods.into_values() {
+                        self.tell(&mut workers, &mut adopted, pod);
+                    }
+                }
+                Ok(watcher::Event::Apply(pod)) => self.tell(&mut workers, &mut adopted, slim(pod)),
+                Ok(watcher::Event::Delete(pod)) => {
+                    let uid = pod.metadata.uid.clone().unwrap_or_default();
+                    if let Some(running) = workers.get(&uid) {
+                        let pod = slim(pod);
+                        running.news.send_modify(|news| {
+                            news.pod = pod;
+                            news.vanished = true;
+                        });
+                    }
+                }
+                Err(error) => tracing::debug!(%error, "watch of pods"),
+            }
+            workers.retain(|_, running| !running.task.is_finished());
+        }
+    }
+
+    fn tell(
+        &self,
+        workers: &mut HashMap<String, Running>,
+        adopted: &mut HashMap<String, Arc<dyn PodSandbox>>,
+        pod: Arc<Pod>,
+    ) {
+        let uid = pod.metadata.uid.clone().unwrap_or_default();
+        if let Some(running) = workers.get(&uid) {
+            running.news.send_modify(|news| news.pod = pod);
+            return;
+        }
+        let (news, receiver) = watch::channel(News { pod, vanished: false });
+        let worker = Worker::new(self.node.clone(), receiver, adopted.remove(&uid));
+        workers.insert(uid, Running { news, task: tokio::spawn(worker.run()) });
+    }
+
+    /// Removes what is left of pods that are not there any more.
+    async fn clean_orphans(
+        &self,
+        pods: &HashMap<String, Arc<Pod>>,
+        adopted: &mut HashMap<String, Arc<dyn PodSandbox>>,
+    ) {
+        let known: HashSet<String> = pods.keys().cloned().collect();
+        let orphans: Vec<String> =
+            adopted.keys().filter(|uid| !known.contains(*uid)).cloned().collect();
+        for uid in orphans {
+            if let Some(sandbox) = adopted.remove(&uid) {
+                if let Err(error) = sandbox.remove().await {
+                    tracing::warn!(uid, %error, "cannot remove an orphaned sandbox");
+                }
+            }
+        }
+        let machine = &self.node.machine;
+        if let Err(error) = machine.runtime.cleanup(known.clone()).await {
+            tracing::warn!(%error, "cannot remove orphaned sandboxes");
+        }
+        if let Err(error) = machine.network.retain(known.clone()).await {
+            tracing::warn!(%error, "cannot give back orphaned links");
+        }
+        let pods_dir = self.node.config.data_dir.join("pods");
+        let log_dir = self.node.config.pod_log_dir.clone();
+        let cleaned = tokio::task::spawn_blocking(move || {
+            for entry in std::fs::read_dir(&pods_dir).into_iter().flatten().flatten() {
+                let uid = entry.file_name().to_string_lossy().into_owned();
+                if !known.contains(&uid) {
+                    if let Err(error) = crate::volume::mount::remove_tree(&entry.path()) {
+                        tracing::warn!(uid, %error, "cannot remove an orphaned pod directory");
+                    }
+                }
+            }
+            for entry in std::fs::read_dir(&log_dir).into_iter().flatten().flatten() {
+                let name = entry.file_name().to_string_lossy().into_owned();
+                let uid = name.rsplit('_').next().unwrap_or_default().to_owned();
+                // Only directories of the form that pods make are ours.
+                if name.matches('_').count() == 2 && !known.contains(&uid) {
+                    if let Err(error) = std::fs::remove_dir_all(entry.path()) {
+                        tracing::warn!(name, %error, "cannot remove orphaned logs");
+                    }
+                }
+            }
+        });
+        if let Err(error) = cleaned.await {
+            tracing::warn!(%error, "cleaning was interrupted");
+        }
+    }
+}
+
+/// Without the bookkeeping of field owners, which is large and of no use here.
+fn slim(mut pod: Pod) -> Arc<Pod> {
+    pod.metadata.managed_fields = None;
+    Arc::new(pod)
+}

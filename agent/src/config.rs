@@ -1,0 +1,82 @@
+//! What an operator decides about this node.
+
+use std::net::IpAddr;
+use std::path::PathBuf;
+
+/// Settings of one agent.
+#[derive(Clone, Debug)]
+pub struct AgentConfig {
+    /// Name of the Node object and value of `spec.nodeName` on its pods.
+    pub node_name: String,
+    /// Addresses of the machine, the preferred one first.
+    pub node_ips: Vec<IpAddr>,
+    /// Where volumes of pods live (`pods/<uid>/…`).
+    pub data_dir: PathBuf,
+    /// `/var/log/pods` unless told otherwise.
+    pub pod_log_dir: PathBuf,
+    /// `/var/log/containers` unless told otherwise: one symlink per container log.
+    pub container_log_dir: PathBuf,
+    /// Address of the cluster DNS service, written to `/etc/resolv.conf` of pods.
+    pub cluster_dns: Vec<IpAddr>,
+    /// For example `cluster.local`.
+    pub cluster_domain: String,
+    /// The machine's resolver configuration that pods inherit; must not name a loopback resolver
+    /// that pods cannot reach.
+    pub host_resolv_conf: PathBuf,
+    /// Version reported in `status.nodeInfo`, for example `v1.33.0`.
+    pub reported_version: String,
+    /// Version of coracle itself, reported as container runtime version.
+    pub runtime_version: String,
+    /// Port under which the kubelet API is told to be reachable.
+    pub kubelet_port: u16,
+    /// Most pods this node accepts.
+    pub max_pods: u32,
+    /// Most processes in one pod; 0 is no limit.
+    pub pod_pids_limit: i64,
+    /// Labels put on the Node in addition to the usual ones.
+    pub node_labels: Vec<(String, String)>,
+    /// Rotate a container log beyond this many bytes.
+    pub log_max_bytes: u64,
+    /// Log files kept per container.
+    pub log_max_files: u32,
+    /// Remove unused images when the file system of `data_dir` is fuller than this percentage.
+    pub image_gc_high_percent: u8,
+    /// Certificate authority of the cluster, for audience of mounted tokens.
+    pub api_audiences: Vec<String>,
+}
+
+impl AgentConfig {
+    /// Usual settings for a node of that name.
+    pub fn new(node_name: impl Into<String>, data_dir: impl Into<PathBuf>) -> Self {
+        Self {
+            node_name: node_name.into(),
+            node_ips: Vec::new(),
+            data_dir: data_dir.into(),
+            pod_log_dir: "/var/log/pods".into(),
+            container_log_dir: "/var/log/containers".into(),
+            cluster_dns: Vec::new(),
+            cluster_domain: "cluster.local".into(),
+            host_resolv_conf: "/etc/resolv.conf".into(),
+            reported_version: "v1.33.0".into(),
+            runtime_version: env!("CARGO_PKG_VERSION").into(),
+            kubelet_port: 10250,
+            max_pods: 110,
+            pod_pids_limit: 0,
+            node_labels: Vec::new(),
+            log_max_bytes: 10 * 1024 * 1024,
+            log_max_files: 5,
+            image_gc_high_percent: 85,
+            api_audiences: Vec::new(),
+        }
+    }
+
+    /// Directory of everything on disk that belongs to one pod.
+    pub fn pod_dir(&self, uid: &str) -> PathBuf {
+        self.data_dir.join("pods").join(uid)
+    }
+
+    /// Directory of a pod's container logs.
+    pub fn pod_logs(&self, namespace: &str, name: &str, uid: &str) -> PathBuf {
+        self.pod_log_dir.join(format!("{namespace}_{name}_{uid}"))
+    }
+}

@@ -1,0 +1,11 @@
+//! From a container of a pod to the OCI specification of a process.
+
+pub mod capability;
+pub mod command;
+pub mod downward;
+pub mod env;
+pub mod etc_files;
+pub mod expand;
+pub mod resources;
+pub mod spec;
+pub mod user;

@@ -1,0 +1,102 @@
+#![allow(clippy::unwrap_used)]
+
+use super::*;
+
+fn make(spec: Value, config: Value) -> Result<Value, SpecError> {
+    let pod: Pod = serde_json::from_value(
+        json!({"metadata": {"name": "p", "namespace": "d", "uid": "u"}, "spec": spec}),
+    )
+    .unwrap();
+    let image: ImageConfiguration = serde_json::from_value(json!({
+        "architecture": "amd64", "os": "linux", "config": config,
+        "rootfs": {"type": "layers", "diff_ids": []}, "history": [],
+    }))
+    .unwrap();
+    let env = [("A".to_owned(), "1".to_owned())];
+    let binds = [Bind {
+        source: "/var/lib/x".into(),
+        target: "/secrets".into(),
+        read_only: true,
+        recursive_read_only: false,
+        propagation: "rprivate",
+    }];
+    let spec = build(&Ingredients {
+        pod: &pod,
+        container: &pod.spec.as_ref().unwrap().containers[0],
+        image: &image,
+        layers: &[],
+        env: &env,
+        binds: &binds,
+        hostname: "p",
+        id: "abc",
+        memory_capacity: 1 << 33,
+        seccomp_dir: Path::new("/nowhere"),
+    })?;
+    Ok(serde_json::to_value(spec).unwrap())
+}
+
+#[test]
+fn an_ordinary_container() {
+    let spec = make(
+        json!({"containers": [{"name": "c", "args": ["$(A)"]}]}),
+        json!({"Entrypoint": ["/run"], "Env": ["A=0", "B=2"], "User": "7:8", "WorkingDir": "/w"}),
+    )
+    .unwrap();
+    assert_eq!(spec["process"]["args"], json!(["/run", "1"]));
+    let env: Vec<&str> =
+        spec["process"]["env"].as_array().unwrap().iter().map(|v| v.as_str().unwrap()).collect();
+    assert!(env.contains(&"A=1") && env.contains(&"B=2") && env.contains(&"HOSTNAME=p"), "{env:?}");
+    assert_eq!(spec["process"]["user"]["uid"], 7);
+    assert_eq!(spec["process"]["user"]["gid"], 8);
+    assert_eq!(spec["process"]["cwd"], "/w");
+    assert_eq!(spec["process"]["capabilities"]["bounding"].as_array().unwrap().len(), 14);
+    assert_eq!(spec["linux"]["cgroupsPath"], "/kubepods/besteffort/podu/abc");
+    assert!(spec["linux"]["seccomp"].is_object());
+    assert!(spec["linux"]["maskedPaths"].is_array());
+    let secrets = spec["mounts"].as_array().unwrap();
+    let secrets = secrets.iter().find(|mount| mount["destination"] == "/secrets").unwrap();
+    assert_eq!(secrets["options"], json!(["rbind", "rprivate", "ro"]));
+}
+
+#[test]
+fn a_privileged_container() {
+    let spec = make(
+        json!({"containers": [{"name": "c", "command": ["sh"], "securityContext": {
+            "privileged": true, "allowPrivilegeEscalation": true}}]}),
+        json!({}),
+    )
+    .unwrap();
+    assert!(spec["linux"]["maskedPaths"].is_null());
+    assert!(spec["linux"]["seccomp"].is_null());
+    assert_eq!(spec["process"]["capabilities"]["effective"].as_array().unwrap().len(), 41);
+}
+
+#[test]
+fn non_root_is_enforced() {
+    let pod = |user: Option<i64>| {
+        json!({"containers": [{"name": "c", "command": ["sh"]}],
+            "securityContext": {"runAsNonRoot": true, "runAsUser": user}})
+    };
+    let text = |user, config| make(pod(user), config).unwrap_err().to_string();
+    assert_eq!(
+        text(None, json!({})),
+        "container has runAsNonRoot and image will run as root (pod: \"p_d(u)\", container: c)"
+    );
+    assert_eq!(
+        text(Some(0), json!({})),
+        "container's runAsUser breaks non-root policy (pod: \"p_d(u)\", container: c)"
+    );
+    assert_eq!(
+        text(None, json!({"User": "web"})),
+        "container has runAsNonRoot and image has non-numeric user (web), cannot verify user is \
+         non-root (pod: \"p_d(u)\", container: c)"
+    );
+    assert!(make(pod(Some(5)), json!({})).is_ok());
+    assert!(make(pod(None), json!({"User": "1000"})).is_ok());
+}
+
+#[test]
+fn a_container_without_a_program() {
+    let error = make(json!({"containers": [{"name": "c"}]}), json!({})).unwrap_err();
+    assert_eq!(error.to_string(), "no command specified");
+}

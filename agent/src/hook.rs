@@ -1,0 +1,41 @@
+//! Lifecycle hooks: what a container runs right after its start and right before its end.
+
+use std::time::Duration;
+
+use k8s_openapi::api::core::v1::LifecycleHandler;
+use tokio::net::TcpStream;
+
+use crate::probe::{self, Target};
+
+/// Longest an HTTP hook may take to answer.
+const HTTP_PATIENCE: Duration = Duration::from_secs(30);
+
+/// Runs a hook to its end; the error is what an event says.
+pub async fn run(handler: &LifecycleHandler, target: &Target) -> Result<(), String> {
+    if let Some(exec) = &handler.exec {
+        let command = exec.command.clone().unwrap_or_default();
+        let (code, output) = probe::run(target, command.clone()).await?;
+        if code != 0 {
+            return Err(format!(
+                "Exec lifecycle hook ({command:?}) exited with {code}: {}",
+                output.trim_end()
+            ));
+        }
+        return Ok(());
+    }
+    if let Some(action) = &handler.http_get {
+        return probe::http_get(action, target, HTTP_PATIENCE, "kube-lifecycle/1.33").await;
+    }
+    if let Some(action) = &handler.tcp_socket {
+        let port = probe::port(&action.port, &target.ports)?;
+        return match TcpStream::connect((target.host, port)).await {
+            Ok(_) => Ok(()),
+            Err(error) => Err(error.to_string()),
+        };
+    }
+    if let Some(sleep) = &handler.sleep {
+        let seconds = u64::try_from(sleep.seconds).unwrap_or(0);
+        tokio::time::sleep(Duration::from_secs(seconds)).await;
+    }
+    Ok(())
+}

@@ -1,0 +1,156 @@
+//! The narrow seams between pods and the machine: containers, images, network.
+//!
+//! Each has one real implementation (`real`) and one recording fake for tests, so that the pod
+//! worker can be driven through every state without privileges.
+
+use std::net::IpAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use futures::future::BoxFuture;
+use runtime::image::Image;
+use runtime::sandbox::{
+    ContainerSpec, ContainerStatus, ExecSpec, SandboxEvent, SandboxSpec, Session,
+};
+use tokio::sync::mpsc;
+
+/// Why the machine refused, as the component below said it.
+pub type Cause = Box<dyn std::error::Error + Send + Sync>;
+
+/// Makes and finds sandboxes.
+pub trait ContainerRuntime: Send + Sync {
+    /// Makes the namespaces, the cgroup and the shim of a pod.
+    fn create_sandbox(
+        &self,
+        spec: SandboxSpec,
+    ) -> BoxFuture<'_, Result<Arc<dyn PodSandbox>, Cause>>;
+
+    /// Sandboxes that an earlier process left running.
+    fn adopt(&self) -> BoxFuture<'_, Result<Vec<(SandboxSpec, Arc<dyn PodSandbox>)>, Cause>>;
+
+    /// Removes every sandbox whose identifier is not in `keep`.
+    fn cleanup(
+        &self,
+        keep: std::collections::HashSet<String>,
+    ) -> BoxFuture<'_, Result<(), Cause>>;
+}
+
+/// Usage of a whole sandbox, and of each container by its identifier.
+pub type Usages =
+    (runtime::cgroup::Usage, std::collections::BTreeMap<String, runtime::cgroup::Usage>);
+
+/// One sandbox and the containers in it.
+pub trait PodSandbox: Send + Sync {
+    /// Prepares root file system, log and standard streams.
+    fn create_container(&self, spec: ContainerSpec) -> BoxFuture<'_, Result<(), Cause>>;
+    /// Runs the process; returns its process id on the machine.
+    fn start_container<'a>(&'a self, id: &'a str) -> BoxFuture<'a, Result<u32, Cause>>;
+    /// Sends a signal to the first process of a container.
+    fn signal<'a>(&'a self, id: &'a str, signal: i32) -> BoxFuture<'a, Result<(), Cause>>;
+    /// What is known of every container.
+    fn status(&self) -> BoxFuture<'_, Result<Vec<ContainerStatus>, Cause>>;
+    /// Runs a further process in a container.
+    fn exec(&self, spec: ExecSpec) -> BoxFuture<'_, Result<Session, Cause>>;
+    /// Joins the standard streams of a container.
+    fn attach<'a>(&'a self, id: &'a str, stdin: bool) -> BoxFuture<'a, Result<Session, Cause>>;
+    /// Forgets a container that has ended.
+    fn remove_container<'a>(&'a self, id: &'a str) -> BoxFuture<'a, Result<(), Cause>>;
+    /// Kills what still runs and removes everything.
+    fn remove(&self) -> BoxFuture<'_, Result<(), Cause>>;
+    /// What happens without being asked for; there is one receiver per sandbox.
+    fn events(&self) -> mpsc::Receiver<SandboxEvent>;
+    /// The network namespace it was made with.
+    fn netns(&self) -> Option<PathBuf>;
+    /// What it and its containers use.
+    fn usage(&self) -> BoxFuture<'_, Result<Usages, Cause>>;
+}
+
+/// What went wrong with an image, as far as a pod's status cares.
+#[derive(Debug, thiserror::Error)]
+pub enum ImageError {
+    /// The reference cannot be parsed.
+    #[error("{0}")]
+    InvalidName(String),
+    /// No registry answered: nobody knows whether the image exists.
+    #[error("{0}")]
+    Unreachable(String),
+    /// A registry answered that it will not give the image.
+    #[error("{0}")]
+    Refused(String),
+}
+
+/// A user name and password (or identity token) for a registry.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Credential {
+    /// The registry host that `.dockerconfigjson` names.
+    pub registry: String,
+    /// User name.
+    pub username: String,
+    /// Password or token.
+    pub password: String,
+}
+
+/// Images on this machine and in registries.
+pub trait Images: Send + Sync {
+    /// The full form of a reference (`nginx` is `docker.io/library/nginx:latest`).
+    fn normalize(&self, reference: &str) -> Result<String, ImageError>;
+    /// An image that is already here.
+    fn find<'a>(&'a self, reference: &'a str) -> BoxFuture<'a, Option<Image>>;
+    /// Fetches an image.
+    fn pull<'a>(
+        &'a self,
+        reference: &'a str,
+        credentials: &'a [Credential],
+    ) -> BoxFuture<'a, Result<Image, ImageError>>;
+    /// All images here.
+    fn list(&self) -> BoxFuture<'_, Vec<Image>>;
+    /// Removes an image by its identifier.
+    fn remove<'a>(&'a self, id: &'a str) -> BoxFuture<'a, Result<(), Cause>>;
+}
+
+/// A port of the machine that leads into a pod.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HostPort {
+    /// `TCP`, `UDP` or `SCTP`.
+    pub protocol: String,
+    /// On the machine.
+    pub host_port: u16,
+    /// In the pod.
+    pub container_port: u16,
+    /// Only on this address of the machine.
+    pub host_ip: Option<IpAddr>,
+}
+
+/// A pod's place in the network.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Link {
+    /// The pinned network namespace.
+    pub netns: PathBuf,
+    /// Its addresses, the preferred one first.
+    pub addresses: Vec<IpAddr>,
+}
+
+/// Gives pods network namespaces and addresses.
+pub trait Network: Send + Sync {
+    /// The link of a pod; the same one when asked again.
+    fn attach<'a>(
+        &'a self,
+        uid: &'a str,
+        ports: &'a [HostPort],
+    ) -> BoxFuture<'a, Result<Link, Cause>>;
+    /// Gives the link of a pod back.
+    fn detach<'a>(&'a self, uid: &'a str) -> BoxFuture<'a, Result<(), Cause>>;
+    /// Gives back the links of all pods but these.
+    fn retain(&self, uids: std::collections::HashSet<String>) -> BoxFuture<'_, Result<(), Cause>>;
+}
+
+/// Everything an agent needs of the machine.
+#[derive(Clone)]
+pub struct Machine {
+    /// Containers.
+    pub runtime: Arc<dyn ContainerRuntime>,
+    /// Images.
+    pub images: Arc<dyn Images>,
+    /// Network.
+    pub network: Arc<dyn Network>,
+}

@@ -1,0 +1,50 @@
+//! What all pods of the node share.
+
+use kube::Client;
+
+use crate::config::AgentConfig;
+use crate::directory::Directory;
+use crate::events::Recorder;
+use crate::machine::Machine;
+use crate::objects::Objects;
+use crate::services::Services;
+
+/// What the machine has.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Capacity {
+    /// Thousandths of a CPU.
+    pub milli_cpu: u64,
+    /// Bytes of memory.
+    pub memory_bytes: u64,
+}
+
+impl Capacity {
+    /// Asks the kernel.
+    pub fn of_this_machine() -> Self {
+        let cpus = std::thread::available_parallelism().map_or(1, std::num::NonZeroUsize::get);
+        let text = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
+        let total = text.lines().find_map(|line| line.strip_prefix("MemTotal:"));
+        let kib = total.and_then(|rest| rest.trim().trim_end_matches(" kB").parse::<u64>().ok());
+        Self { milli_cpu: cpus as u64 * 1000, memory_bytes: kib.unwrap_or(0) * 1024 }
+    }
+}
+
+/// Shared by the workers and the kubelet API.
+pub struct Node {
+    /// Settings.
+    pub config: AgentConfig,
+    /// The API.
+    pub client: Client,
+    /// Containers, images, network.
+    pub machine: Machine,
+    /// Tells people.
+    pub recorder: Recorder,
+    /// Watches secrets and config maps.
+    pub objects: Objects,
+    /// Knows Services.
+    pub services: Services,
+    /// Where containers are.
+    pub directory: Directory,
+    /// What the machine has.
+    pub capacity: Capacity,
+}

@@ -1,0 +1,209 @@
+//! The machine as it is: the seams over the runtime, the image store and the pod network.
+
+use std::collections::{BTreeMap, HashSet};
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use futures::FutureExt;
+use futures::future::BoxFuture;
+use netproxy::{AttachRequest, PodNetwork, Protocol};
+use runtime::image::{Credentials, Image, ImageStore, PullOptions, Reference};
+use runtime::sandbox::{
+    ContainerSpec, ContainerStatus, ExecSpec, SandboxEvent, SandboxSpec, Session,
+};
+use runtime::{Runtime, Sandbox};
+use tokio::sync::mpsc;
+
+use crate::machine::{
+    Cause, ContainerRuntime, Credential, HostPort, ImageError, Images, Link, Machine, Network,
+    PodSandbox, Usages,
+};
+
+/// The real machine.
+pub fn machine(runtime: Runtime, images: ImageStore, network: PodNetwork) -> Machine {
+    Machine {
+        runtime: Arc::new(RealRuntime(runtime)),
+        images: Arc::new(RealImages(images)),
+        network: Arc::new(RealNetwork(network)),
+    }
+}
+
+struct RealRuntime(Runtime);
+
+impl ContainerRuntime for RealRuntime {
+    fn create_sandbox(
+        &self,
+        spec: SandboxSpec,
+    ) -> BoxFuture<'_, Result<Arc<dyn PodSandbox>, Cause>> {
+        async move {
+            let sandbox = self.0.create_sandbox(spec).await?;
+            Ok(Arc::new(RealSandbox(sandbox)) as Arc<dyn PodSandbox>)
+        }
+        .boxed()
+    }
+
+    fn adopt(&self) -> BoxFuture<'_, Result<Vec<(SandboxSpec, Arc<dyn PodSandbox>)>, Cause>> {
+        async move {
+            let found = self.0.adopt().await?;
+            let wrap = |sandbox| Arc::new(RealSandbox(sandbox)) as Arc<dyn PodSandbox>;
+            Ok(found.into_iter().map(|(spec, sandbox)| (spec, wrap(sandbox))).collect())
+        }
+        .boxed()
+    }
+
+    fn cleanup(&self, keep: HashSet<String>) -> BoxFuture<'_, Result<(), Cause>> {
+        async move { Ok(self.0.cleanup(&keep).await?) }.boxed()
+    }
+}
+
+struct RealSandbox(Sandbox);
+
+impl PodSandbox for RealSandbox {
+    fn create_container(&self, spec: ContainerSpec) -> BoxFuture<'_, Result<(), Cause>> {
+        async move { Ok(self.0.create_container(spec).await?) }.boxed()
+    }
+
+    fn start_container<'a>(&'a self, id: &'a str) -> BoxFuture<'a, Result<u32, Cause>> {
+        async move { Ok(self.0.start_container(id).await?) }.boxed()
+    }
+
+    fn signal<'a>(&'a self, id: &'a str, signal: i32) -> BoxFuture<'a, Result<(), Cause>> {
+        async move { Ok(self.0.signal(id, signal).await?) }.boxed()
+    }
+
+    fn status(&self) -> BoxFuture<'_, Result<Vec<ContainerStatus>, Cause>> {
+        async move { Ok(self.0.status().await?) }.boxed()
+    }
+
+    fn exec(&self, spec: ExecSpec) -> BoxFuture<'_, Result<Session, Cause>> {
+        async move { Ok(self.0.exec(spec).await?) }.boxed()
+    }
+
+    fn attach<'a>(&'a self, id: &'a str, stdin: bool) -> BoxFuture<'a, Result<Session, Cause>> {
+        async move { Ok(self.0.attach(id, stdin).await?) }.boxed()
+    }
+
+    fn remove_container<'a>(&'a self, id: &'a str) -> BoxFuture<'a, Result<(), Cause>> {
+        async move { Ok(self.0.remove_container(id).await?) }.boxed()
+    }
+
+    fn remove(&self) -> BoxFuture<'_, Result<(), Cause>> {
+        async move { Ok(self.0.remove().await?) }.boxed()
+    }
+
+    fn events(&self) -> mpsc::Receiver<SandboxEvent> {
+        self.0.events()
+    }
+
+    fn netns(&self) -> Option<PathBuf> {
+        self.0.spec().netns.clone()
+    }
+
+    fn usage(&self) -> BoxFuture<'_, Result<Usages, Cause>> {
+        async move { Ok(self.0.stats().await?) }.boxed()
+    }
+}
+
+struct RealImages(ImageStore);
+
+fn parse(reference: &str) -> Result<Reference, ImageError> {
+    reference.parse::<Reference>().map_err(|error| ImageError::InvalidName(error.to_string()))
+}
+
+impl Images for RealImages {
+    fn normalize(&self, reference: &str) -> Result<String, ImageError> {
+        Ok(parse(reference)?.to_string())
+    }
+
+    fn find<'a>(&'a self, reference: &'a str) -> BoxFuture<'a, Option<Image>> {
+        async move {
+            let parsed = parse(reference).ok()?;
+            match self.0.find(&parsed) {
+                Ok(Some(image)) => self.0.with_names(image.clone()).ok().or(Some(image)),
+                Ok(None) => None,
+                Err(error) => {
+                    tracing::warn!(%error, reference, "cannot look for an image");
+                    None
+                }
+            }
+        }
+        .boxed()
+    }
+
+    fn pull<'a>(
+        &'a self,
+        reference: &'a str,
+        credentials: &'a [Credential],
+    ) -> BoxFuture<'a, Result<Image, ImageError>> {
+        async move {
+            let parsed = parse(reference)?;
+            let fits = |credential: &&Credential| {
+                let host = credential.registry.trim_start_matches("https://");
+                let host = host.split('/').next().unwrap_or_default();
+                let wanted = parsed.registry();
+                host == wanted || (wanted == "docker.io" && host.ends_with("docker.io"))
+            };
+            let credentials = credentials.iter().filter(fits).map(|credential| Credentials {
+                username: credential.username.clone(),
+                password: credential.password.clone(),
+            });
+            let options = PullOptions {
+                credentials: credentials.collect(),
+                mirrors: BTreeMap::new(),
+                plain_http: Vec::new(),
+            };
+            match self.0.pull(&parsed, &options, &|_| {}).await {
+                Ok(image) => Ok(image),
+                Err(error) if error.is_unreachable() => {
+                    Err(ImageError::Unreachable(error.to_string()))
+                }
+                Err(error) => Err(ImageError::Refused(error.to_string())),
+            }
+        }
+        .boxed()
+    }
+
+    fn list(&self) -> BoxFuture<'_, Vec<Image>> {
+        async move { self.0.list().unwrap_or_default() }.boxed()
+    }
+
+    fn remove<'a>(&'a self, id: &'a str) -> BoxFuture<'a, Result<(), Cause>> {
+        async move { Ok(self.0.remove(id).map(drop)?) }.boxed()
+    }
+}
+
+struct RealNetwork(PodNetwork);
+
+impl Network for RealNetwork {
+    fn attach<'a>(
+        &'a self,
+        uid: &'a str,
+        ports: &'a [HostPort],
+    ) -> BoxFuture<'a, Result<Link, Cause>> {
+        async move {
+            let host_ports = ports.iter().map(|port| netproxy::HostPort {
+                host_ip: port.host_ip,
+                host_port: port.host_port,
+                container_port: port.container_port,
+                protocol: match port.protocol.as_str() {
+                    "UDP" => Protocol::Udp,
+                    "SCTP" => Protocol::Sctp,
+                    _ => Protocol::Tcp,
+                },
+            });
+            let request =
+                AttachRequest { uid: uid.to_owned(), host_ports: host_ports.collect() };
+            let link = self.0.attach(&request).await?;
+            Ok(Link { netns: link.netns, addresses: vec![link.address] })
+        }
+        .boxed()
+    }
+
+    fn detach<'a>(&'a self, uid: &'a str) -> BoxFuture<'a, Result<(), Cause>> {
+        async move { Ok(self.0.detach(uid).await?) }.boxed()
+    }
+
+    fn retain(&self, uids: HashSet<String>) -> BoxFuture<'_, Result<(), Cause>> {
+        async move { Ok(self.0.retain(&uids).await?) }.boxed()
+    }
+}

@@ -1,0 +1,260 @@
+//! The Node object and its Lease: how the cluster knows that this node is there.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use jiff::Timestamp;
+use k8s_openapi::api::coordination::v1::Lease;
+use k8s_openapi::api::core::v1::{Node as ApiNode, ObjectReference};
+use kube::api::{Patch, PatchParams, PostParams};
+use kube::{Api, Error};
+use serde_json::{Value, json};
+use tokio::time::sleep;
+
+use crate::events::Level;
+use crate::node::Node;
+
+/// Between renewals of the lease.
+const RENEW: Duration = Duration::from_secs(10);
+/// After this long without renewal others may call the node lost.
+const LEASE_SECONDS: i32 = 40;
+/// Between attempts while the API server is not there.
+const RETRY: Duration = Duration::from_millis(200);
+/// Images listed in the status.
+const MAX_IMAGES: usize = 50;
+/// A file system fuller than this has pressure.
+const DISK_PRESSURE_FREE_PERCENT: u64 = 10;
+
+/// Registers, then renews until dropped.
+pub async fn run(node: Arc<Node>) {
+    while let Err(error) = register(&node).await {
+        tracing::debug!(%error, "cannot register the node yet");
+        sleep(RETRY).await;
+    }
+    let object = ObjectReference {
+        kind: Some("Node".into()),
+        name: Some(node.config.node_name.clone()),
+        uid: Some(node.config.node_name.clone()),
+        ..ObjectReference::default()
+    };
+    node.recorder.record(object, Level::Normal, "Starting", "Starting kubelet.");
+    let mut known = Value::Null;
+    loop {
+        if let Err(error) = renew(&node).await {
+            tracing::warn!(%error, "cannot renew the lease of the node");
+        }
+        let status = status(&node).await;
+        if comparable(&status) != comparable(&known) {
+            match write(&node, &status).await {
+                Ok(()) => known = status,
+                Err(error) => tracing::warn!(%error, "cannot write the status of the node"),
+            }
+        }
+        sleep(RENEW).await;
+    }
+}
+
+fn comparable(status: &Value) -> Value {
+    let mut status = status.clone();
+    for condition in status["conditions"].as_array_mut().into_iter().flatten() {
+        if let Some(fields) = condition.as_object_mut() {
+            fields.remove("lastHeartbeatTime");
+            fields.remove("lastTransitionTime");
+        }
+    }
+    status
+}
+
+async fn register(node: &Node) -> Result<(), Error> {
+    let api = Api::<ApiNode>::all(node.client.clone());
+    let name = &node.config.node_name;
+    let labels = labels(node);
+    let mut object = json!({
+        "apiVersion": "v1",
+        "kind": "Node",
+        "metadata": {
+            "name": name,
+            "labels": labels,
+            "annotations": {"volumes.kubernetes.io/controller-managed-attach-detach": "true"},
+        },
+        "spec": {},
+    });
+    object["status"] = status(node).await;
+    let typed: ApiNode = serde_json::from_value(object).map_err(Error::SerdeError)?;
+    match api.create(&PostParams::default(), &typed).await {
+        Ok(_) => {}
+        Err(Error::Api(status)) if status.code == 409 => {
+            let patch = json!({"metadata": {"labels": labels}});
+            api.patch(name, &PatchParams::default(), &Patch::Merge(patch)).await?;
+        }
+        Err(error) => return Err(error),
+    }
+    write(node, &status(node).await).await
+}
+
+async fn write(node: &Node, status: &Value) -> Result<(), Error> {
+    let api = Api::<ApiNode>::all(node.client.clone());
+    let name = &node.config.node_name;
+    let mut status = status.clone();
+    // A condition that stays what it was keeps the time of its last change.
+    if let Some(old) = api.get_opt(name).await?.and_then(|node| node.status) {
+        let old = serde_json::to_value(old.conditions).unwrap_or_default();
+        for condition in status["conditions"].as_array_mut().into_iter().flatten() {
+            let mut before = old.as_array().into_iter().flatten();
+            let same = before.find(|before| {
+                before["type"] == condition["type"] && before["status"] == condition["status"]
+            });
+            if let Some(same) = same {
+                condition["lastTransitionTime"] = same["lastTransitionTime"].clone();
+            }
+        }
+    }
+    let patch = json!({"status": status});
+    api.patch_status(name, &PatchParams::default(), &Patch::Merge(patch)).await.map(drop)
+}
+
+fn architecture() -> &'static str {
+    match std::env::consts::ARCH {
+        "x86_64" => "amd64",
+        "aarch64" => "arm64",
+        other => other,
+    }
+}
+
+fn labels(node: &Node) -> BTreeMap<String, String> {
+    let name = &node.config.node_name;
+    let mut labels = BTreeMap::from([
+        ("kubernetes.io/hostname".into(), name.clone()),
+        ("kubernetes.io/arch".into(), architecture().into()),
+        ("kubernetes.io/os".into(), "linux".into()),
+        ("beta.kubernetes.io/arch".into(), architecture().into()),
+        ("beta.kubernetes.io/os".into(), "linux".into()),
+        ("node-role.kubernetes.io/control-plane".into(), "true".into()),
+    ]);
+    labels.extend(node.config.node_labels.iter().cloned());
+    labels
+}
+
+fn read(path: &str) -> String {
+    std::fs::read_to_string(path).unwrap_or_default().trim().to_owned()
+}
+
+fn os_image() -> String {
+    let text = read("/etc/os-release");
+    let line = text.lines().find_map(|line| line.strip_prefix("PRETTY_NAME="));
+    line.map_or_else(|| "Linux".into(), |name| name.trim_matches('"').to_owned())
+}
+
+async fn status(node: &Node) -> Value {
+    let config = &node.config;
+    let now = Timestamp::now().strftime("%Y-%m-%dT%H:%M:%SZ").to_string();
+    let (total, free) = disk(&config.data_dir);
+    let memory_kib = node.capacity.memory_bytes / 1024;
+    let resources = json!({
+        "cpu": (node.capacity.milli_cpu / 1000).to_string(),
+        "memory": format!("{memory_kib}Ki"),
+        "pods": config.max_pods.to_string(),
+        "ephemeral-storage": format!("{}Ki", total / 1024),
+        "hugepages-1Gi": "0",
+        "hugepages-2Mi": "0",
+    });
+    let mut addresses: Vec<Value> = config
+        .node_ips
+        .iter()
+        .map(|ip| json!({"type": "InternalIP", "address": ip.to_string()}))
+        .collect();
+    addresses.push(json!({"type": "Hostname", "address": config.node_name}));
+    let disk_pressure = total > 0 && free * 100 / total < DISK_PRESSURE_FREE_PERCENT;
+    let condition = |kind: &str, status: bool, reason: &str, message: &str| {
+        json!({
+            "type": kind,
+            "status": if status { "True" } else { "False" },
+            "reason": reason,
+            "message": message,
+            "lastHeartbeatTime": now,
+            "lastTransitionTime": now,
+        })
+    };
+    let disk = if disk_pressure {
+        condition("DiskPressure", true, "KubeletHasDiskPressure", "kubelet has disk pressure")
+    } else {
+        condition("DiskPressure", false, "KubeletHasNoDiskPressure", "kubelet has no disk pressure")
+    };
+    let mut images = node.machine.images.list().await;
+    images.sort_by_key(|image| std::cmp::Reverse(image.size_bytes));
+    let images: Vec<Value> = images
+        .into_iter()
+        .take(MAX_IMAGES)
+        .map(|image| {
+            let names: Vec<String> = image.digests.into_iter().chain(image.tags).collect();
+            json!({"names": names, "sizeBytes": image.size_bytes})
+        })
+        .collect();
+    json!({
+        "capacity": resources,
+        "allocatable": resources,
+        "addresses": addresses,
+        "daemonEndpoints": {"kubeletEndpoint": {"Port": config.kubelet_port}},
+        "conditions": [
+            condition("MemoryPressure", false, "KubeletHasSufficientMemory",
+                "kubelet has sufficient memory available"),
+            disk,
+            condition("PIDPressure", false, "KubeletHasSufficientPID",
+                "kubelet has sufficient PID available"),
+            condition("Ready", true, "KubeletReady", "kubelet is posting ready status"),
+        ],
+        "nodeInfo": {
+            "machineID": read("/etc/machine-id"),
+            "systemUUID": read("/sys/class/dmi/id/product_uuid"),
+            "bootID": read("/proc/sys/kernel/random/boot_id"),
+            "kernelVersion": read("/proc/sys/kernel/osrelease"),
+            "osImage": os_image(),
+            "containerRuntimeVersion": format!("coracle://{}", config.runtime_version),
+            "kubeletVersion": config.reported_version,
+            "kubeProxyVersion": config.reported_version,
+            "operatingSystem": "linux",
+            "architecture": architecture(),
+        },
+        "images": images,
+    })
+}
+
+/// Total and available bytes of the file system with the pods.
+fn disk(path: &std::path::Path) -> (u64, u64) {
+    match nix::sys::statvfs::statvfs(path) {
+        Ok(found) => {
+            let block = found.fragment_size();
+            (found.blocks() * block, found.blocks_available() * block)
+        }
+        Err(_) => (0, 0),
+    }
+}
+
+async fn renew(node: &Node) -> Result<(), Error> {
+    let api = Api::<Lease>::namespaced(node.client.clone(), "kube-node-lease");
+    let name = &node.config.node_name;
+    let now = Timestamp::now().strftime("%Y-%m-%dT%H:%M:%S.%6fZ").to_string();
+    let patch = json!({"spec": {"renewTime": now}});
+    match api.patch(name, &PatchParams::default(), &Patch::Merge(patch)).await {
+        Ok(_) => return Ok(()),
+        Err(Error::Api(status)) if status.code == 404 => {}
+        Err(error) => return Err(error),
+    }
+    let owner = Api::<ApiNode>::all(node.client.clone()).get_opt(name).await?;
+    let uid = owner.and_then(|node| node.metadata.uid).unwrap_or_default();
+    let lease = json!({
+        "apiVersion": "coordination.k8s.io/v1",
+        "kind": "Lease",
+        "metadata": {"name": name, "namespace": "kube-node-lease", "ownerReferences": [
+            {"apiVersion": "v1", "kind": "Node", "name": name, "uid": uid},
+        ]},
+        "spec": {
+            "holderIdentity": name,
+            "leaseDurationSeconds": LEASE_SECONDS,
+            "renewTime": now,
+        },
+    });
+    let lease: Lease = serde_json::from_value(lease).map_err(Error::SerdeError)?;
+    api.create(&PostParams::default(), &lease).await.map(drop)
+}

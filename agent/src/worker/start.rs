@@ -1,0 +1,435 @@
+//! Starts one container of a pod.
+
+use std::collections::BTreeMap;
+use std::os::unix::fs::{OpenOptionsExt, symlink};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use jiff::Timestamp;
+use k8s_openapi::api::core::v1::{Container, Pod};
+use runtime::image::Image;
+use runtime::sandbox::{ContainerSpec, Exit};
+
+use super::Worker;
+use super::perform::Outcome;
+use super::prepare::chain;
+use super::state::{Run, container};
+use crate::container::downward::Surroundings;
+use crate::container::env::{self, Sources};
+use crate::container::etc_files::{self, Resolver};
+use crate::container::expand::expand;
+use crate::container::spec::{self, Bind, Ingredients};
+use crate::events::Level;
+use crate::machine::{Link, PodSandbox};
+use crate::node::Node;
+use crate::objects::{Key, Subscription};
+use crate::volume::prepare::Ready;
+use crate::volume::sub_path;
+
+/// Label with the container's name in its pod.
+pub const NAME_LABEL: &str = "io.kubernetes.container.name";
+/// Label with the number of restarts before this container.
+pub const ATTEMPT_LABEL: &str = "io.kubernetes.container.attempt";
+/// Label with the image as status shows it.
+pub const IMAGE_LABEL: &str = "io.kubernetes.container.image";
+/// Label with the image identifier as status shows it.
+pub const IMAGE_ID_LABEL: &str = "io.kubernetes.container.image-id";
+/// Label with the signal that asks the container to end.
+pub const STOP_SIGNAL_LABEL: &str = "io.kubernetes.container.stop-signal";
+
+/// Most bytes kept of a termination message.
+const MESSAGE_BYTES: u64 = 4096;
+/// Most bytes and lines kept of a log as a termination message.
+const LOG_MESSAGE: (usize, usize) = (2048, 80);
+
+/// A container that runs.
+pub struct Started {
+    /// Its identifier.
+    pub id: String,
+    /// When.
+    pub started_at: Timestamp,
+    /// It has ended already.
+    pub exit: Option<Exit>,
+}
+
+/// Why a container did not start.
+pub enum StartError {
+    /// Something has to change or to be tried again.
+    Hold {
+        /// Reason of the waiting state.
+        reason: &'static str,
+        /// Message of the waiting state.
+        message: String,
+        /// Whether time alone may help.
+        retry: bool,
+    },
+    /// Its program could not be executed.
+    Launch {
+        /// The identifier it had.
+        id: String,
+        /// What runtimes say of it.
+        message: String,
+    },
+}
+
+struct Work {
+    node: Arc<Node>,
+    pod: Arc<Pod>,
+    container: Container,
+    image: Image,
+    sandbox: Arc<dyn PodSandbox>,
+    link: Option<Link>,
+    around: Surroundings,
+    volumes: BTreeMap<String, Ready>,
+    objects: BTreeMap<Key, Subscription>,
+    attempt: u32,
+    uid: String,
+    logs: PathBuf,
+    previous: Option<String>,
+    image_label: (String, String),
+}
+
+impl Worker {
+    pub(crate) fn start(&mut self, index: usize) {
+        let record = &mut self.state.containers[index];
+        let name = record.name.clone();
+        let (Some(container), Some(sandbox)) = (container(&self.pod, &name), self.sandbox.clone())
+        else {
+            return;
+        };
+        let Some(image) = self.images.get(&name).cloned() else {
+            record.picture = super::state::Picture::Unknown;
+            return;
+        };
+        let previous = record.finished().cloned();
+        let image_label = match &record.picture {
+            super::state::Picture::Present(facts) => (facts.name.clone(), facts.id.clone()),
+            _ => Default::default(),
+        };
+        record.hold = None;
+        let attempt = record.next_attempt();
+        let old = previous.as_ref().map(|finished| finished.id.clone());
+        record.run = Run::Starting(previous);
+        let work = Work {
+            node: self.node.clone(),
+            pod: self.pod.clone(),
+            container,
+            image,
+            sandbox,
+            link: self.link.clone(),
+            around: self.surroundings(),
+            volumes: self.volumes.clone(),
+            objects: self.objects.clone(),
+            attempt,
+            uid: self.uid.clone(),
+            logs: self.log_directory(),
+            previous: old.filter(|id| !id.is_empty()),
+            image_label,
+        };
+        self.spawn(async move { Outcome::Started(index, work.run().await) });
+    }
+
+    /// What a container left as its last words.
+    pub(crate) fn termination_message(&self, name: &str, exit_code: i32) -> Option<String> {
+        let spec = container(&self.pod, name)?;
+        let path = message_file(&self.node.config.pod_dir(&self.uid), name);
+        let text = read_at_most(&path, MESSAGE_BYTES).unwrap_or_default();
+        if !text.is_empty() {
+            return Some(text);
+        }
+        let fallback = spec.termination_message_policy.as_deref() == Some("FallbackToLogsOnError");
+        if !fallback || exit_code == 0 {
+            return None;
+        }
+        let record = self.state.record(name)?;
+        let log = log_file(&self.log_directory(), name, record.attempt);
+        let tail = crate::logs::tail_text(&log, LOG_MESSAGE.1, LOG_MESSAGE.0);
+        (!tail.is_empty()).then_some(tail)
+    }
+
+    /// Takes away the links in the directory of all container logs.
+    pub(crate) fn remove_log_links(&self) {
+        for record in &self.state.containers {
+            if let Some(live) = record.live() {
+                let link = log_link(&self.node, &self.pod, &record.name, &live.id);
+                let _ = std::fs::remove_file(link);
+            }
+        }
+        let Ok(entries) = std::fs::read_dir(&self.node.config.container_log_dir) else { return };
+        let logs = self.log_directory();
+        for entry in entries.flatten() {
+            if std::fs::read_link(entry.path()).is_ok_and(|target| target.starts_with(&logs)) {
+                // A link that somebody else removed is just as well.
+                let _ = std::fs::remove_file(entry.path());
+            }
+        }
+    }
+}
+
+fn read_at_most(path: &Path, bytes: u64) -> Option<String> {
+    let file = std::fs::File::open(path).ok()?;
+    let mut text = Vec::new();
+    std::io::Read::read_to_end(&mut std::io::Read::take(file, bytes), &mut text).ok()?;
+    Some(String::from_utf8_lossy(&text).into_owned())
+}
+
+/// The log of one attempt of a container.
+pub fn log_file(directory: &Path, container: &str, attempt: u32) -> PathBuf {
+    directory.join(container).join(format!("{attempt}.log"))
+}
+
+fn message_file(pod_directory: &Path, container: &str) -> PathBuf {
+    pod_directory.join("containers").join(container).join("termination-log")
+}
+
+fn log_link(node: &Node, pod: &Pod, container: &str, id: &str) -> PathBuf {
+    let name = pod.metadata.name.as_deref().unwrap_or_default();
+    let namespace = pod.metadata.namespace.as_deref().unwrap_or_default();
+    node.config.container_log_dir.join(format!("{name}_{namespace}_{container}-{id}.log"))
+}
+
+fn hold(reason: &'static str, message: String, retry: bool) -> StartError {
+    StartError::Hold { reason, message, retry }
+}
+
+fn config(message: impl ToString) -> StartError {
+    hold("CreateContainerConfigError", message.to_string(), false)
+}
+
+impl Work {
+    async fn run(self) -> Result<Started, StartError> {
+        let name = &self.container.name;
+        if let Some(previous) = &self.previous {
+            // The log stays; record, layer and cgroup of the attempt before are of no use.
+            if let Err(error) = self.sandbox.remove_container(previous).await {
+                tracing::debug!(%error, "cannot remove an ended container");
+            }
+        }
+        let variables = self.variables().await?;
+        let id = container_id();
+        let binds = self.binds(&variables)?;
+        let pod_spec = self.pod.spec.as_ref();
+        let host_network = pod_spec.and_then(|spec| spec.host_network).unwrap_or(false);
+        let hostname = if host_network {
+            self.node.config.node_name.clone()
+        } else {
+            etc_files::hostname(&self.pod, &self.node.config.cluster_domain).0
+        };
+        let spec = spec::build(&Ingredients {
+            pod: &self.pod,
+            container: &self.container,
+            image: &self.image.config,
+            layers: &self.image.layers,
+            env: &variables,
+            binds: &binds,
+            hostname: &hostname,
+            id: &id,
+            memory_capacity: self.node.capacity.memory_bytes,
+            seccomp_dir: &self.node.config.data_dir.join("seccomp"),
+        })
+        .map_err(|error| config(chain(&error)))?;
+        let log_path = log_file(&self.logs, name, self.attempt);
+        if let Some(parent) = log_path.parent() {
+            std::fs::create_dir_all(parent)
+                .map_err(|error| hold("CreateContainerError", error.to_string(), true))?;
+        }
+        let image_config = self.image.config.config().clone().unwrap_or_default();
+        let stop_signal = image_config.stop_signal().clone().unwrap_or_default();
+        let metadata = &self.pod.metadata;
+        let labels = [
+            (NAME_LABEL, name.clone()),
+            (ATTEMPT_LABEL, self.attempt.to_string()),
+            (IMAGE_LABEL, self.image_label.0.clone()),
+            (IMAGE_ID_LABEL, self.image_label.1.clone()),
+            (STOP_SIGNAL_LABEL, stop_signal),
+            ("io.kubernetes.pod.name", metadata.name.clone().unwrap_or_default()),
+            ("io.kubernetes.pod.namespace", metadata.namespace.clone().unwrap_or_default()),
+            ("io.kubernetes.pod.uid", self.uid.clone()),
+        ];
+        let container = ContainerSpec {
+            id: id.clone(),
+            spec,
+            layers: self.image.layers.clone(),
+            log_path: log_path.clone(),
+            log_max_bytes: self.node.config.log_max_bytes,
+            log_max_files: self.node.config.log_max_files,
+            stdin: self.container.stdin.unwrap_or(false),
+            stdin_once: self.container.stdin_once.unwrap_or(false),
+            labels: labels.into_iter().map(|(key, value)| (key.to_owned(), value)).collect(),
+        };
+        self.sandbox
+            .create_container(container)
+            .await
+            .map_err(|error| hold("CreateContainerError", chain(&*error), true))?;
+        let event = |reason: &str, text: String| {
+            self.node.recorder.container(&self.pod, name, Level::Normal, reason, text);
+        };
+        event("Created", format!("Created container: {name}"));
+        let started_at = Timestamp::now();
+        if let Err(error) = self.sandbox.start_container(&id).await {
+            let launch = error.downcast_ref::<runtime::Error>().and_then(runtime::Error::launch);
+            let message = match launch {
+                Some(launch) => launch.start_message(),
+                None => chain(&*error),
+            };
+            if let Err(error) = self.sandbox.remove_container(&id).await {
+                tracing::debug!(%error, "cannot remove a container that did not start");
+            }
+            return Err(StartError::Launch { id, message });
+        }
+        let link = log_link(&self.node, &self.pod, name, &id);
+        if let Err(error) = symlink(&log_path, &link) {
+            tracing::debug!(%error, path = %link.display(), "cannot link a log");
+        }
+        // A process may be faster than the one who listens for its end.
+        let status = self.sandbox.status().await.unwrap_or_default();
+        let exit = status.into_iter().find(|status| status.id == id).and_then(|status| status.exit);
+        Ok(Started { id, started_at, exit })
+    }
+
+    async fn variables(&self) -> Result<Vec<(String, String)>, StartError> {
+        let namespace = self.pod.metadata.namespace.clone().unwrap_or_default();
+        let links = self.pod.spec.as_ref().and_then(|spec| spec.enable_service_links);
+        let services = self.node.services.visible(&namespace, links.unwrap_or(true)).await;
+        let mut payloads = BTreeMap::new();
+        for (key, subscription) in &self.objects {
+            if let Some(payload) = subscription.get().await {
+                payloads.insert(key.clone(), payload);
+            }
+        }
+        let object = |kind, name: &str| {
+            let key = Key { kind, namespace: namespace.clone(), name: name.to_owned() };
+            payloads.get(&key).cloned()
+        };
+        let sources = Sources {
+            pod: &self.pod,
+            around: &self.around,
+            services: &services,
+            object: &object,
+        };
+        env::variables(&sources, &self.container).map_err(config)
+    }
+
+    fn binds(&self, variables: &[(String, String)]) -> Result<Vec<Bind>, StartError> {
+        let failed = |message: String| hold("CreateContainerError", message, true);
+        let directory = self.node.config.pod_dir(&self.uid);
+        let mut binds = Vec::new();
+        for (index, volume_mount) in self.container.volume_mounts.iter().flatten().enumerate() {
+            let Some(volume) = self.volumes.get(&volume_mount.name) else {
+                return Err(config(format!("volume \"{}\" is not mounted", volume_mount.name)));
+            };
+            let lookup = |name: &str| {
+                variables.iter().find(|(known, _)| known == name).map(|(_, value)| value.clone())
+            };
+            let expression = volume_mount.sub_path_expr.as_deref().filter(|path| !path.is_empty());
+            let sub = match expression {
+                Some(expression) => Some(expand(expression, lookup)),
+                None => volume_mount.sub_path.clone().filter(|path| !path.is_empty()),
+            };
+            let source = match sub {
+                None => volume.path.clone(),
+                Some(sub) => {
+                    let place = directory
+                        .join("volume-subpaths")
+                        .join(&volume_mount.name)
+                        .join(&self.container.name)
+                        .join(index.to_string());
+                    sub_path::bind(&volume.path, &sub, &place).map_err(|error| {
+                        let text = chain(&error);
+                        let name = &volume_mount.name;
+                        config(format!("failed to prepare subPath for volumeMount \"{name}\" of \
+                             container \"{}\": {text}", self.container.name))
+                    })?;
+                    place
+                }
+            };
+            let target = Path::new("/").join(&volume_mount.mount_path);
+            let recursive = volume_mount.recursive_read_only.as_deref();
+            binds.push(Bind {
+                source,
+                target,
+                read_only: volume_mount.read_only.unwrap_or(false) || volume.read_only,
+                recursive_read_only: matches!(recursive, Some("Enabled" | "IfPossible")),
+                propagation: match volume_mount.mount_propagation.as_deref() {
+                    Some("HostToContainer") => "rslave",
+                    Some("Bidirectional") => "rshared",
+                    _ => "rprivate",
+                },
+            });
+        }
+        let own = self.own_files(&directory).map_err(|error| failed(error.to_string()))?;
+        for (source, target) in own {
+            if !binds.iter().any(|bind| bind.target == Path::new(&target)) {
+                binds.push(Bind {
+                    source,
+                    target: target.into(),
+                    read_only: false,
+                    recursive_read_only: false,
+                    propagation: "rprivate",
+                });
+            }
+        }
+        Ok(binds)
+    }
+
+    /// Files that the agent makes for every container.
+    fn own_files(&self, directory: &Path) -> std::io::Result<Vec<(PathBuf, String)>> {
+        let config = &self.node.config;
+        let spec = self.pod.spec.as_ref();
+        let host_network = spec.and_then(|spec| spec.host_network).unwrap_or(false);
+        let host_file =
+            host_network.then(|| std::fs::read_to_string("/etc/hosts").unwrap_or_default());
+        let addresses = self.link.as_ref().map(|link| link.addresses.clone()).unwrap_or_default();
+        let hosts = etc_files::hosts(
+            &self.pod,
+            &addresses,
+            &config.cluster_domain,
+            host_file.as_deref(),
+        );
+        let host = std::fs::read_to_string(&config.host_resolv_conf).unwrap_or_default();
+        let resolver = etc_files::resolver(
+            &self.pod,
+            &Resolver::parse(&host),
+            &config.cluster_dns,
+            &config.cluster_domain,
+        );
+        let etc = directory.join("etc");
+        std::fs::create_dir_all(&etc)?;
+        let mut files = Vec::new();
+        let mut place = |name: &str, text: &str| -> std::io::Result<()> {
+            let path = etc.join(name);
+            // Written in place: containers that run already see the same file.
+            if std::fs::read_to_string(&path).ok().as_deref() != Some(text) {
+                std::fs::write(&path, text)?;
+            }
+            files.push((path, format!("/etc/{name}")));
+            Ok(())
+        };
+        place("hosts", &hosts)?;
+        place("resolv.conf", &resolver.text())?;
+        if !host_network {
+            let (hostname, _) = etc_files::hostname(&self.pod, &config.cluster_domain);
+            place("hostname", &format!("{hostname}\n"))?;
+        }
+        let path = self.container.termination_message_path.as_deref();
+        let path = path.filter(|path| !path.is_empty()).unwrap_or("/dev/termination-log");
+        let file = message_file(directory, &self.container.name);
+        if let Some(parent) = file.parent() {
+            std::fs::create_dir_all(parent)?;
+        }
+        // Empty again for every attempt, and writable by whoever the process runs as.
+        let _ = std::fs::remove_file(&file);
+        let mut options = std::fs::OpenOptions::new();
+        options.write(true).create(true).truncate(true).mode(0o666).open(&file)?;
+        use std::os::unix::fs::PermissionsExt;
+        std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o666))?;
+        files.push((file, path.to_owned()));
+        Ok(files)
+    }
+}
+
+/// 64 random hexadecimal digits.
+fn container_id() -> String {
+    let bytes: [u8; 32] = rand::random();
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
