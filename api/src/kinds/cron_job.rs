@@ -143,10 +143,7 @@ impl Behaviour for CronJob {
             row::age(object, now),
             names,
             images,
-            match &job["selector"] {
-                Value::Null => "<none>".into(),
-                selector => row::label_selector(selector),
-            },
+            row::label_selector(&job["selector"]),
         ]
     }
 }

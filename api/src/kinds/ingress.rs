@@ -16,9 +16,6 @@ pub const RESOURCE: Resource = Resource::new(SERVED, &Ingress).with_status().wit
 const SERVED: &[Served] =
     &[Served::new("networking.k8s.io", "v1", "Ingress", "ingresses", "ingress").short(&["ing"])];
 
-/// The class, before `spec.ingressClassName` existed.
-const CLASS_ANNOTATION: &str = "kubernetes.io/ingress.class";
-
 struct Ingress;
 
 impl Behaviour for Ingress {
@@ -82,10 +79,6 @@ impl Behaviour for Ingress {
 
     fn cells(&self, object: &Value, now: Timestamp) -> Vec<Cell> {
         let spec = &object["spec"];
-        let class = match spec["ingressClassName"].as_str() {
-            Some(class) => class.to_owned(),
-            None => row::plain(&object["metadata"]["annotations"][CLASS_ANNOTATION], "<none>"),
-        };
         let addresses: Vec<String> = object["status"]["loadBalancer"]["ingress"]
             .as_array()
             .into_iter()
@@ -98,7 +91,7 @@ impl Behaviour for Ingress {
         let ports = if row::count(&spec["tls"]) > 0 { "80, 443" } else { "80" };
         vec![
             row::name(object),
-            class.into(),
+            row::text_or(&spec["ingressClassName"], "<none>"),
             hosts(&spec["rules"]).into(),
             addresses.join(",").into(),
             ports.into(),

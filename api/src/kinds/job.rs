@@ -177,8 +177,6 @@ fn job_status(job: &Value) -> &'static str {
         "Suspended"
     } else if has("FailureTarget") {
         "FailureTarget"
-    } else if has("SuccessCriteriaMet") {
-        "SuccessCriteriaMet"
     } else {
         "Running"
     }

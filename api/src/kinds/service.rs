@@ -174,13 +174,9 @@ fn external_address(service: &Value) -> String {
                     ip.or(ingress["hostname"].as_str()).map(str::to_owned)
                 })
                 .collect();
+            balancers.sort();
+            balancers.dedup();
             balancers.append(&mut external);
-            let mut seen = Vec::new();
-            balancers.retain(|address| {
-                let new = !seen.contains(address);
-                seen.push(address.clone());
-                new
-            });
             if balancers.is_empty() { "<pending>".to_owned() } else { balancers.join(",") }
         }
         "ExternalName" => spec["externalName"].as_str().unwrap_or_default().to_owned(),

@@ -298,7 +298,6 @@ impl fmt::Display for LabelSelector {
 /// (upstream `metav1.FormatLabelSelector`).
 pub fn format_json(selector: &Value) -> String {
     match LabelSelector::from_json(selector) {
-        Ok(parsed) if parsed.matches_nothing => String::new(),
         Ok(parsed) if parsed.requirements.is_empty() => "<none>".to_owned(),
         Ok(mut parsed) => {
             for requirement in &mut parsed.requirements {
