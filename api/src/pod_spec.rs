@@ -8,8 +8,10 @@ mod security;
 mod template;
 mod validation;
 mod volume;
+mod warnings;
 
 pub use container::validate_ephemeral_containers;
 pub use probe::validate_port;
 pub use template::{validate_selector_and_labels, validate_template};
 pub use validation::validate_pod_spec;
+pub use warnings::pod_warnings;

@@ -519,6 +519,7 @@ mod tests {
                     behaviour.cells(&object, now);
                     behaviour.selectable_fields(&object);
                     behaviour.validate(&object);
+                    behaviour.warnings(&object);
                     for subresource in
                         [Subresource::None, Subresource::Status, Subresource::Other("resize")]
                     {

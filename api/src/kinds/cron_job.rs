@@ -12,6 +12,7 @@ use crate::duration;
 use crate::field::Field;
 use crate::field_error::ErrorList;
 use crate::pod_spec::defaults::default_template;
+use crate::pod_spec::pod_warnings;
 use crate::registry::{Behaviour, Cell, Column, Resource, Served};
 
 /// The row of the resource table.
@@ -101,6 +102,12 @@ impl Behaviour for CronJob {
             errors.push(name.invalid("must be no more than 52 characters"));
         }
         errors
+    }
+
+    fn warnings(&self, object: &Value) -> Vec<String> {
+        pod_warnings(
+            &Field::root(object).at("spec").at("jobTemplate").at("spec").at("template").at("spec"),
+        )
     }
 
     fn columns(&self) -> &'static [Column] {

@@ -12,6 +12,7 @@ use crate::defaults::{child, copy_from, object_at, set, set_default, set_default
 use crate::field::{Field, same};
 use crate::field_error::ErrorList;
 use crate::pod_spec::defaults::{default_bounds, default_template};
+use crate::pod_spec::pod_warnings;
 use crate::pod_spec::validate_selector_and_labels;
 use crate::registry::{
     Behaviour, Cell, Column, Resource, Served, Subresource, keep_all_but_status,
@@ -127,6 +128,10 @@ impl Behaviour for DaemonSet {
         let mut errors = self.validate(object);
         errors.extend(immutable_selector(object, old));
         errors
+    }
+
+    fn warnings(&self, object: &Value) -> Vec<String> {
+        pod_warnings(&Field::root(object).at("spec").at("template").at("spec"))
     }
 
     fn columns(&self) -> &'static [Column] {

@@ -10,6 +10,7 @@ use crate::duration;
 use crate::field::Field;
 use crate::field_error::ErrorList;
 use crate::pod_spec::defaults::default_template;
+use crate::pod_spec::pod_warnings;
 use crate::pod_spec::{validate_selector_and_labels, validate_template};
 use crate::registry::{
     Behaviour, Cell, Column, Resource, Served, Subresource, keep_all_but_status,
@@ -109,6 +110,10 @@ impl Behaviour for Job {
         }
         errors.extend(template.immutable(&expected));
         errors
+    }
+
+    fn warnings(&self, object: &Value) -> Vec<String> {
+        pod_warnings(&Field::root(object).at("spec").at("template").at("spec"))
     }
 
     fn columns(&self) -> &'static [Column] {

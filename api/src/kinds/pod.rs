@@ -12,6 +12,7 @@ use crate::field::{Field, same};
 use crate::field_error::{ErrorList, FieldError};
 use crate::pod;
 use crate::pod_spec::defaults::{default_pod, sync_service_account};
+use crate::pod_spec::pod_warnings;
 use crate::pod_spec::validate_pod_spec;
 use crate::registry::{
     Behaviour, Cell, Column, Resource, Served, Subresource, SubresourceInfo, keep_all_but_status,
@@ -135,6 +136,10 @@ impl Behaviour for Pod {
 
     fn generation_changed(&self, object: &Value, old: &Value) -> bool {
         !same(&object["spec"], &old["spec"])
+    }
+
+    fn warnings(&self, object: &Value) -> Vec<String> {
+        pod_warnings(&Field::root(object).at("spec"))
     }
 
     fn columns(&self) -> &'static [Column] {

@@ -8,6 +8,7 @@ use crate::defaults::child;
 use crate::field::{Field, same};
 use crate::field_error::ErrorList;
 use crate::pod_spec::defaults::default_template;
+use crate::pod_spec::pod_warnings;
 use crate::pod_spec::validate_template;
 use crate::registry::{Behaviour, Cell, Column, Resource, Served};
 
@@ -35,6 +36,10 @@ impl Behaviour for PodTemplate {
     fn validate(&self, object: &Value) -> ErrorList {
         let template = Field::root(object).at("template");
         validate_template(&template, &["Always", "OnFailure", "Never"])
+    }
+
+    fn warnings(&self, object: &Value) -> Vec<String> {
+        pod_warnings(&Field::root(object).at("template").at("spec"))
     }
 
     fn columns(&self) -> &'static [Column] {

@@ -11,6 +11,7 @@ use super::workload::{
 use crate::defaults::{child, set};
 use crate::field::Field;
 use crate::field_error::ErrorList;
+use crate::pod_spec::pod_warnings;
 use crate::pod_spec::validate_selector_and_labels;
 use crate::registry::{Behaviour, Cell, Column, Resource, Served, Subresource};
 
@@ -69,6 +70,10 @@ impl Behaviour for ReplicaSet {
         let mut errors = self.validate(object);
         errors.extend(immutable_selector(object, old));
         errors
+    }
+
+    fn warnings(&self, object: &Value) -> Vec<String> {
+        pod_warnings(&Field::root(object).at("spec").at("template").at("spec"))
     }
 
     fn columns(&self) -> &'static [Column] {

@@ -9,6 +9,7 @@ use crate::defaults::{child, set};
 use crate::field::Field;
 use crate::field_error::ErrorList;
 use crate::metadata::validate_labels;
+use crate::pod_spec::pod_warnings;
 use crate::registry::{Behaviour, Cell, Column, Resource, Served};
 
 /// The row of the resource table.
@@ -71,6 +72,10 @@ impl Behaviour for ReplicationController {
         }
         errors.extend(validate_running_template(&template, "ReplicationController"));
         errors
+    }
+
+    fn warnings(&self, object: &Value) -> Vec<String> {
+        pod_warnings(&Field::root(object).at("spec").at("template").at("spec"))
     }
 
     fn columns(&self) -> &'static [Column] {

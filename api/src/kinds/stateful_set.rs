@@ -13,6 +13,7 @@ use crate::field::{Field, same};
 use crate::field_error::{ErrorList, FieldError};
 use crate::names;
 use crate::pod_spec::defaults::default_claim_spec;
+use crate::pod_spec::pod_warnings;
 use crate::pod_spec::validate_selector_and_labels;
 use crate::registry::{Behaviour, Cell, Column, Resource, Served, Subresource};
 
@@ -175,6 +176,10 @@ impl Behaviour for StatefulSet {
             ));
         }
         errors
+    }
+
+    fn warnings(&self, object: &Value) -> Vec<String> {
+        pod_warnings(&Field::root(object).at("spec").at("template").at("spec"))
     }
 
     fn columns(&self) -> &'static [Column] {
