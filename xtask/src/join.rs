@@ -291,9 +291,9 @@ impl Joiner<'_> {
         let lower = name.1.to_lowercase();
         let group = name.0.rsplit_once('/').map_or("", |(group, _)| group);
         let named = || self.openapi.iter().filter(|((_, other), _)| *other == lower);
-        let same_group =
+        let mut same_group =
             named().filter(|((dir, _), _)| dir.rsplit_once('/').is_some_and(|d| d.0 == group));
-        same_group.last().or_else(|| named().last()).map(|(_, found)| found)
+        same_group.next_back().or_else(|| named().next_back()).map(|(_, found)| found)
     }
 
     /// Whether a kind of a stable version came after the release we report.

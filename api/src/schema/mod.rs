@@ -11,6 +11,7 @@ mod order;
 mod protobuf;
 mod strategic;
 mod table;
+mod wire;
 
 #[cfg(test)]
 mod corpus_tests;

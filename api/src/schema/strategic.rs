@@ -188,10 +188,10 @@ fn merge_objects(
             } else if strategy.merges_list {
                 merge_lists(old, new, strategy, depth)?
             } else {
-                new.into_iter().filter_map(|value| without_directives(value, depth)).collect()
+                new.into_iter().filter_map(without_directives).collect()
             })),
             (Some(old), _) if deletes => Some(old),
-            (_, new) => without_directives(new, depth),
+            (_, new) => without_directives(new),
         };
         if let Some(merged) = merged {
             original.insert(name, merged);
@@ -248,9 +248,7 @@ fn merge_ordered(
         let merged = match (old.clone(), new) {
             (None, None) => continue,
             (Some(old), None) => old,
-            (None, Some(new)) => {
-                new.into_iter().filter_map(|value| without_directives(value, depth)).collect()
-            }
+            (None, Some(new)) => new.into_iter().filter_map(without_directives).collect(),
             (Some(old), Some(new)) if strategy.merges_list => {
                 merge_lists(old, new, strategy, depth)?
             }
@@ -371,7 +369,7 @@ fn merge_lists(
             }
             None => {
                 positions.insert(name, base.len());
-                base.extend(without_directives(element, depth));
+                base.extend(without_directives(element));
             }
         }
     }
@@ -379,7 +377,7 @@ fn merge_lists(
 }
 
 /// A value that the original lacks: taken as it is, without directives and deletions.
-fn without_directives(value: Value, depth: usize) -> Option<Value> {
+fn without_directives(value: Value) -> Option<Value> {
     match value {
         Value::Object(mut object) => {
             match object.get(PATCH).and_then(Value::as_str) {
@@ -397,15 +395,13 @@ fn without_directives(value: Value, depth: usize) -> Option<Value> {
                         && !name.starts_with(SET_ELEMENT_ORDER)
                         && !name.starts_with(DELETE_FROM_PRIMITIVE_LIST)
                 })
-                .filter_map(|(name, value)| {
-                    without_directives(value, depth + 1).map(|value| (name, value))
-                })
+                .filter_map(|(name, value)| without_directives(value).map(|value| (name, value)))
                 .collect();
             Some(Value::Object(object))
         }
-        Value::Array(list) => Some(Value::Array(
-            list.into_iter().filter_map(|value| without_directives(value, depth + 1)).collect(),
-        )),
+        Value::Array(list) => {
+            Some(Value::Array(list.into_iter().filter_map(without_directives).collect()))
+        }
         other => Some(other),
     }
 }
