@@ -5,6 +5,7 @@
 //! each owns one nftables table.
 
 mod conntrack;
+mod firewall;
 mod netlink;
 mod nft;
 mod pods;

@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use crate::firewall;
 use crate::netlink::{Protocol, Socket};
 use crate::nft::{self, Batch, Family};
 use crate::pods::{self, Directories, NetworkError, Result, Sysctls};
@@ -23,6 +24,7 @@ pub fn teardown(run_dir: &Path) -> Result<()> {
             result => result.map_err(NetworkError::kernel("delete rules"))?,
         }
     }
+    firewall::close(&socket).map_err(NetworkError::kernel("remove rules from firewalls"))?;
     pods::remove_links()?;
     Sysctls::restore(&directories.saved_sysctls())?;
     directories.remove()

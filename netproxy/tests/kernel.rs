@@ -459,3 +459,29 @@ fn thousands_of_services_change_one_at_a_time() {
         }
     });
 }
+
+#[test]
+fn a_foreign_drop_policy_lets_pods_through_until_teardown() {
+    on_a_node(|node| async move {
+        let rules = node.run_dir.join("rules");
+        std::fs::write(
+            &rules,
+            "table ip filter {\nchain FORWARD {\ntype filter hook forward priority 0; policy drop;\n}\n}\n",
+        )
+        .unwrap();
+        run("nft", &format!("-f {}", rules.display()));
+        let before = run("nft", "list table ip filter");
+        for round in 0..2 {
+            let network = node.network().await;
+            let (a, in_a) = pod(&network, "a").await;
+            let (_, in_b) = pod(&network, "b").await;
+            let port = 80 + round;
+            in_a.serve(port, "a");
+            assert!(in_b.ask(a.address, port).starts_with("a "));
+        }
+        let listing = run("nft", "list table ip filter");
+        assert_eq!(listing.matches("coracle pods").count(), 2, "{listing}");
+        coracle_netproxy::teardown(&node.run_dir).unwrap();
+        assert_eq!(run("nft", "list table ip filter"), before);
+    });
+}

@@ -16,6 +16,7 @@ const NEWTABLE: u16 = 0;
 const DELTABLE: u16 = 2;
 const NEWCHAIN: u16 = 3;
 const NEWRULE: u16 = 6;
+const DELRULE: u16 = 8;
 const NEWSET: u16 = 9;
 const NEWSETELEM: u16 = 12;
 const GETSETELEM: u16 = 13;
@@ -191,6 +192,23 @@ impl Batch {
         self.push("create rule", NEWRULE, CREATE | NLM_F_APPEND, |a, family| {
             a.string(2, chain);
             a.nest(4, |list| body(&mut Rule { list, family }));
+        });
+    }
+
+    /// Puts a rule at the head of a chain, with a note that identifies it later.
+    pub fn insert_rule(&mut self, chain: &str, note: &[u8], body: impl FnOnce(&mut Rule<'_, '_>)) {
+        self.push("insert rule", NEWRULE, CREATE, |a, family| {
+            a.string(2, chain);
+            a.nest(4, |list| body(&mut Rule { list, family }));
+            a.bytes(7, note);
+        });
+    }
+
+    /// Deletes a rule by its handle.
+    pub fn delete_rule(&mut self, chain: &str, handle: u64) {
+        self.push("delete rule", DELRULE, 0, |a, _| {
+            a.string(2, chain);
+            a.be64(3, handle);
         });
     }
 

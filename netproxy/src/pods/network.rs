@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use crate::conntrack::forget_udp;
+use crate::firewall;
 use crate::netlink::{Protocol as NetlinkProtocol, Socket};
 use crate::nft::{self, Batch, Family};
 use crate::protocol::Protocol;
@@ -94,6 +95,15 @@ impl PodNetwork {
         );
         nft::send(&netfilter, batch).map_err(NetworkError::kernel("write pod rules"))?;
 
+        match firewall::open(&netfilter, config.pod_cidr) {
+            Ok(chains) if !chains.is_empty() => tracing::warn!(
+                chains = chains.join(", "),
+                "a firewall drops forwarded packets; rules that accept pods' packets were added \
+                 there and go away with `coracle reset`"
+            ),
+            Ok(_) => {}
+            Err(error) => tracing::warn!(error = %Chain(&error), "look for foreign firewalls"),
+        }
         let netfilter = Mutex::new(netfilter);
         let maker = NamespaceMaker::start(directories.clone())?;
         let state = State { addresses, attached, ready, refilling: false, attachments: 0 };
