@@ -33,6 +33,16 @@ pub struct Sandbox {
     inner: Arc<Inner>,
 }
 
+/// How a container is started.
+pub(crate) struct Manner {
+    /// Who decides on its namespaces.
+    pub namespaces: NamespaceChoice,
+    /// Whether it waits for [`Operation::Release`] before its program.
+    pub gated: bool,
+    /// Streams of the caller's instead of the shim's.
+    pub streams: Option<[OwnedFd; 3]>,
+}
+
 struct Inner {
     spec: SandboxSpec,
     engine: Arc<engine::Inner>,
@@ -165,6 +175,13 @@ impl Sandbox {
     /// Fails with [`Error::Launch`] when the process could not be executed; the container then
     /// counts as never started and may be removed.
     pub async fn start_container(&self, id: &str) -> Result<u32> {
+        let manner = Manner { namespaces: NamespaceChoice::Sandbox, gated: false, streams: None };
+        self.launch(id, manner).await.map(|(pid, _)| pid)
+    }
+
+    /// Starts a container in another manner; a terminal is handed back when it has one and
+    /// streams were given.
+    pub(crate) async fn launch(&self, id: &str, manner: Manner) -> Result<(u32, Option<OwnedFd>)> {
         let container = self.record(id)?;
         let state = self.state(id);
         let rootfs = if container.layers.is_empty() {
@@ -178,8 +195,7 @@ impl Sandbox {
             }
         };
         let cgroup = self.inner.engine.cgroups.plan(&self.group(id));
-        let plan =
-            plan::compile(&self.inner.spec, &container, rootfs, cgroup, NamespaceChoice::Sandbox)?;
+        let plan = plan::compile(&self.inner.spec, &container, rootfs, cgroup, manner.namespaces)?;
         let log = (!container.log_path.as_os_str().is_empty()).then(|| LogPlan {
             path: container.log_path.clone(),
             max_bytes: container.log_max_bytes,
@@ -192,14 +208,16 @@ impl Sandbox {
             stdin: container.stdin,
             stdin_once: container.stdin_once,
             records: state.clone(),
-            gated: false,
-            inherit_streams: false,
+            gated: manner.gated,
+            inherit_streams: manner.streams.is_some(),
         };
-        let (answer, _) = self.request(Operation::Start(Box::new(start)), Vec::new()).await?;
-        let Answer::Started { pid, warnings } = answer else { return Ok(0) };
+        let descriptors = manner.streams.map(Vec::from).unwrap_or_default();
+        let (answer, received) =
+            self.request(Operation::Start(Box::new(start)), descriptors).await?;
+        let Answer::Started { pid, warnings } = answer else { return Ok((0, None)) };
         warn_once(warnings);
         self.observed().started(id, pid);
-        Ok(pid)
+        Ok((pid, received.into_iter().next()))
     }
 
     fn record(&self, id: &str) -> Result<ContainerSpec> {

@@ -15,6 +15,7 @@ pub mod handle;
 pub mod image;
 mod launch;
 mod link;
+pub mod oci_cli;
 pub mod plan;
 pub mod protocol;
 mod records;

@@ -17,6 +17,7 @@ fn main() -> ExitCode {
     match args.get(1).and_then(|a| a.to_str()) {
         Some("shim") => return ExitCode::from(coracle_runtime::shim::main(&args[2..]) as u8),
         Some("hold") => return world::hold(&args[2..]),
+        Some("oci") => return ExitCode::from(coracle_runtime::oci_cli::main(&args[2..]) as u8),
         _ => {}
     }
     let args: Vec<String> = std::env::args().skip(1).collect();

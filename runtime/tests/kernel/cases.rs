@@ -39,6 +39,7 @@ cases![
     survival,
     shim_lost,
     removal_while_running,
+    oci_command_line,
     speed,
 ];
 
@@ -445,6 +446,48 @@ async fn removal_while_running(world: &'static World) {
     sandbox.remove_container("a").await.unwrap();
     assert_eq!(sandbox.status().await.unwrap().len(), 1);
     // `run` asserts that the cleanup takes the rest.
+}
+
+async fn oci_command_line(world: &'static World) {
+    let bundle = world.directory.join("bundle");
+    fs::create_dir_all(&bundle).unwrap();
+    let container = world.container("a", &["sh", "-c", "hostname; echo $$; sleep 100"]);
+    let mut spec = serde_json::to_value(&container.spec).unwrap();
+    spec["root"]["path"] = json!(world.layer);
+    spec["hostname"] = json!("oci");
+    spec["linux"]["cgroupsPath"] = json!(format!("/coracle-test-{}/oci", world.id));
+    spec["linux"]["namespaces"] = json!([
+        {"type": "mount"}, {"type": "pid"}, {"type": "uts"}, {"type": "ipc"},
+        {"type": "network"}, {"type": "cgroup"}
+    ]);
+    fs::write(bundle.join("config.json"), spec.to_string()).unwrap();
+    let root = world.directory.join("oci");
+    let output = world.directory.join("oci.out");
+    let run = |args: &[&str]| {
+        let file = fs::File::options().append(true).create(true).open(&output).unwrap();
+        let mut command = Command::new("/proc/self/exe");
+        command.args(["oci", "--root"]).arg(&root).args(args).stdin(Stdio::null());
+        match args[0] {
+            "create" => command.stdout(file).stderr(Stdio::null()),
+            _ => command.stdout(Stdio::piped()).stderr(Stdio::null()),
+        };
+        let output = command.output().unwrap();
+        (output.status.code(), String::from_utf8_lossy(&output.stdout).into_owned())
+    };
+    let id = world.id.as_str();
+    assert_eq!(run(&["create", "-b", bundle.to_str().unwrap(), id]).0, Some(0));
+    assert!(run(&["state", id]).1.contains("\"created\""));
+    assert_eq!(run(&["start", id]).0, Some(0));
+    assert!(run(&["state", id]).1.contains("\"running\""));
+    assert_eq!(run(&["exec", id, "sh", "-c", "hostname; exit 4"]), (Some(4), "oci\n".to_owned()));
+    assert_eq!(run(&["delete", id]).0, Some(1));
+    assert_eq!(run(&["kill", id, "KILL"]).0, Some(0));
+    while !run(&["state", id]).1.contains("\"stopped\"") {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    assert_eq!(run(&["delete", id]).0, Some(0));
+    assert_eq!(run(&["state", id]).0, Some(1));
+    assert_eq!(fs::read_to_string(&output).unwrap(), "oci\n1\n");
 }
 
 /// Prints times; asserts none.
