@@ -25,6 +25,7 @@ fn main() -> ExitCode {
     // saved: a shim lives as long as its pod.
     match arguments.get(1).and_then(|a| a.to_str()) {
         Some("shim") => return exit(runtime::shim::main(&arguments[2..])),
+        Some("oci") => return exit(runtime::oci_cli::main(&arguments[2..])),
         Some("pull-worker") => return exit(runtime::image::worker_main()),
         _ => {}
     }
