@@ -60,8 +60,13 @@ impl Recorder {
     /// Starts the writer.
     pub fn start(client: Client, node_name: String, stop: CancellationToken) -> Self {
         let (queue, receiver) = mpsc::channel(QUEUE);
-        let writer =
-            Writer { client, node_name, series: HashMap::new(), allowance: HashMap::new(), serial: 0 };
+        let writer = Writer {
+            client,
+            node_name,
+            series: HashMap::new(),
+            allowance: HashMap::new(),
+            serial: 0,
+        };
         tokio::spawn(writer.run(receiver, stop));
         Self { queue }
     }

@@ -342,8 +342,7 @@ mod tests {
         assert_eq!(all(options, &files).await, "three\n");
         let options = LogOptions { limit_bytes: Some(5), ..LogOptions::default() };
         assert_eq!(all(options, &files).await, "one\nt");
-        let options =
-            LogOptions { timestamps: true, tail_lines: Some(1), ..LogOptions::default() };
+        let options = LogOptions { timestamps: true, tail_lines: Some(1), ..LogOptions::default() };
         assert_eq!(all(options, &files).await, "2026-01-01T00:00:02.000000001Z three\n");
     }
 

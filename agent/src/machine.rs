@@ -29,10 +29,7 @@ pub trait ContainerRuntime: Send + Sync {
     fn adopt(&self) -> BoxFuture<'_, Result<Vec<(SandboxSpec, Arc<dyn PodSandbox>)>, Cause>>;
 
     /// Removes every sandbox whose identifier is not in `keep`.
-    fn cleanup(
-        &self,
-        keep: std::collections::HashSet<String>,
-    ) -> BoxFuture<'_, Result<(), Cause>>;
+    fn cleanup(&self, keep: std::collections::HashSet<String>) -> BoxFuture<'_, Result<(), Cause>>;
 }
 
 /// Usage of a whole sandbox, and of each container by its identifier.

@@ -205,11 +205,8 @@ async fn attempt(probe: &Probe, target: &Target, patience: Duration) -> Result<(
 pub async fn run(target: &Target, command: Vec<String>) -> Result<(i32, String), String> {
     let spec =
         ExecSpec { container: target.container.clone(), args: command, tty: false, stdin: false };
-    let session = target
-        .sandbox
-        .exec(spec)
-        .await
-        .map_err(|error| crate::worker::prepare::chain(&*error))?;
+    let session =
+        target.sandbox.exec(spec).await.map_err(|error| crate::worker::prepare::chain(&*error))?;
     let mut stdout = session.stdout;
     let mut stderr = session.stderr;
     let read = async |stream: &mut (dyn tokio::io::AsyncRead + Send + Unpin)| {
@@ -283,9 +280,9 @@ pub async fn http_get(
     let url = format!("{}://{authority}{path}", if https { "https" } else { "http" });
     let asked = timeout(patience, async {
         let failed = |why: String| format!("Get \"{url}\": {why}");
-        let stream = TcpStream::connect(&authority).await.map_err(|error| {
-            failed(format!("dial tcp {authority}: connect: {}", plain(&error)))
-        })?;
+        let stream = TcpStream::connect(&authority)
+            .await
+            .map_err(|error| failed(format!("dial tcp {authority}: connect: {}", plain(&error))))?;
         if https {
             // The certificate is not checked, upstream does not either: an answer to the
             // handshake is what can be learnt without a TLS client here.
@@ -350,9 +347,8 @@ pub async fn http_get(
 /// `grpc.health.v1.Health/Check`: the messages are small enough to write by hand.
 async fn grpc(host: IpAddr, port: u16, service: &str) -> Result<(), String> {
     let authority = format!("{}:{port}", bracketed(None, host));
-    let failed = |why: String| {
-        format!("error: failed to connect service at \"{authority}\": {why}")
-    };
+    let failed =
+        |why: String| format!("error: failed to connect service at \"{authority}\": {why}");
     let stream = TcpStream::connect(&authority).await.map_err(|e| failed(plain(&e)))?;
     let executor = hyper_util::rt::TokioExecutor::new();
     let (mut sender, connection) =
@@ -401,11 +397,8 @@ mod tests {
 
     #[test]
     fn thresholds_count_results_in_a_row() {
-        let probe = Probe {
-            success_threshold: Some(2),
-            failure_threshold: Some(3),
-            ..Probe::default()
-        };
+        let probe =
+            Probe { success_threshold: Some(2), failure_threshold: Some(3), ..Probe::default() };
         let mut counter = Counter::new(&probe);
         let seen: Vec<_> = [true, true, false, false, true, false, false, false]
             .map(|healthy| counter.step(healthy))

@@ -191,8 +191,7 @@ impl Network for RealNetwork {
                     _ => Protocol::Tcp,
                 },
             });
-            let request =
-                AttachRequest { uid: uid.to_owned(), host_ports: host_ports.collect() };
+            let request = AttachRequest { uid: uid.to_owned(), host_ports: host_ports.collect() };
             let link = self.0.attach(&request).await?;
             Ok(Link { netns: link.netns, addresses: vec![link.address] })
         }

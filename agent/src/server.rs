@@ -176,9 +176,8 @@ fn container_logs(
     let attempt = match (previous, attempt) {
         (false, attempt) => attempt,
         (true, 0) => {
-            let message = format!(
-                "previous terminated container \"{container}\" in pod \"{pod}\" not found"
-            );
+            let message =
+                format!("previous terminated container \"{container}\" in pod \"{pod}\" not found");
             return text(StatusCode::BAD_REQUEST, message);
         }
         (true, attempt) => attempt - 1,

@@ -63,11 +63,6 @@ impl Paths {
         self.data_dir.join("containers")
     }
 
-    /// Volumes and per-pod files.
-    pub fn pods(&self) -> PathBuf {
-        self.data_dir.join("pods")
-    }
-
     /// Address records of the pod network.
     pub fn network(&self) -> PathBuf {
         self.data_dir.join("network")

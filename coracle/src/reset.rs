@@ -2,7 +2,7 @@
 
 use std::collections::HashSet;
 use std::io::{self, BufRead, IsTerminal, Write};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use nix::mount::{MntFlags, umount2};
@@ -111,6 +111,10 @@ fn remove_logs(dir: &Path) -> Result<(), Failure> {
         if std::fs::read_link(entry.path()).is_ok_and(|target| target.starts_with(dir)) {
             remove(&entry.path())?;
         }
+    }
+    // Directories that others use too are not empty, and stay.
+    for dir in links.iter().map(PathBuf::as_path).chain([dir]) {
+        let _ = std::fs::remove_dir(dir);
     }
     Ok(())
 }

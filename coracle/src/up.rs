@@ -13,8 +13,8 @@ use std::time::{Duration, SystemTime};
 use agent::{Agent, AgentConfig};
 use apiserver::security::pki::{Pki, ServingNames, merge_into};
 use apiserver::security::{Security, SecurityConfig};
-use apiserver::{ApiServer, Catalog};
 use apiserver::stream_proxy::{AsyncReadWrite, NodeDialer};
+use apiserver::{ApiServer, Catalog};
 use dns::DnsConfig;
 use futures::future::BoxFuture;
 use http_body_util::BodyExt;
@@ -311,8 +311,7 @@ async fn start_agent(
     })?;
     let images = ImageStore::open(&paths.images())?;
     let node_user = component(&format!("system:node:{}", facts.name), &["system:nodes"]);
-    let container_logs =
-        options.dirs.log_dir.parent().unwrap_or(Path::new("/")).join("containers");
+    let container_logs = options.dirs.log_dir.parent().unwrap_or(Path::new("/")).join("containers");
     let config = AgentConfig {
         node_ips: vec![facts.ip],
         pod_log_dir: options.dirs.log_dir.clone(),

@@ -6,7 +6,7 @@ use serde_json::Value;
 
 fn replica_sets(kubectl: &Kubectl) -> Vec<Value> {
     let mut sets = kubectl.json(&["replicasets"])["items"].as_array().unwrap().clone();
-    sets.sort_by_key(|rs| revision(rs));
+    sets.sort_by_key(revision);
     sets
 }
 

@@ -140,7 +140,8 @@ mod tests {
         .unwrap();
         let around = Surroundings::default();
         let value = |resource: &str, divisor: &str| {
-            let selector = serde_json::from_value(json!({"resource": resource, "divisor": divisor}));
+            let selector =
+                serde_json::from_value(json!({"resource": resource, "divisor": divisor}));
             super::resource(&container, &around, &selector.unwrap()).unwrap()
         };
         assert_eq!(value("limits.cpu", "0"), "2");

@@ -86,9 +86,8 @@ pub fn variables(
     for variable in container.env.iter().flatten() {
         let value = match (&variable.value, &variable.value_from) {
             (Some(value), _) if !value.is_empty() => {
-                let lookup = |name: &str| {
-                    result.get(name).cloned().or_else(|| services.get(name).cloned())
-                };
+                let lookup =
+                    |name: &str| result.get(name).cloned().or_else(|| services.get(name).cloned());
                 expand(value, lookup)
             }
             (_, Some(from)) => {
@@ -249,15 +248,15 @@ mod tests {
     #[test]
     fn references_and_expansion() {
         let list = vars(json!({"name": "c",
-            "envFrom": [{"prefix": "P_", "configMapRef": {"name": "there"}},
-                        {"secretRef": {"name": "gone", "optional": true}}],
-            "env": [
-                {"name": "A", "value": "1"},
-                {"name": "B", "value": "$(A)-$(P_k)-$(NGINX_SERVICE_SERVICE_PORT)-$(NONE)"},
-                {"name": "C", "valueFrom": {"secretKeyRef": {"name": "there", "key": "k"}}},
-                {"name": "D", "valueFrom": {"fieldRef": {"fieldPath": "metadata.name"}}},
-                {"name": "NGINX_SERVICE_PORT", "value": "mine"},
-            ]}))
+        "envFrom": [{"prefix": "P_", "configMapRef": {"name": "there"}},
+                    {"secretRef": {"name": "gone", "optional": true}}],
+        "env": [
+            {"name": "A", "value": "1"},
+            {"name": "B", "value": "$(A)-$(P_k)-$(NGINX_SERVICE_SERVICE_PORT)-$(NONE)"},
+            {"name": "C", "valueFrom": {"secretKeyRef": {"name": "there", "key": "k"}}},
+            {"name": "D", "valueFrom": {"fieldRef": {"fieldPath": "metadata.name"}}},
+            {"name": "NGINX_SERVICE_PORT", "value": "mine"},
+        ]}))
         .unwrap();
         let get = |name: &str| list.iter().find(|(key, _)| key == name).map(|(_, v)| v.as_str());
         assert_eq!(get("P_k"), Some("v"));

@@ -21,13 +21,18 @@ pub fn hostname(pod: &Pod, cluster_domain: &str) -> (String, Option<String>) {
     });
     let subdomain = spec.and_then(|spec| spec.subdomain.clone()).filter(|name| !name.is_empty());
     let namespace = pod.metadata.namespace.as_deref().unwrap_or_default();
-    let fqdn =
-        subdomain.map(|subdomain| format!("{hostname}.{subdomain}.{namespace}.svc.{cluster_domain}"));
+    let fqdn = subdomain
+        .map(|subdomain| format!("{hostname}.{subdomain}.{namespace}.svc.{cluster_domain}"));
     (hostname, fqdn)
 }
 
 /// `/etc/hosts` that the agent manages.
-pub fn hosts(pod: &Pod, addresses: &[IpAddr], cluster_domain: &str, host_file: Option<&str>) -> String {
+pub fn hosts(
+    pod: &Pod,
+    addresses: &[IpAddr],
+    cluster_domain: &str,
+    host_file: Option<&str>,
+) -> String {
     let mut text = match host_file {
         Some(file) => format!("# Kubernetes-managed hosts file (host network).\n{file}"),
         None => {
@@ -207,6 +212,8 @@ mod tests {
         }));
         let text = hosts(&pod, &["10.44.0.5".parse().unwrap()], "cluster.local", None);
         assert!(text.contains("10.44.0.5\th.sub.ns.svc.cluster.local\th\n"), "{text}");
-        assert!(text.ends_with("# Entries added by HostAliases.\n127.0.0.1\tfoo.local\tbar.local\n"));
+        assert!(
+            text.ends_with("# Entries added by HostAliases.\n127.0.0.1\tfoo.local\tbar.local\n")
+        );
     }
 }

@@ -62,7 +62,9 @@ pub enum SpecError {
     #[error(transparent)]
     User(#[from] UserError),
     /// `runAsNonRoot` and the image runs as root.
-    #[error("container has runAsNonRoot and image will run as root (pod: \"{pod}\", container: {container})")]
+    #[error(
+        "container has runAsNonRoot and image will run as root (pod: \"{pod}\", container: {container})"
+    )]
     ImageRunsAsRoot {
         /// `name_namespace(uid)`.
         pod: String,
@@ -70,7 +72,9 @@ pub enum SpecError {
         container: String,
     },
     /// `runAsNonRoot` and `runAsUser: 0`.
-    #[error("container's runAsUser breaks non-root policy (pod: \"{pod}\", container: {container})")]
+    #[error(
+        "container's runAsUser breaks non-root policy (pod: \"{pod}\", container: {container})"
+    )]
     RunAsUserBreaksPolicy {
         /// `name_namespace(uid)`.
         pod: String,
@@ -78,7 +82,9 @@ pub enum SpecError {
         container: String,
     },
     /// `runAsNonRoot` and the image names its user, which proves nothing.
-    #[error("container has runAsNonRoot and image has non-numeric user ({user}), cannot verify user is non-root (pod: \"{pod}\", container: {container})")]
+    #[error(
+        "container has runAsNonRoot and image has non-numeric user ({user}), cannot verify user is non-root (pod: \"{pod}\", container: {container})"
+    )]
     NonNumericUser {
         /// The name.
         user: String,
@@ -227,18 +233,27 @@ fn identity(from: &Ingredients<'_>, image_user: &str) -> Result<Identity, SpecEr
     if non_root == Some(true) {
         match run_as_user {
             Some(0) => {
-                return Err(SpecError::RunAsUserBreaksPolicy { pod: pod(), container: container() });
+                return Err(SpecError::RunAsUserBreaksPolicy {
+                    pod: pod(),
+                    container: container(),
+                });
             }
             Some(_) => {}
             None => {
                 let user = image_user.split(':').next().unwrap_or_default();
                 match user.parse::<u32>() {
                     Ok(0) => {
-                        return Err(SpecError::ImageRunsAsRoot { pod: pod(), container: container() });
+                        return Err(SpecError::ImageRunsAsRoot {
+                            pod: pod(),
+                            container: container(),
+                        });
                     }
                     Ok(_) => {}
                     Err(_) if user.is_empty() => {
-                        return Err(SpecError::ImageRunsAsRoot { pod: pod(), container: container() });
+                        return Err(SpecError::ImageRunsAsRoot {
+                            pod: pod(),
+                            container: container(),
+                        });
                     }
                     Err(_) => {
                         return Err(SpecError::NonNumericUser {
@@ -267,10 +282,7 @@ fn identity(from: &Ingredients<'_>, image_user: &str) -> Result<Identity, SpecEr
 /// The image's variables overridden by the pod's, with those every process expects.
 fn environment(from: &Ingredients<'_>, image: &[String], identity: &Identity) -> Vec<String> {
     let mut result: Vec<(String, String)> = vec![
-        (
-            "PATH".into(),
-            "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin".into(),
-        ),
+        ("PATH".into(), "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin".into()),
         ("HOSTNAME".into(), from.hostname.to_owned()),
     ];
     if from.container.tty == Some(true) {

@@ -95,8 +95,7 @@ pub fn downward_api(
             downward::field(sources.pod, sources.around, &field.field_path).ok_or_else(wrong)?
         } else if let Some(selector) = &item.resource_field_ref {
             let name = selector.container_name.as_deref().unwrap_or_default();
-            let container =
-                crate::worker::state::container(sources.pod, name).ok_or_else(wrong)?;
+            let container = crate::worker::state::container(sources.pod, name).ok_or_else(wrong)?;
             downward::resource(&container, sources.around, selector).ok_or_else(wrong)?
         } else {
             return Err(wrong());

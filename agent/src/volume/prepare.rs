@@ -156,7 +156,10 @@ impl Preparation {
         let sources =
             Sources { pod: &self.pod, around: &self.around, object: &object, tokens: &tokens };
         let place = |plugin: &str| {
-            self.directory.join("volumes").join(format!("kubernetes.io~{plugin}")).join(&volume.name)
+            self.directory
+                .join("volumes")
+                .join(format!("kubernetes.io~{plugin}"))
+                .join(&volume.name)
         };
         let group = self.fs_group();
         let owner = Owner { group, user: None };
@@ -223,7 +226,8 @@ impl Preparation {
     /// Asks for the tokens of a projected volume that are missing or due.
     async fn tokens_of(&mut self, volume: &Volume) -> Result<BTreeMap<usize, String>, VolumeError> {
         let mut values = BTreeMap::new();
-        let sources = volume.projected.iter().flat_map(|projected| projected.sources.iter().flatten());
+        let sources =
+            volume.projected.iter().flat_map(|projected| projected.sources.iter().flatten());
         for (index, source) in sources.enumerate() {
             let Some(projection) = &source.service_account_token else { continue };
             let key = (volume.name.clone(), index);

@@ -54,9 +54,8 @@ impl Worker {
                 self.setup_failed(now);
             }
         }
-        let main_was_up = |record: &Record| {
-            record.role == super::state::Role::Main && record.attempted
-        };
+        let main_was_up =
+            |record: &Record| record.role == super::state::Role::Main && record.attempted;
         self.state.initialized = self.state.containers.iter().any(main_was_up);
         // Processes that ended between the question and the subscription.
         if let Some(sandbox) = self.sandbox.clone() {
@@ -103,7 +102,8 @@ impl Worker {
         let name = label(NAME_LABEL);
         let attempt: u32 = label(ATTEMPT_LABEL).parse().unwrap_or(0);
         let known_status = self.known_status(&name);
-        let message = seen.exit.as_ref().and_then(|exit| self.termination_message(&name, exit.code));
+        let message =
+            seen.exit.as_ref().and_then(|exit| self.termination_message(&name, exit.code));
         let spec = super::state::container(&self.pod, &name);
         let Some(record) = self.state.containers.iter_mut().find(|record| record.name == name)
         else {
@@ -181,9 +181,7 @@ fn recall_one(record: &mut Record, known: &ApiStatus, now: Instant) {
             exit_code: 137,
             signal: None,
             reason: "ContainerStatusUnknown".into(),
-            message: Some(
-                "The container could not be located when the pod was terminated".into(),
-            ),
+            message: Some("The container could not be located when the pod was terminated".into()),
             started_at: running.started_at.as_ref().map(|time| time.0),
             finished_at: None,
             at: now,

@@ -13,9 +13,7 @@ use tokio::time::Instant;
 use super::plan::{Action, spec_grace};
 use super::prepare::{PrepareError, SandboxMade};
 use super::start::{StartError, Started};
-use super::state::{
-    Failure, Finished, Hold, Live, Picture, Run, Setup, Termination, container,
-};
+use super::state::{Failure, Finished, Hold, Live, Picture, Run, Setup, Termination, container};
 use super::{Note, Worker, status, status_value};
 use crate::events::Level;
 use crate::picture::{self, NoImage};
@@ -157,8 +155,7 @@ impl Worker {
                     credentials.extend(picture::credentials(&payload));
                 }
             }
-            let found =
-                picture::ensure(&images, &recorder, &pod, &container, &credentials).await;
+            let found = picture::ensure(&images, &recorder, &pod, &container, &credentials).await;
             Outcome::Image(index, found)
         });
     }
@@ -401,9 +398,7 @@ impl Worker {
             }),
             ..DeleteParams::default()
         };
-        self.spawn(async move {
-            Outcome::Deleted(api.delete(&name, &params).await.map(|_| ()))
-        });
+        self.spawn(async move { Outcome::Deleted(api.delete(&name, &params).await.map(|_| ())) });
     }
 
     pub(crate) fn setup_failed(&mut self, now: Instant) {

@@ -42,10 +42,7 @@ fn a_new_pod_prepares_and_looks_for_its_images_at_the_same_time() {
     let now = Instant::now();
     let state = PodState::new(&pod, now, Timestamp::UNIX_EPOCH);
     let plan = plan(&pod, &state, now);
-    assert_eq!(
-        plan.actions,
-        [Action::Prepare, Action::EnsureImage(0), Action::EnsureImage(1)]
-    );
+    assert_eq!(plan.actions, [Action::Prepare, Action::EnsureImage(0), Action::EnsureImage(1)]);
 }
 
 #[test]
@@ -73,7 +70,11 @@ fn a_container_that_keeps_ending_waits() {
     let now = Instant::now();
     let mut state = ready(&pod, now);
     state.containers[0].run = exited(1, now);
-    assert_eq!(plan(&pod, &state, now).actions, [Action::Start(0)], "the first restart is immediate");
+    assert_eq!(
+        plan(&pod, &state, now).actions,
+        [Action::Start(0)],
+        "the first restart is immediate"
+    );
     state.containers[0].crash.restarted(now, now);
     let wait = plan(&pod, &state, now);
     assert_eq!(wait.actions, [Action::AnnounceCrash(0)]);
@@ -151,7 +152,8 @@ fn a_shorter_grace_period_hastens() {
         killed: false,
         grace: Duration::from_secs(30),
     };
-    state.termination = Some(Termination { begun: now, grace: Duration::from_secs(1), delete: true });
+    state.termination =
+        Some(Termination { begun: now, grace: Duration::from_secs(1), delete: true });
     let kill_at = now + Duration::from_secs(1);
     assert_eq!(plan(&pod, &state, now).actions, [Action::Hasten { index: 0, kill_at }]);
 }
@@ -165,7 +167,9 @@ fn the_active_deadline_fails_the_pod() {
     state.containers[0].run = running("1");
     assert_eq!(plan(&pod, &state, now).deadline, Some(now + Duration::from_secs(5)));
     let plan = plan(&pod, &state, now + Duration::from_secs(5));
-    assert!(matches!(&plan.actions[..], [Action::Fail(failure)] if failure.reason == "DeadlineExceeded"));
+    assert!(
+        matches!(&plan.actions[..], [Action::Fail(failure)] if failure.reason == "DeadlineExceeded")
+    );
 }
 
 #[test]

@@ -268,8 +268,7 @@ impl Worker {
     }
 
     pub(crate) fn take_link(&mut self, link: Option<Link>) {
-        self.state.addresses =
-            link.as_ref().map(|link| link.addresses.clone()).unwrap_or_default();
+        self.state.addresses = link.as_ref().map(|link| link.addresses.clone()).unwrap_or_default();
         self.link = link;
     }
 

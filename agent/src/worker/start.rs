@@ -301,12 +301,8 @@ impl Work {
             let key = Key { kind, namespace: namespace.clone(), name: name.to_owned() };
             payloads.get(&key).cloned()
         };
-        let sources = Sources {
-            pod: &self.pod,
-            around: &self.around,
-            services: &services,
-            object: &object,
-        };
+        let sources =
+            Sources { pod: &self.pod, around: &self.around, services: &services, object: &object };
         env::variables(&sources, &self.container).map_err(config)
     }
 
@@ -337,8 +333,11 @@ impl Work {
                     sub_path::bind(&volume.path, &sub, &place).map_err(|error| {
                         let text = chain(&error);
                         let name = &volume_mount.name;
-                        config(format!("failed to prepare subPath for volumeMount \"{name}\" of \
-                             container \"{}\": {text}", self.container.name))
+                        config(format!(
+                            "failed to prepare subPath for volumeMount \"{name}\" of \
+                             container \"{}\": {text}",
+                            self.container.name
+                        ))
                     })?;
                     place
                 }
@@ -380,12 +379,8 @@ impl Work {
         let host_file =
             host_network.then(|| std::fs::read_to_string("/etc/hosts").unwrap_or_default());
         let addresses = self.link.as_ref().map(|link| link.addresses.clone()).unwrap_or_default();
-        let hosts = etc_files::hosts(
-            &self.pod,
-            &addresses,
-            &config.cluster_domain,
-            host_file.as_deref(),
-        );
+        let hosts =
+            etc_files::hosts(&self.pod, &addresses, &config.cluster_domain, host_file.as_deref());
         let host = std::fs::read_to_string(&config.host_resolv_conf).unwrap_or_default();
         let resolver = etc_files::resolver(
             &self.pod,

@@ -304,9 +304,7 @@ impl PodState {
 
     /// Position of the container with that identifier.
     pub fn position_of(&self, id: &str) -> Option<usize> {
-        self.containers
-            .iter()
-            .position(|record| record.live().is_some_and(|live| live.id == id))
+        self.containers.iter().position(|record| record.live().is_some_and(|live| live.id == id))
     }
 }
 

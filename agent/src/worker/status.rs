@@ -279,9 +279,7 @@ fn conditions(pod: &Pod, state: &PodState, phase: &str, wall: Timestamp) -> Vec<
         .containers
         .iter()
         .filter(|record| matches!(record.role, Role::Main | Role::Sidecar))
-        .filter(|record| {
-            !(matches!(record.run, Run::Running(_)) && record.started && record.ready)
-        })
+        .filter(|record| !(matches!(record.run, Run::Running(_)) && record.started && record.ready))
         .map(|record| record.name.as_str())
         .collect();
     let (containers_ready, reason, message) = if phase == "Succeeded" {
@@ -310,7 +308,9 @@ fn conditions(pod: &Pod, state: &PodState, phase: &str, wall: Timestamp) -> Vec<
                 Some(_) => format!(
                     "the status of pod readiness gate \"{gate}\" is not \"True\", but False"
                 ),
-                None => format!("corresponding condition of pod readiness gate \"{gate}\" does not exist."),
+                None => format!(
+                    "corresponding condition of pod readiness gate \"{gate}\" does not exist."
+                ),
             })
             .collect();
         set("Ready", false, Some("ReadinessGatesNotReady"), Some(messages.join("\n")));

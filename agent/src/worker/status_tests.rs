@@ -101,7 +101,8 @@ fn exit_codes_decide_between_succeeded_and_failed() {
     assert_eq!(phase(&pod, &state), "Succeeded");
     state.containers[1].run = Run::Exited(finished(2, now));
     assert_eq!(phase(&pod, &state), "Failed");
-    let policy = json!({"restartPolicy": "OnFailure", "containers": [{"name": "a"}, {"name": "b"}]});
+    let policy =
+        json!({"restartPolicy": "OnFailure", "containers": [{"name": "a"}, {"name": "b"}]});
     assert_eq!(phase(&self::pod(policy), &state), "Running");
 }
 

@@ -171,10 +171,8 @@ impl Worker {
                 };
                 let seconds = settings.and_then(|probe| probe.termination_grace_period_seconds);
                 let grace = seconds.and_then(|seconds| u64::try_from(seconds).ok());
-                let grace = grace.map_or_else(
-                    || super::plan::spec_grace(&self.pod),
-                    Duration::from_secs,
-                );
+                let grace =
+                    grace.map_or_else(|| super::plan::spec_grace(&self.pod), Duration::from_secs);
                 let what = match verdict.purpose {
                     Purpose::Startup => "startup",
                     _ => "liveness",

@@ -66,7 +66,7 @@ impl Behaviour for Service {
         if kind == "LoadBalancer" {
             set_default(spec, "allocateLoadBalancerNodePorts", true);
             for ingress in items_at(child(child(object, "status"), "loadBalancer"), "ingress") {
-                if row::plain(&ingress["ip"], "") != "" {
+                if !row::plain(&ingress["ip"], "").is_empty() {
                     set_default(ingress, "ipMode", "VIP");
                 }
             }

@@ -161,7 +161,7 @@ fn random_value(field: &Field, random: &mut Random, depth: usize) -> Value {
             let message = field.message().expect("a message");
             Value::Object(self::random(message, random, depth + 1))
         }
-        Type::IntOrString if number % 2 == 0 => json!(number as i32 | 1),
+        Type::IntOrString if number.is_multiple_of(2) => json!(number as i32 | 1),
         Type::IntOrString => json!(format!("{}%", number % 100)),
         Type::Quantity => json!(format!("{}Mi", number % 1000)),
         Type::Time => json!(format!("20{:02}-01-02T03:04:05Z", 10 + number % 90)),
