@@ -288,6 +288,8 @@ impl Watch {
             | AddWatchFlags::IN_MOVED_TO
             | AddWatchFlags::IN_DELETE_SELF;
         inotify.add_watch(directory, flags)?;
+        // An owned descriptor is what the replacement asks for, but it is an unsafe function.
+        #[allow(deprecated)]
         Ok(Self { inotify: AsyncFd::new(OwnedFd::from(inotify))? })
     }
 
