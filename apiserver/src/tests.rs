@@ -3,6 +3,7 @@
 
 mod harness;
 
+mod applying;
 mod deletion;
 mod objects;
 mod patches;

@@ -1,8 +1,10 @@
-//! `metadata.managedFields`: who set which fields.
+//! `metadata.managedFields`: who set which fields. An object is tracked from its first apply on.
 
-use api::Subresource;
-use serde_json::Value;
+use api::{Subresource, schema};
+use jiff::Timestamp;
+use serde_json::{Value, json};
 
+use super::paths::{self, Paths};
 use crate::call::Call;
 use crate::object;
 use crate::options::WriteOptions;
@@ -13,9 +15,23 @@ pub(crate) const FIELD: &str = "managedFields";
 /// Who writes, as `managedFields` records it.
 #[derive(Clone, Debug)]
 pub(crate) struct Writer<'a> {
+    manager: String,
+    api_version: String,
+    subresource: &'a str,
+    message: Option<&'static schema::Message>,
+    /// Apply keeps its own record.
+    applies: bool,
+}
+
+/// One manager's fields.
+#[derive(Clone, Debug)]
+pub(crate) struct Entry {
     pub(crate) manager: String,
+    pub(crate) operation: String,
     pub(crate) api_version: String,
-    pub(crate) subresource: &'a str,
+    pub(crate) subresource: String,
+    pub(crate) time: String,
+    pub(crate) paths: Paths,
 }
 
 impl<'a> Writer<'a> {
@@ -30,19 +46,115 @@ impl<'a> Writer<'a> {
             Subresource::Scale => "scale",
             Subresource::Other(name) => name,
         };
+        let stored = call.stored_as();
         Self {
             manager: options.manager.clone(),
             api_version: call.served.api_version(),
             subresource,
+            message: schema::message(stored.group, stored.version, stored.kind),
+            applies: false,
         }
+    }
+
+    /// The same writer by apply.
+    pub(crate) fn applying(mut self) -> Self {
+        self.applies = true;
+        self
     }
 }
 
-/// Carries the record of managers over.
-pub(crate) fn record_update(new: &mut Value, old: &Value, _writer: &Writer<'_>) {
-    let metadata = object::metadata_mut(new);
-    match &old["metadata"][FIELD] {
-        Value::Null => drop(metadata.remove(FIELD)),
-        fields => drop(metadata.insert(FIELD.into(), fields.clone())),
+/// Reads the record of an object.
+pub(crate) fn entries(object: &Value) -> Vec<Entry> {
+    let list = object["metadata"][FIELD].as_array().into_iter().flatten();
+    let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+    list.map(|entry| Entry {
+        manager: text(&entry["manager"]),
+        operation: text(&entry["operation"]),
+        api_version: text(&entry["apiVersion"]),
+        subresource: text(&entry["subresource"]),
+        time: text(&entry["time"]),
+        paths: paths::from_json(&entry["fieldsV1"]),
+    })
+    .collect()
+}
+
+/// Writes the record into an object; managers without fields are dropped.
+pub(crate) fn set_entries(object: &mut Value, entries: &[Entry]) {
+    let list: Vec<Value> = entries
+        .iter()
+        .filter(|entry| !entry.paths.is_empty())
+        .map(|entry| {
+            let mut value = json!({
+                "manager": entry.manager,
+                "operation": entry.operation,
+                "apiVersion": entry.api_version,
+                "time": entry.time,
+                "fieldsType": "FieldsV1",
+                "fieldsV1": paths::to_json(&entry.paths),
+            });
+            if !entry.subresource.is_empty() {
+                value["subresource"] = entry.subresource.clone().into();
+            }
+            value
+        })
+        .collect();
+    let metadata = object::metadata_mut(object);
+    if list.is_empty() {
+        metadata.remove(FIELD);
+    } else {
+        metadata.insert(FIELD.into(), list.into());
     }
+}
+
+/// Records that `writer` made `new` of `old`: what changed is the writer's from now on. An object
+/// that nobody has applied is not tracked.
+pub(crate) fn record_update(new: &mut Value, old: &Value, writer: &Writer<'_>) {
+    if writer.applies {
+        return;
+    }
+    let tracked = old["metadata"][FIELD].as_array().is_some_and(|list| !list.is_empty());
+    let given = new["metadata"][FIELD].clone();
+    if !tracked {
+        object::metadata_mut(new).remove(FIELD);
+        return;
+    }
+    // A client may rewrite the record itself (kubectl does when it takes over), or leave it out.
+    if given.is_array() && given != old["metadata"][FIELD] {
+        return;
+    }
+    let mut entries = entries(old);
+    let present = paths::of(new, writer.message);
+    let changed: Paths = present
+        .iter()
+        .filter(|path| paths::get(new, path) != paths::get(old, path))
+        .filter(|path| path.last().is_none_or(|e| e != ".") || paths::get(old, path).is_none())
+        .cloned()
+        .collect();
+    for entry in &mut entries {
+        entry.paths.retain(|path| paths::get(new, path).is_some() && !changed.contains(path));
+    }
+    if !changed.is_empty() {
+        let own = entries.iter_mut().find(|e| {
+            e.operation == "Update"
+                && e.manager == writer.manager
+                && e.api_version == writer.api_version
+                && e.subresource == writer.subresource
+        });
+        let time = object::time(Timestamp::now());
+        match own {
+            Some(own) => {
+                own.paths.extend(changed);
+                own.time = time;
+            }
+            None => entries.push(Entry {
+                manager: writer.manager.clone(),
+                operation: "Update".into(),
+                api_version: writer.api_version.clone(),
+                subresource: writer.subresource.into(),
+                time,
+                paths: changed,
+            }),
+        }
+    }
+    set_entries(new, &entries);
 }

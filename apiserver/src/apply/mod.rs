@@ -1,24 +1,285 @@
 //! Server-side apply: fields belong to the managers that set them.
 
 pub(crate) mod managed;
+mod paths;
 
-use api::Subresource;
+use api::schema::{self, Field, ListType, Message, Shape};
+use api::{FieldError, Subresource};
 use bytes::Bytes;
-use http::Response;
+use http::{Response, StatusCode};
+use jiff::Timestamp;
+use serde_json::{Map, Value};
 
 use crate::body::Body;
 use crate::call::Call;
+use crate::decode;
 use crate::error::ApiError;
 use crate::options::WriteOptions;
-use crate::verbs::patch::PATCH_TYPES;
+use crate::verbs::{create, update};
+use crate::write::{self, Edit};
+use crate::{object, render};
+use managed::{Entry, Writer};
+use paths::{Path, Paths};
 
-/// Answers with the object after the apply.
-#[allow(clippy::unused_async)]
+/// Who owns what an object had before anybody applied it.
+const BEFORE: &str = "before-first-apply";
+const LAST_APPLIED: &str = "kubectl.kubernetes.io/last-applied-configuration";
+
+/// Answers with the object after the apply; creates it if it is not there.
 pub(crate) async fn answer(
-    _call: &Call<'_>,
-    _subresource: Subresource<'_>,
-    _options: &WriteOptions,
-    _body: &Bytes,
+    call: &Call<'_>,
+    subresource: Subresource<'_>,
+    options: &WriteOptions,
+    body: &Bytes,
 ) -> Result<Response<Body>, ApiError> {
-    Err(ApiError::unsupported_media_type(&PATCH_TYPES[..3]))
+    if !options.manager_given {
+        let error = FieldError::required("fieldManager", "is required for apply patch");
+        return Err(ApiError::invalid_kind("meta.k8s.io", "PatchOptions", "", vec![error]));
+    }
+    let document = decode::yaml(body)?;
+    let mut config = document.check(call, call.served, options.field_validation)?;
+    if config["metadata"][managed::FIELD].as_array().is_some_and(|list| !list.is_empty()) {
+        return Err(ApiError::bad_request("metadata.managedFields must be nil"));
+    }
+    if object::name(&config).is_empty() {
+        object::metadata_mut(&mut config).insert("name".into(), call.info.name.clone().into());
+    }
+    update::claim_identity(call, &mut config)?;
+    let served = call.served;
+    let message = schema::message(served.group, served.version, served.kind);
+    let apply = Apply { call, options, subresource, message, owned: paths::of(&config, message) };
+    let name = &call.info.name;
+    let edit = Edit {
+        subresource,
+        trusted: false,
+        dry_run: options.dry_run,
+        manager: Some(Writer::new(call, options, subresource).applying()),
+    };
+    let modified = write::modify(call, name, &edit, |current| apply.onto(current, &config)).await;
+    match modified {
+        Err(error) if error.is_not_found() && subresource == Subresource::None => {
+            let mut fresh = config.clone();
+            managed::set_entries(&mut fresh, &[apply.entry()]);
+            let stored = create::create(call, fresh, options).await?;
+            stored.respond(call, StatusCode::CREATED)
+        }
+        stored => stored?.respond(call, StatusCode::OK),
+    }
+}
+
+/// One apply.
+struct Apply<'a> {
+    call: &'a Call<'a>,
+    options: &'a WriteOptions,
+    subresource: Subresource<'a>,
+    message: Option<&'static Message>,
+    /// The fields of the applied configuration.
+    owned: Paths,
+}
+
+impl Apply<'_> {
+    /// The state after the apply, in the storage version.
+    fn onto(&self, current: &write::Current<'_>, config: &Value) -> Result<Value, ApiError> {
+        let mut live = current.object.clone();
+        render::convert(self.call, &mut live);
+        write::check_identity(self.call, config, current)?;
+        let mut entries = managed::entries(current.object);
+        if entries.is_empty() {
+            entries.push(Entry {
+                manager: BEFORE.into(),
+                operation: "Update".into(),
+                time: object::time(Timestamp::now()),
+                paths: paths::of(&live, self.message),
+                ..self.entry()
+            });
+        }
+        self.settle_conflicts(&mut entries, &live, config)?;
+        let mut merged = live.clone();
+        merge_members(&mut merged, config, self.message);
+        let own = entries.iter().position(|entry| self.is_own(entry));
+        let before = own.map(|index| entries[index].paths.clone()).unwrap_or_default();
+        self.drop_abandoned(&mut merged, &before, &entries);
+        match own {
+            Some(index) if entries[index].paths == self.owned => {}
+            Some(index) => entries[index] = self.entry(),
+            None => entries.push(self.entry()),
+        }
+        self.call
+            .resource
+            .behaviour
+            .decode(self.call.served, &mut merged)
+            .map_err(|e| ApiError::invalid(self.call.served, &self.call.info.name, e))?;
+        for entry in &mut entries {
+            entry.paths.retain(|path| paths::get(&merged, path).is_some());
+        }
+        managed::set_entries(&mut merged, &entries);
+        Ok(merged)
+    }
+
+    fn entry(&self) -> Entry {
+        let subresource = if self.subresource == Subresource::Status { "status" } else { "" };
+        Entry {
+            manager: self.options.manager.clone(),
+            operation: "Apply".into(),
+            api_version: self.call.served.api_version(),
+            subresource: subresource.into(),
+            time: object::time(Timestamp::now()),
+            paths: self.owned.clone(),
+        }
+    }
+
+    fn is_own(&self, entry: &Entry) -> bool {
+        let own = self.entry();
+        entry.operation == "Apply"
+            && entry.manager == own.manager
+            && entry.subresource == own.subresource
+    }
+
+    /// Refuses to change what others own, unless forced: then they lose it.
+    fn settle_conflicts(
+        &self,
+        entries: &mut [Entry],
+        live: &Value,
+        config: &Value,
+    ) -> Result<(), ApiError> {
+        let taken_over = self.last_applied(live);
+        let differs = |path: &Path| {
+            path.last().is_none_or(|e| e != ".")
+                && paths::get(live, path).is_some()
+                && paths::get(live, path) != paths::get(config, path)
+        };
+        let mut conflicts: Vec<(String, String)> = Vec::new();
+        for entry in entries.iter_mut() {
+            if self.is_own(entry) {
+                continue;
+            }
+            let contested: Vec<Path> =
+                entry.paths.intersection(&self.owned).filter(|p| differs(p)).cloned().collect();
+            for path in contested {
+                if self.options.force || taken_over.contains(&path) {
+                    entry.paths.remove(&path);
+                } else {
+                    let who = format!("{:?} using {}", entry.manager, entry.api_version);
+                    conflicts.push((who, paths::display(&path)));
+                }
+            }
+        }
+        if conflicts.is_empty() {
+            return Ok(());
+        }
+        Err(ApiError::apply_conflict(
+            conflict_message(&conflicts),
+            conflicts
+                .into_iter()
+                .map(|(who, field)| (format!("conflict with {who}"), field))
+                .collect(),
+        ))
+    }
+
+    /// What kubectl's client-side apply owned, which its server-side apply may take over.
+    fn last_applied(&self, live: &Value) -> Paths {
+        let text = live["metadata"]["annotations"][LAST_APPLIED].as_str();
+        match text.and_then(|text| serde_json::from_str::<Value>(text).ok()) {
+            Some(config) if self.options.manager == "kubectl" => paths::of(&config, self.message),
+            _ => Paths::new(),
+        }
+    }
+
+    /// Removes what this manager applied before, applies no longer and nobody else owns.
+    fn drop_abandoned(&self, merged: &mut Value, before: &Paths, entries: &[Entry]) {
+        let others = |path: &Path| {
+            let below = path.strip_suffix(&[".".to_owned()]).unwrap_or(path);
+            entries
+                .iter()
+                .filter(|entry| !self.is_own(entry))
+                .any(|entry| entry.paths.iter().any(|p| p.starts_with(below)))
+        };
+        // Whole elements first: without its keys an element could not be found.
+        let mut abandoned: Vec<&Path> =
+            before.difference(&self.owned).filter(|path| !others(path)).collect();
+        abandoned.retain(|path| !paths::is_key(path));
+        abandoned.sort_by_key(|path| path.last().is_none_or(|e| e != "."));
+        for path in abandoned {
+            paths::remove(merged, path);
+        }
+    }
+}
+
+fn conflict_message(conflicts: &[(String, String)]) -> String {
+    if let [(who, field)] = conflicts {
+        return format!("Apply failed with 1 conflict: conflict with {who}: {field}");
+    }
+    let mut text = format!("Apply failed with {} conflicts:", conflicts.len());
+    let mut last = "";
+    for (who, field) in conflicts {
+        if who != last {
+            text.push_str(&format!(" conflicts with {who}:"));
+            last = who;
+        }
+        text.push_str(&format!("\n- {field}"));
+    }
+    text
+}
+
+/// Merges the members of `config` into an object.
+fn merge_members(live: &mut Value, config: &Value, message: Option<&'static Message>) {
+    let (Some(live), Some(config)) = (live.as_object_mut(), config.as_object()) else { return };
+    for (key, value) in config {
+        let field = message.and_then(|m| m.field(key));
+        match live.get_mut(key) {
+            Some(present) => merge_field(present, value, field),
+            None => drop(live.insert(key.clone(), value.clone())),
+        }
+    }
+}
+
+fn merge_field(live: &mut Value, config: &Value, field: Option<&'static Field>) {
+    let Some(field) = field.filter(|_| live.is_object() == config.is_object()) else {
+        *live = config.clone();
+        return;
+    };
+    match (field.shape(), config) {
+        (Shape::List, Value::Array(items)) if paths::is_merged(field) && live.is_array() => {
+            merge_list(live, items, field);
+        }
+        (Shape::Map, Value::Object(map)) if !field.is_atomic() => {
+            let own = live.as_object_mut().map(std::mem::take).unwrap_or_default();
+            *live = Value::Object(merge_map(own, map, field.message()));
+        }
+        (Shape::Single, Value::Object(_)) if paths::is_granular(field) => {
+            merge_members(live, config, field.message());
+        }
+        _ => *live = config.clone(),
+    }
+}
+
+fn merge_map(
+    mut live: Map<String, Value>,
+    config: &Map<String, Value>,
+    message: Option<&'static Message>,
+) -> Map<String, Value> {
+    for (key, value) in config {
+        match live.get_mut(key) {
+            Some(present) if message.is_some() && present.is_object() => {
+                merge_members(present, value, message);
+            }
+            _ => drop(live.insert(key.clone(), value.clone())),
+        }
+    }
+    live
+}
+
+fn merge_list(live: &mut Value, items: &[Value], field: &'static Field) {
+    let Some(list) = live.as_array_mut() else { return };
+    for item in items {
+        let name = paths::item_element(item, field);
+        let present = list.iter_mut().find(|own| paths::item_element(own, field) == name);
+        match present {
+            Some(present) if field.list_type() == ListType::Map => {
+                merge_members(present, item, field.message());
+            }
+            Some(_) => {}
+            None => list.push(item.clone()),
+        }
+    }
 }

@@ -28,7 +28,8 @@ const GENERATE_ATTEMPTS: usize = 8;
 pub(crate) async fn answer(call: &Call<'_>, body: &Bytes) -> Result<Response<Body>, ApiError> {
     let options = WriteOptions::parse(call, "CreateOptions")?;
     let document = decode::document(call.headers, body)?;
-    let object = document.check(call, call.served, options.field_validation)?;
+    let mut object = document.check(call, call.served, options.field_validation)?;
+    object::metadata_mut(&mut object).remove(managed::FIELD);
     if call.resource.persistence == Persistence::None {
         if call.served.plural == "bindings" {
             return binding::answer_collection(call, &object).await;
@@ -172,7 +173,6 @@ fn initialise_metadata(call: &Call<'_>, object: &mut Value) {
     ] {
         metadata.remove(name);
     }
-    metadata.remove(managed::FIELD);
     metadata.insert("uid".into(), uuid::Uuid::new_v4().to_string().into());
     metadata.insert("creationTimestamp".into(), object::time(Timestamp::now()).into());
     if call.resource.has_generation {
