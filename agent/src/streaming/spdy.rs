@@ -147,18 +147,16 @@ async fn write<T: AsyncWrite>(mut writer: WriteHalf<T>, mut queue: mpsc::Receive
             Outgoing::Reply(id) => Frame::SynReply { id, headers: Vec::new() },
             Outgoing::Reset(id) => Frame::Reset { id, status: REFUSED },
             Outgoing::Pong(mut bytes) => Frame::Ping(bytes.try_get_u32().unwrap_or(0)),
-            Outgoing::Close => Frame::GoAway { last: 0, status: 0 },
+            // Clients lose what they have not processed yet when they see GOAWAY or the end of
+            // the connection; every stream is finished, so they hang up by themselves.
+            Outgoing::Close => std::future::pending().await,
         };
-        let last = matches!(frame, Frame::GoAway { .. });
         let written = match encoder.encode(&frame, &mut buffer) {
             Ok(()) => writer.write_all_buf(&mut buffer).await.is_ok(),
             Err(_) => false,
         };
         if !written || writer.flush().await.is_err() {
             return;
-        }
-        if last {
-            break;
         }
     }
     let _ = writer.shutdown().await;

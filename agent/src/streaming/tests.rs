@@ -216,7 +216,7 @@ async fn exec_over_spdy() {
     }
     client.data(3, b"hello ", false).await;
     client.data(3, b"world", true).await;
-    let data = client.collect(&[]).await;
+    let data = client.collect(&[1, 5, 7]).await;
     assert_eq!(data[&5], b"hello world");
     assert_eq!(data[&7], b"err");
     let status: serde_json::Value = serde_json::from_slice(&data[&1]).unwrap();
@@ -238,7 +238,7 @@ async fn a_start_that_fails_is_told() {
     let mut client = Client::new(near);
     client.open(1, &[("streamtype", "error")]).await;
     client.open(3, &[("streamtype", "stdout")]).await;
-    let data = client.collect(&[]).await;
+    let data = client.collect(&[1, 3]).await;
     let status: serde_json::Value = serde_json::from_slice(&data[&1]).unwrap();
     assert_eq!(status["message"], "Internal error occurred: no such file");
 }
