@@ -8,5 +8,9 @@ pub mod revision;
 pub mod rollout;
 pub mod status;
 
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests;
+
 pub use controller::workers;
 pub use plan::{Observed, Plan, Write, plan};
