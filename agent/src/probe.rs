@@ -260,8 +260,7 @@ fn bracketed(host: Option<String>, address: IpAddr) -> String {
 /// The system's words without the number that Rust adds.
 fn plain(error: &std::io::Error) -> String {
     let text = error.to_string();
-    let text = text.split(" (os error").next().unwrap_or_default().to_lowercase();
-    text
+    text.split(" (os error").next().unwrap_or_default().to_lowercase()
 }
 
 /// Any answer of 200 to 399 is good.
