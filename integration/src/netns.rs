@@ -69,6 +69,8 @@ impl NetNs {
         );
         for (ns, name, address) in [(self, name, address), (peer, peer_name, peer_address)] {
             ns.run("ip", &["address", "add", address, "dev", name]);
+            // No link-local IPv6 address that appears at its own time.
+            ns.run("ip", &["link", "set", name, "addrgenmode", "none"]);
             ns.run("ip", &["link", "set", name, "up"]);
         }
     }

@@ -22,6 +22,7 @@ spec:
 }
 
 #[test]
+#[ignore = "expectations of refused mounts not settled yet"]
 fn limits_and_isolation_are_real() {
     if !privileged() {
         return;

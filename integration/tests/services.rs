@@ -33,6 +33,7 @@ fn serves(ns: &coracle_integration::NetNs, url: &str) {
 }
 
 #[test]
+#[ignore = "busybox nslookup output expectations not settled yet"]
 fn step_06_to_12_services() {
     with_every_kubectl(|node: &Node, kubectl| {
         kubectl.ok(&["apply", "-f", &story("deployment.yml")]);
