@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Collects kubectl binaries of several versions in build/kubectl/<minor>: Debian's 1.20, the ones
+# Collects kubectl binaries of several versions in build/kubectl/<minor>/kubectl: Debian's 1.20, the ones
 # that a cloud SDK on this machine carries, and Debian sid's. What cannot be had is left out, and
 # the tests that want it say that they are skipped.
 set -uo pipefail
@@ -15,11 +15,11 @@ from_package() {
     root=$(mktemp -d)
     dpkg-deb -x "$deb" "$root"
     minor=$("$root/usr/bin/kubectl" version --client -o json 2>/dev/null | sed -n 's/.*"minor": "\([0-9]*\).*/\1/p')
-    [ -n "$minor" ] && install -D -m 0755 "$root/usr/bin/kubectl" "$out/1.$minor"
+    [ -n "$minor" ] && install -D -m 0755 "$root/usr/bin/kubectl" "$out/1.$minor/kubectl"
     rm -rf "$root"
 }
 
-if [ ! -x "$out/1.20" ]; then
+if [ ! -x "$out/1.20/kubectl" ]; then
     dir=$(mktemp -d)
     (cd "$dir" && apt-get -o APT::Sandbox::User=root download -qq kubernetes-client >/dev/null 2>&1) && from_package "$dir"
     rm -rf "$dir"
@@ -27,7 +27,9 @@ fi
 
 for sdk in /usr/lib/google-cloud-sdk/bin /usr/share/google-cloud-sdk/bin /snap/google-cloud-cli/current/bin; do
     for binary in "$sdk"/kubectl.1.*; do
-        [ -x "$binary" ] && ln -sfn "$binary" "$out/${binary##*/kubectl.}"
+        [ -x "$binary" ] || continue
+        mkdir -p "$out/${binary##*/kubectl.}"
+        ln -sfn "$binary" "$out/${binary##*/kubectl.}/kubectl"
     done
 done
 

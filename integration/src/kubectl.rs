@@ -28,7 +28,7 @@ pub struct Kubectl {
 impl Kubectl {
     /// The binary of a minor version, or `None` with a note that the test skips it.
     pub fn binary(version: &str) -> Option<PathBuf> {
-        let path = crate::workspace().join("build/kubectl").join(version);
+        let path = crate::workspace().join("build/kubectl").join(version).join("kubectl");
         if path.exists() {
             return Some(path);
         }
