@@ -6,7 +6,7 @@ RELEASE := $(TARGET_DIR)/$(TARGET)/release/coracle
 DEBUG := $(TARGET_DIR)/$(TARGET)/debug/coracle
 export PATH := $(HOME)/.cargo/bin:$(PATH)
 
-.PHONY: run test check bench clean build prerequisites images kubectl
+.PHONY: run test check clean build prerequisites images kubectl
 
 ## run: install what is missing, build, start a node, replay the story, stay up until Ctrl-C.
 ##      NETNS=1 puts the node into a network namespace of its own with no way out.
@@ -23,9 +23,6 @@ check: prerequisites
 	cargo fmt --all --check
 	cargo clippy --workspace --all-targets --quiet -- -D warnings
 
-## bench: the table of budgets, measured with the release binary (also build/bench.json).
-bench: build images kubectl
-	@CORACLE_BINARY=$(abspath $(RELEASE)) cargo run --quiet --release --package coracle-integration --bin bench
 
 ## build: the static release binary.
 build: prerequisites

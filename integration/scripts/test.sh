@@ -13,7 +13,7 @@ census() {
     ip -o link | cut -d: -f2
     ip route
     nft list ruleset
-    pgrep -x coracle | wc -l
+    { pgrep -x coracle || true; } | wc -l
     sysctl net.ipv4.ip_forward
 }
 
