@@ -5,16 +5,18 @@ cd "$(dirname "$0")/../.."
 before=$(mktemp) after=$(mktemp)
 trap 'rm -f "$before" "$after"' EXIT
 
-# What a test could leave behind on the machine.
+# What a test could leave behind on the machine, a line each.
 census() {
-    grep -c . /proc/self/mountinfo
-    ip netns list | wc -l
-    find /sys/fs/cgroup -type d -path '*coracle*' | wc -l
-    ip -o link | cut -d: -f2
-    ip route
-    nft list ruleset
-    { pgrep -x coracle || true; } | wc -l
-    sysctl net.ipv4.ip_forward
+    {
+        awk '{ print "mount", $5 }' /proc/self/mountinfo
+        ip netns list | awk '{ print "network namespace", $1 }'
+        find /sys/fs/cgroup -type d -path '*coracle*' -printf 'cgroup %p\n'
+        ip -o link | awk -F': ' '{ print "link", $2 }'
+        ip route | sed 's/^/route /'
+        nft list ruleset | sed 's/^/rule /'
+        pgrep -x coracle | sed 's/^/process /' || true
+        sysctl net.ipv4.ip_forward
+    } | sort
 }
 
 census >"$before"
@@ -25,8 +27,9 @@ else
     cargo test --workspace --no-fail-fast || status=$?
 fi
 census >"$after"
-if ! diff "$before" "$after"; then
-    echo "the tests left something behind" >&2
+left=$(comm -13 "$before" "$after")
+if [ -n "$left" ]; then
+    printf 'the tests left something behind:\n%s\n' "$left" >&2
     exit 1
 fi
-exit $status
+exit "$status"
