@@ -186,10 +186,10 @@ impl Agent {
         let orphans: Vec<String> =
             adopted.keys().filter(|uid| !known.contains(*uid)).cloned().collect();
         for uid in orphans {
-            if let Some(sandbox) = adopted.remove(&uid) {
-                if let Err(error) = sandbox.remove().await {
-                    tracing::warn!(uid, %error, "cannot remove an orphaned sandbox");
-                }
+            if let Some(sandbox) = adopted.remove(&uid)
+                && let Err(error) = sandbox.remove().await
+            {
+                tracing::warn!(uid, %error, "cannot remove an orphaned sandbox");
             }
         }
         let machine = &self.node.machine;
@@ -204,20 +204,21 @@ impl Agent {
         let cleaned = tokio::task::spawn_blocking(move || {
             for entry in std::fs::read_dir(&pods_dir).into_iter().flatten().flatten() {
                 let uid = entry.file_name().to_string_lossy().into_owned();
-                if !known.contains(&uid) {
-                    if let Err(error) = crate::volume::mount::remove_tree(&entry.path()) {
-                        tracing::warn!(uid, %error, "cannot remove an orphaned pod directory");
-                    }
+                if !known.contains(&uid)
+                    && let Err(error) = crate::volume::mount::remove_tree(&entry.path())
+                {
+                    tracing::warn!(uid, %error, "cannot remove an orphaned pod directory");
                 }
             }
             for entry in std::fs::read_dir(&log_dir).into_iter().flatten().flatten() {
                 let name = entry.file_name().to_string_lossy().into_owned();
                 let uid = name.rsplit('_').next().unwrap_or_default().to_owned();
                 // Only directories of the form that pods make are ours.
-                if name.matches('_').count() == 2 && !known.contains(&uid) {
-                    if let Err(error) = std::fs::remove_dir_all(entry.path()) {
-                        tracing::warn!(name, %error, "cannot remove orphaned logs");
-                    }
+                if name.matches('_').count() == 2
+                    && !known.contains(&uid)
+                    && let Err(error) = std::fs::remove_dir_all(entry.path())
+                {
+                    tracing::warn!(name, %error, "cannot remove orphaned logs");
                 }
             }
         });

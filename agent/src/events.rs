@@ -190,23 +190,23 @@ impl Writer {
         if !self.allow(identity, now) {
             return;
         }
-        if let Some(series) = self.series.get_mut(&key) {
-            if now.duration_since(series.last) < SERIES_TTL {
-                series.count += 1;
-                series.last = now;
-                let api = Api::<Event>::namespaced(self.client.clone(), &series.namespace);
-                let patch = json!({
-                    "count": series.count,
-                    "lastTimestamp": Time(occurrence.at),
-                });
-                let patch = Patch::Merge(patch);
-                match api.patch(&series.name, &PatchParams::default(), &patch).await {
-                    Ok(_) => return,
-                    Err(kube::Error::Api(status)) if status.code == 404 => {}
-                    Err(error) => {
-                        tracing::debug!(%error, "cannot count an event");
-                        return;
-                    }
+        if let Some(series) = self.series.get_mut(&key)
+            && now.duration_since(series.last) < SERIES_TTL
+        {
+            series.count += 1;
+            series.last = now;
+            let api = Api::<Event>::namespaced(self.client.clone(), &series.namespace);
+            let patch = json!({
+                "count": series.count,
+                "lastTimestamp": Time(occurrence.at),
+            });
+            let patch = Patch::Merge(patch);
+            match api.patch(&series.name, &PatchParams::default(), &patch).await {
+                Ok(_) => return,
+                Err(kube::Error::Api(status)) if status.code == 404 => {}
+                Err(error) => {
+                    tracing::debug!(%error, "cannot count an event");
+                    return;
                 }
             }
         }

@@ -63,10 +63,10 @@ impl Filter {
     /// Appends the output for one line; says whether more is wanted.
     fn push(&mut self, line: &[u8], out: &mut BytesMut) -> bool {
         let Some(entry) = parse(line) else { return true };
-        if let Some(since) = self.options.since {
-            if entry.time.parse::<Timestamp>().is_ok_and(|time| time < since) {
-                return true;
-            }
+        if let Some(since) = self.options.since
+            && entry.time.parse::<Timestamp>().is_ok_and(|time| time < since)
+        {
+            return true;
         }
         let begun = out.len();
         if self.options.timestamps && !self.continued {

@@ -17,6 +17,9 @@ use tokio::sync::mpsc;
 /// Why the machine refused, as the component below said it.
 pub type Cause = Box<dyn std::error::Error + Send + Sync>;
 
+/// Sandboxes that were found running, with what they were made from.
+pub type Adopted = Vec<(SandboxSpec, Arc<dyn PodSandbox>)>;
+
 /// Makes and finds sandboxes.
 pub trait ContainerRuntime: Send + Sync {
     /// Makes the namespaces, the cgroup and the shim of a pod.
@@ -26,7 +29,7 @@ pub trait ContainerRuntime: Send + Sync {
     ) -> BoxFuture<'_, Result<Arc<dyn PodSandbox>, Cause>>;
 
     /// Sandboxes that an earlier process left running.
-    fn adopt(&self) -> BoxFuture<'_, Result<Vec<(SandboxSpec, Arc<dyn PodSandbox>)>, Cause>>;
+    fn adopt(&self) -> BoxFuture<'_, Result<Adopted, Cause>>;
 
     /// Removes every sandbox whose identifier is not in `keep`.
     fn cleanup(&self, keep: std::collections::HashSet<String>) -> BoxFuture<'_, Result<(), Cause>>;

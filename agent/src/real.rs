@@ -15,8 +15,8 @@ use runtime::{Runtime, Sandbox};
 use tokio::sync::mpsc;
 
 use crate::machine::{
-    Cause, ContainerRuntime, Credential, HostPort, ImageError, Images, Link, Machine, Network,
-    PodSandbox, Usages,
+    Adopted, Cause, ContainerRuntime, Credential, HostPort, ImageError, Images, Link, Machine,
+    Network, PodSandbox, Usages,
 };
 
 /// The real machine.
@@ -42,7 +42,7 @@ impl ContainerRuntime for RealRuntime {
         .boxed()
     }
 
-    fn adopt(&self) -> BoxFuture<'_, Result<Vec<(SandboxSpec, Arc<dyn PodSandbox>)>, Cause>> {
+    fn adopt(&self) -> BoxFuture<'_, Result<Adopted, Cause>> {
         async move {
             let found = self.0.adopt().await?;
             let wrap = |sandbox| Arc::new(RealSandbox(sandbox)) as Arc<dyn PodSandbox>;

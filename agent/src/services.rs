@@ -74,10 +74,10 @@ fn visible(known: &Known, namespace: &str, links: bool) -> Vec<ServiceFacts> {
         .map(|(_, facts)| facts.clone())
         .collect();
     let master = known.get(&("default".to_owned(), "kubernetes".to_owned()));
-    if let Some(master) = master {
-        if !list.iter().any(|facts| facts.name == "kubernetes") {
-            list.push(master.clone());
-        }
+    if let Some(master) = master
+        && !list.iter().any(|facts| facts.name == "kubernetes")
+    {
+        list.push(master.clone());
     }
     list.sort_by(|a, b| a.name.cmp(&b.name));
     list

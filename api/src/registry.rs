@@ -297,7 +297,7 @@ pub trait Behaviour: Send + Sync + 'static {
 
     /// Converts from the storage version to `served`, in place.
     fn encode(&self, served: &Served, object: &mut Value) {
-        self.from_storage(served, object);
+        self.to_served(served, object);
         set(object, "apiVersion", served.api_version());
         set(object, "kind", served.kind);
     }
@@ -308,7 +308,7 @@ pub trait Behaviour: Send + Sync + 'static {
     }
 
     /// The part of [`Behaviour::encode`] that is particular to the kind.
-    fn from_storage(&self, _served: &Served, _object: &mut Value) {}
+    fn to_served(&self, _served: &Served, _object: &mut Value) {}
 
     /// Clears what a client may not set on creation (status) and sets what the server sets.
     fn prepare_for_create(&self, object: &mut Value) {

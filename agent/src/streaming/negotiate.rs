@@ -48,7 +48,7 @@ pub(super) fn negotiate(
     headers: &HeaderMap,
     spdy: &[&str],
     websocket: &[&str],
-) -> Result<(Transport, Response<Body>), Response<Body>> {
+) -> Result<(Transport, Response<Body>), Box<Response<Body>>> {
     let upgrades = list(headers, &UPGRADE);
     let wants = |name: &str| upgrades.iter().any(|u| u.eq_ignore_ascii_case(name));
     let mut response = Response::new(Body::default());
@@ -58,14 +58,14 @@ pub(super) fn negotiate(
     if wants("websocket") {
         let key = headers.get(SEC_WEBSOCKET_KEY).and_then(|key| key.to_str().ok());
         let Some(key) = key else {
-            return Err(refuse(StatusCode::BAD_REQUEST, "missing Sec-WebSocket-Key\n".to_owned()));
+            let text = "missing Sec-WebSocket-Key\n".to_owned();
+            return Err(Box::new(refuse(StatusCode::BAD_REQUEST, text)));
         };
         let offered = list(headers, &SEC_WEBSOCKET_PROTOCOL);
         let Some(chosen) = choose(&offered, websocket) else {
-            return Err(refuse(
-                StatusCode::BAD_REQUEST,
-                format!("unable to upgrade: none of the subprotocols {offered:?} is supported\n"),
-            ));
+            let text =
+                format!("unable to upgrade: none of the subprotocols {offered:?} is supported\n");
+            return Err(Box::new(refuse(StatusCode::BAD_REQUEST, text)));
         };
         let digest = ring::digest::digest(
             &ring::digest::SHA1_FOR_LEGACY_USE_ONLY,
@@ -83,10 +83,8 @@ pub(super) fn negotiate(
         return Ok((Transport::WebSocket(chosen), response));
     }
     if !wants("SPDY/3.1") {
-        return Err(refuse(
-            StatusCode::BAD_REQUEST,
-            "unable to upgrade: missing upgrade headers in request\n".to_owned(),
-        ));
+        let text = "unable to upgrade: missing upgrade headers in request\n".to_owned();
+        return Err(Box::new(refuse(StatusCode::BAD_REQUEST, text)));
     }
     let offered = list(headers, &STREAM_PROTOCOL);
     let Some(chosen) = choose(&offered, spdy) else {
@@ -100,7 +98,7 @@ pub(super) fn negotiate(
                 refusal.headers_mut().append(ACCEPTED, value);
             }
         }
-        return Err(refusal);
+        return Err(Box::new(refusal));
     };
     answer.insert(UPGRADE, HeaderValue::from_static("SPDY/3.1"));
     if !offered.is_empty()

@@ -35,7 +35,7 @@ pub fn port_forward<B: Send + 'static>(
 ) -> Response<Body> {
     let (transport, response) = match negotiate(request.headers(), &[PROTOCOL], &[TUNNELED]) {
         Ok(negotiated) => negotiated,
-        Err(refusal) => return refusal,
+        Err(refusal) => return *refusal,
     };
     let upgrade = hyper::upgrade::on(&mut request);
     tokio::spawn(async move {

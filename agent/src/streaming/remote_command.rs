@@ -119,7 +119,7 @@ where
     let negotiated = negotiate(request.headers(), &SPDY_PROTOCOLS, &WEBSOCKET_PROTOCOLS);
     let (transport, response) = match negotiated {
         Ok(negotiated) => negotiated,
-        Err(refusal) => return refusal,
+        Err(refusal) => return *refusal,
     };
     let upgrade = hyper::upgrade::on(&mut request);
     tokio::spawn(async move {

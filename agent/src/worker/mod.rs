@@ -374,10 +374,10 @@ impl Worker {
             &self.uid,
         );
         let logs = self.log_directory();
-        if let Err(error) = std::fs::remove_dir_all(&logs) {
-            if error.kind() != std::io::ErrorKind::NotFound {
-                tracing::warn!(%error, path = %logs.display(), "cannot remove the logs of a pod");
-            }
+        if let Err(error) = std::fs::remove_dir_all(&logs)
+            && error.kind() != std::io::ErrorKind::NotFound
+        {
+            tracing::warn!(%error, path = %logs.display(), "cannot remove the logs of a pod");
         }
         self.remove_log_links();
     }

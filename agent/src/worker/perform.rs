@@ -20,6 +20,7 @@ use crate::picture::{self, NoImage};
 use crate::volume::prepare::{MountError, Prepared};
 
 /// What came of a task.
+#[expect(clippy::large_enum_variant, reason = "an outcome travels in a box, see `Note::Done`")]
 pub enum Outcome {
     /// Network, volumes and sandbox.
     Prepared(Result<SandboxMade, PrepareError>),
@@ -184,15 +185,14 @@ impl Worker {
             Outcome::Started(index, result) => self.started(index, result, now),
             Outcome::PostStart(index, id, result) => self.post_started(index, &id, result),
             Outcome::TermSent(id) => {
-                if let Some(index) = self.state.position_of(&id) {
-                    if let Run::Stopping { term_sent, kill_at, grace, .. } =
+                if let Some(index) = self.state.position_of(&id)
+                    && let Run::Stopping { term_sent, kill_at, grace, .. } =
                         &mut self.state.containers[index].run
-                    {
-                        *term_sent = true;
-                        // Even after a long `preStop` a process gets two seconds to end.
-                        if !grace.is_zero() {
-                            *kill_at = (*kill_at).max(now + Duration::from_secs(2).min(*grace));
-                        }
+                {
+                    *term_sent = true;
+                    // Even after a long `preStop` a process gets two seconds to end.
+                    if !grace.is_zero() {
+                        *kill_at = (*kill_at).max(now + Duration::from_secs(2).min(*grace));
                     }
                 }
             }

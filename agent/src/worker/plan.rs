@@ -102,11 +102,11 @@ impl RestartPolicy {
 /// What has to be done for a pod in that state.
 pub fn plan(pod: &Pod, state: &PodState, now: Instant) -> Plan {
     let mut plan = Plan::default();
-    if state.termination.is_none() {
-        if let Some(failure) = overdue(pod, state, now, &mut plan) {
-            plan.push(Action::Fail(failure));
-            return plan;
-        }
+    if state.termination.is_none()
+        && let Some(failure) = overdue(pod, state, now, &mut plan)
+    {
+        plan.push(Action::Fail(failure));
+        return plan;
     }
     if state.termination.is_some() {
         wind_down(pod, state, now, &mut plan);
@@ -231,10 +231,8 @@ fn run(pod: &Pod, state: &PodState, now: Instant, plan: &mut Plan) {
         }
         match &record.run {
             Run::Waiting => start(record, index, now, plan),
-            Run::Exited(finished) => {
-                if policy.restarts(record.role, finished.exit_code) {
-                    restart(record, index, now, plan);
-                }
+            Run::Exited(finished) if policy.restarts(record.role, finished.exit_code) => {
+                restart(record, index, now, plan);
             }
             Run::Running(_) if record.role == Role::Sidecar && record.started => continue,
             _ => {}
@@ -248,10 +246,10 @@ fn run(pod: &Pod, state: &PodState, now: Instant, plan: &mut Plan) {
         match (record.role, &record.run) {
             (Role::Ephemeral, Run::Waiting) => start(record, index, now, plan),
             (Role::Main, Run::Waiting) if initialized => start(record, index, now, plan),
-            (Role::Main, Run::Exited(finished)) if initialized => {
-                if policy.restarts(Role::Main, finished.exit_code) {
-                    restart(record, index, now, plan);
-                }
+            (Role::Main, Run::Exited(finished))
+                if initialized && policy.restarts(Role::Main, finished.exit_code) =>
+            {
+                restart(record, index, now, plan);
             }
             _ => {}
         }
@@ -266,14 +264,14 @@ fn start(record: &Record, index: usize, now: Instant, plan: &mut Plan) {
 
 fn restart(record: &Record, index: usize, now: Instant, plan: &mut Plan) {
     let Some(finished) = record.finished() else { return };
-    if let Some((until, _)) = record.crash.until(finished.at) {
-        if until > now {
-            if !record.crash_announced {
-                plan.push(Action::AnnounceCrash(index));
-            }
-            plan.wake_at(until);
-            return;
+    if let Some((until, _)) = record.crash.until(finished.at)
+        && until > now
+    {
+        if !record.crash_announced {
+            plan.push(Action::AnnounceCrash(index));
         }
+        plan.wake_at(until);
+        return;
     }
     start(record, index, now, plan);
 }

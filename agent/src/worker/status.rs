@@ -258,7 +258,7 @@ fn conditions(pod: &Pod, state: &PodState, phase: &str, wall: Timestamp) -> Vec<
         .containers
         .iter()
         .filter(|record| match record.role {
-            Role::Init => !record.finished().is_some_and(|finished| finished.exit_code == 0),
+            Role::Init => record.finished().is_none_or(|finished| finished.exit_code != 0),
             Role::Sidecar => !(record.live().is_some() && record.started),
             _ => false,
         })

@@ -37,18 +37,18 @@ impl Worker {
         let target = self.target(index);
         let pod = self.pod.clone();
         self.spawn(async move {
-            if let (Some(handler), Some(target)) = (handler, target) {
-                if !grace.is_zero() {
-                    let ran = tokio::time::timeout(grace, hook::run(&handler, &target)).await;
-                    let failure = match ran {
-                        Ok(Ok(())) => None,
-                        Ok(Err(message)) => Some(message),
-                        Err(_) => Some("it did not end within the grace period".into()),
-                    };
-                    if let Some(message) = failure {
-                        let text = format!("PreStopHook failed: {message}");
-                        recorder.container(&pod, &name, Level::Warning, "FailedPreStopHook", text);
-                    }
+            if let (Some(handler), Some(target)) = (handler, target)
+                && !grace.is_zero()
+            {
+                let ran = tokio::time::timeout(grace, hook::run(&handler, &target)).await;
+                let failure = match ran {
+                    Ok(Ok(())) => None,
+                    Ok(Err(message)) => Some(message),
+                    Err(_) => Some("it did not end within the grace period".into()),
+                };
+                if let Some(message) = failure {
+                    let text = format!("PreStopHook failed: {message}");
+                    recorder.container(&pod, &name, Level::Warning, "FailedPreStopHook", text);
                 }
             }
             let signal = if grace.is_zero() { 9 } else { stop_signal(&sandbox, &live.id).await };

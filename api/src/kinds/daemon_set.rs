@@ -54,7 +54,7 @@ impl Behaviour for DaemonSet {
         Ok(())
     }
 
-    fn from_storage(&self, served: &Served, object: &mut Value) {
+    fn to_served(&self, served: &Served, object: &mut Value) {
         if served.group == "extensions" {
             let generation = template_generation(object);
             if let Some(annotations) = object_at(&mut object["metadata"], "annotations") {

@@ -71,7 +71,7 @@ impl Behaviour for Deployment {
         Ok(())
     }
 
-    fn from_storage(&self, served: &Served, object: &mut Value) {
+    fn to_served(&self, served: &Served, object: &mut Value) {
         if served.version == "v1beta1" {
             let annotation = &object["metadata"]["annotations"][ROLLBACK_TO];
             if let Some(revision) = annotation.as_str().and_then(|t| t.parse::<i64>().ok()) {

@@ -43,7 +43,7 @@ impl Behaviour for Event {
         Ok(())
     }
 
-    fn from_storage(&self, served: &Served, object: &mut Value) {
+    fn to_served(&self, served: &Served, object: &mut Value) {
         if served.group == "events.k8s.io" {
             for (core, events) in RENAMED {
                 rename(object, core, events);

@@ -54,7 +54,7 @@ impl Behaviour for HorizontalPodAutoscaler {
         Ok(())
     }
 
-    fn from_storage(&self, served: &Served, object: &mut Value) {
+    fn to_served(&self, served: &Served, object: &mut Value) {
         if served.version == "v1" {
             v1::from_v2(object);
         }

@@ -45,7 +45,7 @@ impl Behaviour for PodDisruptionBudget {
         Ok(())
     }
 
-    fn from_storage(&self, served: &Served, object: &mut Value) {
+    fn to_served(&self, served: &Served, object: &mut Value) {
         let spec = child(object, "spec");
         if served.version == "v1beta1" && spec["selector"] == match_nothing() {
             set(spec, "selector", json!({}));

@@ -123,11 +123,11 @@ fn validate_type(object: &Field<'_>, data: &Field<'_>) -> ErrorList {
             Some(error) => errors.push(error),
             None => errors.extend(json(".dockerconfigjson")),
         },
-        "kubernetes.io/basic-auth" => {
-            if !data.at("username").exists() && !data.at("password").exists() {
-                errors.push(data.key("username").required(""));
-                errors.push(data.key("password").required(""));
-            }
+        "kubernetes.io/basic-auth"
+            if !data.at("username").exists() && !data.at("password").exists() =>
+        {
+            errors.push(data.key("username").required(""));
+            errors.push(data.key("password").required(""));
         }
         "kubernetes.io/ssh-auth" if data.key("ssh-privatekey").is_empty() => {
             errors.push(data.key("ssh-privatekey").required(""));

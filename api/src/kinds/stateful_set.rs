@@ -64,7 +64,7 @@ impl Behaviour for StatefulSet {
         Ok(())
     }
 
-    fn from_storage(&self, served: &Served, object: &mut Value) {
+    fn to_served(&self, served: &Served, object: &mut Value) {
         if served.version == "v1alpha1" {
             let spec = child(object, "spec");
             for newer in [

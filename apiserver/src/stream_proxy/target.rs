@@ -159,15 +159,18 @@ fn service(call: &Call<'_>, query: &str) -> Result<Target, ApiError> {
     let port = match wanted.port {
         "" if ports.len() == 1 => &ports[0],
         "" => return Err(none()),
-        text => ports
-            .iter()
-            .find(|p| p["name"] == text || p["port"].to_string() == text)
-            .ok_or_else(|| {
+        text => {
+            let number = text.parse::<u64>().ok();
+            let meant = |port: &&Value| {
+                port["name"] == text || (number.is_some() && port["port"].as_u64() == number)
+            };
+            ports.iter().find(meant).ok_or_else(|| {
                 ApiError::unavailable(format!(
                     "no service port {text:?} found for service {:?}",
                     wanted.name
                 ))
-            })?,
+            })?
+        }
     };
     let port_name = port["name"].as_str().unwrap_or_default();
     for bytes in Objects::list(&call.server.store, "discovery.k8s.io", "endpointslices") {

@@ -69,7 +69,7 @@ pub fn workers(context: &Arc<Context>) -> impl Future<Output = ()> + Send + use<
 impl Scheduler {
     async fn run(self: Arc<Self>) {
         loop {
-            let next = self.lock().next();
+            let next = self.lock().pop();
             match next {
                 Some(pod) => self.schedule(pod),
                 None => self.wake.notified().await,

@@ -121,8 +121,8 @@ impl State {
         }
     }
 
-    /// The next pod worth a try.
-    pub fn next(&mut self) -> Option<Arc<Pod>> {
+    /// Takes the next pod worth a try.
+    pub fn pop(&mut self) -> Option<Arc<Pod>> {
         while let Some((_, _, key)) = self.active.pop_first() {
             if let Some(pod) = self.pending.get(&key) {
                 return Some(pod.clone());
@@ -384,11 +384,11 @@ mod tests {
         let vm = node(json!({}));
         let (a, b) = (pod("a", asks("600m")), pod("b", asks("600m")));
         let mut state = state(&vm, &[a.clone(), b.clone()]);
-        assert_eq!(state.next().unwrap().name_any(), "a");
+        assert_eq!(state.pop().unwrap().name_any(), "a");
         state.assume(&a, "vm");
-        assert_eq!(state.next().unwrap().name_any(), "b");
+        assert_eq!(state.pop().unwrap().name_any(), "b");
         assert!(message(&state, &b).contains("Insufficient cpu"));
-        assert!(state.next().is_none());
+        assert!(state.pop().is_none());
         // The binding failed: its place is free again.
         state.forget(&a);
         assert!(message(&state, &b).contains("bound"));
@@ -396,9 +396,9 @@ mod tests {
         // The other way round: b is bound and ends, and a is tried again.
         let bound = pod("b", on_vm(asks("600m")));
         state.pod_changed(&Change::Applied { old: Some(&b), new: &bound });
-        assert!(state.next().is_none());
+        assert!(state.pop().is_none());
         assert!(state.pod_changed(&Change::Deleted(&bound)));
-        assert_eq!(state.next().unwrap().name_any(), "a");
+        assert_eq!(state.pop().unwrap().name_any(), "a");
     }
 
     #[test]
@@ -410,7 +410,7 @@ mod tests {
         let high = pod("high", important);
         let waiting = pod("waiting", asks("100m"));
         let mut state = state(&vm, &[low, waiting, high.clone()]);
-        assert_eq!(state.next().unwrap().name_any(), "high");
+        assert_eq!(state.pop().unwrap().name_any(), "high");
         match state.decide(&high, &NamespaceLabels::new()) {
             Decision::Unschedulable { eviction: Some(eviction), .. } => {
                 assert_eq!(eviction.victims.len(), 1);

@@ -136,14 +136,14 @@ impl Proxy {
             return Ok(0);
         }
         let changes = self.changes();
-        if self.started {
-            if let Err(error) = self.backend.update(&changes) {
-                tracing::warn!(
-                    error = %Chain(&error),
-                    "the kernel's Service rules are not as expected; replacing them"
-                );
-                self.started = false;
-            }
+        if self.started
+            && let Err(error) = self.backend.update(&changes)
+        {
+            tracing::warn!(
+                error = %Chain(&error),
+                "the kernel's Service rules are not as expected; replacing them"
+            );
+            self.started = false;
         }
         for change in &changes {
             if change.after == Installed::default() {

@@ -9,6 +9,9 @@ use super::{GROUP, Rule};
 /// Verbs, groups, resources.
 type Row = (&'static str, &'static str, &'static str);
 
+/// Verbs, group, resource, name of the one object meant (empty: all).
+type NamedRow = (&'static str, &'static str, &'static str, &'static str);
+
 const READ: &str = "get list watch";
 const WRITE: &str = "create delete deletecollection patch update";
 const EVENTS: Row = ("create update patch", "core events.k8s.io", "events");
@@ -544,7 +547,7 @@ const CONTROLLERS: &[(&str, &[Row])] = &[
 ];
 
 /// Roles in `kube-system`: name, verbs, resource of the core group, names of objects.
-const SYSTEM_ROLES: &[(&str, &[(&str, &str, &str, &str)])] = &[
+const SYSTEM_ROLES: &[(&str, &[NamedRow])] = &[
     (
         "extension-apiserver-authentication-reader",
         &[(READ, "core", "configmaps", "extension-apiserver-authentication")],
