@@ -59,7 +59,8 @@ impl Agent {
         images: ImageStore,
         network: PodNetwork,
     ) -> Result<Self, AgentError> {
-        Self::with_machine(config, client, real::machine(runtime, images, network)).await
+        let machine = real::machine(runtime, images, network, config.registries.clone());
+        Self::with_machine(config, client, machine).await
     }
 
     /// The same over any machine, for tests.

@@ -1,7 +1,29 @@
 //! What an operator decides about this node.
 
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::path::PathBuf;
+
+/// How images are fetched.
+#[derive(Clone, Debug)]
+pub struct Registries {
+    /// Registry → mirrors (`host[:port]`) that are asked first, in this order.
+    pub mirrors: BTreeMap<String, Vec<String>>,
+    /// Registries and mirrors besides those on loopback that speak plain HTTP.
+    pub plain_http: Vec<String>,
+    /// Program and arguments that end up in [`runtime::image::worker_main`].
+    pub pull_command: (PathBuf, Vec<String>),
+}
+
+impl Default for Registries {
+    fn default() -> Self {
+        Self {
+            mirrors: BTreeMap::new(),
+            plain_http: Vec::new(),
+            pull_command: ("/proc/self/exe".into(), vec!["pull-worker".into()]),
+        }
+    }
+}
 
 /// Settings of one agent.
 #[derive(Clone, Debug)]
@@ -41,6 +63,8 @@ pub struct AgentConfig {
     pub log_max_files: u32,
     /// Remove unused images when the file system of `data_dir` is fuller than this percentage.
     pub image_gc_high_percent: u8,
+    /// How images are fetched.
+    pub registries: Registries,
     /// Certificate authority of the cluster, for audience of mounted tokens.
     pub api_audiences: Vec<String>,
 }
@@ -66,6 +90,7 @@ impl AgentConfig {
             log_max_bytes: 10 * 1024 * 1024,
             log_max_files: 5,
             image_gc_high_percent: 85,
+            registries: Registries::default(),
             api_audiences: Vec::new(),
         }
     }

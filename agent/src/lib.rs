@@ -7,6 +7,7 @@
 mod agent;
 mod config;
 pub mod container;
+mod credential;
 mod directory;
 mod events;
 mod hook;
@@ -16,6 +17,7 @@ mod node;
 mod objects;
 mod picture;
 mod probe;
+mod pull;
 mod real;
 mod registration;
 mod server;
@@ -25,4 +27,4 @@ pub mod volume;
 pub mod worker;
 
 pub use agent::{Agent, AgentError};
-pub use config::AgentConfig;
+pub use config::{AgentConfig, Registries};

@@ -6,6 +6,7 @@
 use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures::future::BoxFuture;
 use runtime::image::Image;
@@ -13,6 +14,8 @@ use runtime::sandbox::{
     ContainerSpec, ContainerStatus, ExecSpec, SandboxEvent, SandboxSpec, Session,
 };
 use tokio::sync::mpsc;
+
+use crate::credential::Credential;
 
 /// Why the machine refused, as the component below said it.
 pub type Cause = Box<dyn std::error::Error + Send + Sync>;
@@ -79,15 +82,13 @@ pub enum ImageError {
     Refused(String),
 }
 
-/// A user name and password (or identity token) for a registry.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Credential {
-    /// The registry host that `.dockerconfigjson` names.
-    pub registry: String,
-    /// User name.
-    pub username: String,
-    /// Password or token.
-    pub password: String,
+/// An image that was fetched.
+#[derive(Clone, Debug)]
+pub struct Pulled {
+    /// The image.
+    pub image: Image,
+    /// How long it took, without the wait for others' pulls.
+    pub took: Duration,
 }
 
 /// Images on this machine and in registries.
@@ -101,7 +102,7 @@ pub trait Images: Send + Sync {
         &'a self,
         reference: &'a str,
         credentials: &'a [Credential],
-    ) -> BoxFuture<'a, Result<Image, ImageError>>;
+    ) -> BoxFuture<'a, Result<Pulled, ImageError>>;
     /// All images here.
     fn list(&self) -> BoxFuture<'_, Vec<Image>>;
     /// Removes an image by its identifier.

@@ -7,9 +7,9 @@ use k8s_openapi::api::core::v1::{Container, Pod};
 use runtime::image::Image;
 use tokio::time::Instant;
 
+use crate::credential::Credential;
 use crate::events::{Level, Recorder};
-use crate::machine::{Credential, ImageError, Images};
-use crate::objects::Payload;
+use crate::machine::{ImageError, Images};
 use crate::worker::state::ImageFacts;
 
 /// Why a container has no image.
@@ -66,14 +66,14 @@ pub async fn ensure(
     let begun = Instant::now();
     match images.pull(&full, credentials).await {
         Ok(pulled) => {
-            let took = go_seconds(begun.elapsed());
+            let (took, waited) = (go_seconds(pulled.took), go_seconds(begun.elapsed()));
             let message = format!(
-                "Successfully pulled image \"{image}\" in {took} ({took} including waiting). Image \
-                 size: {} bytes.",
-                pulled.size_bytes
+                "Successfully pulled image \"{image}\" in {took} ({waited} including waiting). \
+                 Image size: {} bytes.",
+                pulled.image.size_bytes
             );
             event(Level::Normal, "Pulled", message);
-            Ok(pulled)
+            Ok(pulled.image)
         }
         Err(ImageError::Unreachable(why)) if present.is_some() => {
             let message = format!(
@@ -125,46 +125,10 @@ fn go_seconds(duration: Duration) -> String {
     format!("{}s", text.trim_end_matches('0').trim_end_matches('.'))
 }
 
-/// Credentials in a `kubernetes.io/dockerconfigjson` (or the older `dockercfg`) secret.
-pub fn credentials(secret: &Payload) -> Vec<Credential> {
-    use base64::Engine;
-    let read = |key: &str| {
-        let bytes = secret.data.get(key)?;
-        serde_json::from_slice::<serde_json::Value>(bytes).ok()
-    };
-    let entries = read(".dockerconfigjson").map(|config| config["auths"].clone());
-    let Some(entries) = entries.or_else(|| read(".dockercfg")) else { return Vec::new() };
-    let entries = entries.as_object().cloned().unwrap_or_default();
-    let mut found = Vec::new();
-    for (registry, entry) in entries {
-        let text = |key: &str| entry[key].as_str().map(ToOwned::to_owned);
-        let pair = text("username").zip(text("password")).or_else(|| {
-            let bytes = base64::engine::general_purpose::STANDARD.decode(text("auth")?).ok()?;
-            let decoded = String::from_utf8(bytes).ok()?;
-            let (username, password) = decoded.split_once(':')?;
-            Some((username.to_owned(), password.to_owned()))
-        });
-        if let Some((username, password)) = pair {
-            found.push(Credential { registry, username, password });
-        }
-    }
-    found
-}
-
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
-
-    #[test]
-    fn pull_secrets() {
-        let json = br#"{"auths": {"r.example": {"auth": "dTpw"}, "s": {"username": "a", "password": "b"}}}"#;
-        let data = [(".dockerconfigjson".to_owned(), json.to_vec())];
-        let found = credentials(&Payload { data: data.into_iter().collect() });
-        let pairs: Vec<_> =
-            found.iter().map(|c| (&c.registry[..], &c.username[..], &c.password[..])).collect();
-        assert_eq!(pairs, [("r.example", "u", "p"), ("s", "a", "b")]);
-    }
 
     #[test]
     fn durations() {

@@ -1,29 +1,40 @@
 //! The machine as it is: the seams over the runtime, the image store and the pod network.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::HashSet;
 use std::path::PathBuf;
 use std::sync::Arc;
 
 use futures::FutureExt;
 use futures::future::BoxFuture;
 use netproxy::{AttachRequest, PodNetwork, Protocol};
-use runtime::image::{Credentials, Image, ImageStore, PullOptions, Reference};
+use runtime::image::{Image, ImageStore, Reference};
 use runtime::sandbox::{
     ContainerSpec, ContainerStatus, ExecSpec, SandboxEvent, SandboxSpec, Session,
 };
 use runtime::{Runtime, Sandbox};
 use tokio::sync::mpsc;
 
+use crate::config::Registries;
+use crate::credential::Credential;
 use crate::machine::{
-    Adopted, Cause, ContainerRuntime, Credential, HostPort, ImageError, Images, Link, Machine,
-    Network, PodSandbox, Usages,
+    Adopted, Cause, ContainerRuntime, HostPort, ImageError, Images, Link, Machine, Network,
+    PodSandbox, Pulled, Usages,
 };
+use crate::pull::Puller;
 
 /// The real machine.
-pub fn machine(runtime: Runtime, images: ImageStore, network: PodNetwork) -> Machine {
+pub fn machine(
+    runtime: Runtime,
+    images: ImageStore,
+    network: PodNetwork,
+    registries: Registries,
+) -> Machine {
     Machine {
         runtime: Arc::new(RealRuntime(runtime)),
-        images: Arc::new(RealImages(images)),
+        images: Arc::new(RealImages {
+            puller: Puller::new(images.clone(), registries),
+            store: images,
+        }),
         network: Arc::new(RealNetwork(network)),
     }
 }
@@ -104,7 +115,10 @@ impl PodSandbox for RealSandbox {
     }
 }
 
-struct RealImages(ImageStore);
+struct RealImages {
+    store: ImageStore,
+    puller: Puller,
+}
 
 fn parse(reference: &str) -> Result<Reference, ImageError> {
     reference.parse::<Reference>().map_err(|error| ImageError::InvalidName(error.to_string()))
@@ -118,8 +132,8 @@ impl Images for RealImages {
     fn find<'a>(&'a self, reference: &'a str) -> BoxFuture<'a, Option<Image>> {
         async move {
             let parsed = parse(reference).ok()?;
-            match self.0.find(&parsed) {
-                Ok(Some(image)) => self.0.with_names(image.clone()).ok().or(Some(image)),
+            match self.store.find(&parsed) {
+                Ok(Some(image)) => self.store.with_names(image.clone()).ok().or(Some(image)),
                 Ok(None) => None,
                 Err(error) => {
                     tracing::warn!(%error, reference, "cannot look for an image");
@@ -134,41 +148,16 @@ impl Images for RealImages {
         &'a self,
         reference: &'a str,
         credentials: &'a [Credential],
-    ) -> BoxFuture<'a, Result<Image, ImageError>> {
-        async move {
-            let parsed = parse(reference)?;
-            let fits = |credential: &&Credential| {
-                let host = credential.registry.trim_start_matches("https://");
-                let host = host.split('/').next().unwrap_or_default();
-                let wanted = parsed.registry();
-                host == wanted || (wanted == "docker.io" && host.ends_with("docker.io"))
-            };
-            let credentials = credentials.iter().filter(fits).map(|credential| Credentials {
-                username: credential.username.clone(),
-                password: credential.password.clone(),
-            });
-            let options = PullOptions {
-                credentials: credentials.collect(),
-                mirrors: BTreeMap::new(),
-                plain_http: Vec::new(),
-            };
-            match self.0.pull(&parsed, &options, &|_| {}).await {
-                Ok(image) => Ok(image),
-                Err(error) if error.is_unreachable() => {
-                    Err(ImageError::Unreachable(error.to_string()))
-                }
-                Err(error) => Err(ImageError::Refused(error.to_string())),
-            }
-        }
-        .boxed()
+    ) -> BoxFuture<'a, Result<Pulled, ImageError>> {
+        async move { self.puller.pull(&parse(reference)?, credentials).await }.boxed()
     }
 
     fn list(&self) -> BoxFuture<'_, Vec<Image>> {
-        async move { self.0.list().unwrap_or_default() }.boxed()
+        async move { self.store.list().unwrap_or_default() }.boxed()
     }
 
     fn remove<'a>(&'a self, id: &'a str) -> BoxFuture<'a, Result<(), Cause>> {
-        async move { Ok(self.0.remove(id).map(drop)?) }.boxed()
+        async move { Ok(self.store.remove(id).map(drop)?) }.boxed()
     }
 }
 

@@ -13,29 +13,44 @@ use crate::server::ApiServer;
 
 /// How long an Event is kept after it last happened.
 const KEEP: SignedDuration = SignedDuration::from_hours(1);
-/// How often old ones are looked for. Nothing is written when there are none.
-const INTERVAL: Duration = Duration::from_secs(600);
+/// How often old ones are looked for at most, and at least while there are any.
+const INTERVAL: (Duration, Duration) = (Duration::from_secs(60), Duration::from_secs(600));
 /// The newest of so many Events are kept, whatever their age.
 const MAX_EVENTS: usize = 5000;
 
 impl ApiServer {
-    /// Removes old Events for ever; to be run as a task.
+    /// Removes old Events for ever; to be run as a task. Without Events it sleeps until there is
+    /// one.
     pub async fn expire_events(self: Arc<Self>) {
+        let Some(resource) = self.catalog.stored("", "events") else { return };
         loop {
-            tokio::time::sleep(INTERVAL).await;
-            self.expire_events_before(Timestamp::now() - KEEP).await;
+            // Subscribed before the look, so that no Event is missed in between.
+            let watch = self.store.watch(&meta::prefix(resource, ""), 0);
+            let now = Timestamp::now();
+            match (self.expire_events_before(now - KEEP).await, watch) {
+                (Some(oldest), _) => {
+                    let due = (oldest + KEEP).duration_since(now);
+                    let due = Duration::try_from(due).unwrap_or_default();
+                    tokio::time::sleep(due.clamp(INTERVAL.0, INTERVAL.1)).await;
+                }
+                (None, Ok(mut watch)) => watch.changed().await,
+                (None, Err(_)) => tokio::time::sleep(INTERVAL.1).await,
+            }
         }
     }
 
-    pub(crate) async fn expire_events_before(&self, cutoff: Timestamp) {
-        let Some(resource) = self.catalog.stored("", "events") else { return };
+    /// Returns when the oldest of those that stay last happened.
+    pub(crate) async fn expire_events_before(&self, cutoff: Timestamp) -> Option<Timestamp> {
+        let resource = self.catalog.stored("", "events")?;
+        let mut oldest: Option<Timestamp> = None;
         let page = self.store.list(&meta::prefix(resource, ""), None, 0, |_| true);
         let mut kept: Vec<Arc<Record<Meta>>> = Vec::new();
         for record in page.records {
-            let old = render::parse(&record).is_ok_and(|event| last_seen(&event) < cutoff);
-            if old {
+            let seen = render::parse(&record).map_or(cutoff, |event| last_seen(&event));
+            if seen < cutoff {
                 self.remove(&record).await;
             } else {
+                oldest = Some(oldest.map_or(seen, |oldest| oldest.min(seen)));
                 kept.push(record);
             }
         }
@@ -44,6 +59,7 @@ impl ApiServer {
         for record in &kept[..surplus] {
             self.remove(record).await;
         }
+        oldest
     }
 
     async fn remove(&self, record: &Arc<Record<Meta>>) {

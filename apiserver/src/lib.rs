@@ -15,6 +15,7 @@ mod decode;
 mod discovery;
 mod error;
 mod event_expiry;
+mod health;
 mod meta;
 mod negotiate;
 mod object;

@@ -32,17 +32,12 @@ impl Meta {
     }
 
     /// Derives it from a stored record; [`store::Store::open`] wants this.
-    pub fn derive(catalog: &Catalog, key: &str, bytes: &[u8]) -> Self {
+    pub fn derive(catalog: &Catalog, key: &str, bytes: &[u8]) -> Result<Self, String> {
         let Some(resource) = catalog.resource_of_bucket(split(key).0) else {
-            return Self::default();
+            return Ok(Self::default());
         };
-        match serde_json::from_slice(bytes) {
-            Ok(object) => Self::of(resource, &object),
-            Err(error) => {
-                tracing::error!(key, %error, "a stored object is not JSON");
-                Self::default()
-            }
-        }
+        let object = serde_json::from_slice(bytes).map_err(|error| error.to_string())?;
+        Ok(Self::of(resource, &object))
     }
 
     /// One selectable field.

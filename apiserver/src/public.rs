@@ -14,6 +14,7 @@ use crate::catalog::Catalog;
 use crate::config::Config;
 use crate::discovery;
 use crate::error::ApiError;
+use crate::health;
 use crate::negotiate::{self, Accepted, Encoding, Form};
 use crate::openapi;
 use crate::request::RequestInfo;
@@ -60,7 +61,9 @@ pub(crate) async fn answer(
             return Ok(answer.unwrap_or_else(page_not_found));
         }
         ["version"] => Some(server.public.version.clone()),
-        ["healthz" | "livez" | "readyz", ..] => return Ok(health(parts, &segments)),
+        ["healthz" | "livez" | "readyz", ..] => {
+            return Ok(health::answer(server, parts, &segments).await);
+        }
         ["api"] | ["apis"] => return groups(server, segments[0] == "api", parts),
         ["api", version] => discovery::resource_list(catalog, "", version),
         ["apis", group] => discovery::api_group(catalog, group),
@@ -116,16 +119,6 @@ fn groups(server: &ApiServer, core: bool, parts: &Parts) -> Result<Response<Body
         headers.insert(name, HeaderValue::from_str(&text).map_err(ApiError::internal)?);
     }
     Ok(response)
-}
-
-/// `/healthz`, `/livez` and `/readyz`: who gets an answer gets a good one.
-fn health(parts: &Parts, segments: &[&str]) -> Response<Body> {
-    let verbose = parts.uri.query().is_some_and(|q| q.split('&').any(|p| p.starts_with("verbose")));
-    let text = match (segments, verbose) {
-        ([which], true) => format!("[+]ping ok\n[+]store ok\n{which} check passed\n"),
-        _ => "ok".to_owned(),
-    };
-    body::text(StatusCode::OK, text)
 }
 
 fn paths(catalog: &Catalog) -> Value {

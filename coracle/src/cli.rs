@@ -7,6 +7,8 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand};
 use ipnet::Ipv4Net;
 
+use crate::registries::Mirror;
+
 /// Kubernetes for one Linux machine, in one binary.
 #[derive(Parser)]
 #[command(name = "coracle", version, args_override_self = true)]
@@ -106,9 +108,9 @@ pub struct UpOptions {
     /// Where names outside the cluster are resolved; default: the machine's own resolvers.
     #[arg(long, value_name = "FILE")]
     pub resolv_conf: Option<PathBuf>,
-    /// Ask this mirror first for a registry's images (`docker.io=mirror.example:5000`).
-    #[arg(long, value_name = "REGISTRY=MIRROR", value_delimiter = ',', value_parser = mirror)]
-    pub registry_mirror: Vec<(String, String)>,
+    /// Ask this mirror first for a registry's images (`docker.io=http://127.0.0.1:5000`).
+    #[arg(long, value_name = "REGISTRY=MIRROR", value_delimiter = ',')]
+    pub registry_mirror: Vec<Mirror>,
     /// A registry besides those on loopback that speaks plain HTTP.
     #[arg(long, value_name = "HOST:PORT", value_delimiter = ',')]
     pub plain_http_registry: Vec<String>,
@@ -149,8 +151,8 @@ pub struct PullOptions {
     #[command(flatten)]
     pub dirs: DirOptions,
     /// Ask this mirror first for a registry's images.
-    #[arg(long, value_name = "REGISTRY=MIRROR", value_delimiter = ',', value_parser = mirror)]
-    pub registry_mirror: Vec<(String, String)>,
+    #[arg(long, value_name = "REGISTRY=MIRROR", value_delimiter = ',')]
+    pub registry_mirror: Vec<Mirror>,
     /// A registry besides those on loopback that speaks plain HTTP.
     #[arg(long, value_name = "HOST:PORT", value_delimiter = ',')]
     pub plain_http_registry: Vec<String>,
@@ -169,11 +171,4 @@ pub struct RemoveOptions {
     /// Names or IDs.
     #[arg(required = true, value_name = "IMAGE")]
     pub images: Vec<String>,
-}
-
-fn mirror(text: &str) -> Result<(String, String), String> {
-    text.split_once('=')
-        .filter(|(registry, mirror)| !registry.is_empty() && !mirror.is_empty())
-        .map(|(registry, mirror)| (registry.to_owned(), mirror.to_owned()))
-        .ok_or_else(|| "expected REGISTRY=MIRROR".to_owned())
 }

@@ -1,6 +1,6 @@
 //! `coracle image …`: works on the store's files, so a running node sees the result at once.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{HashMap, HashSet};
 use std::fs::File;
 use std::io::{self, Read};
 use std::path::Path;
@@ -16,6 +16,7 @@ use runtime::image::{
 use crate::Failure;
 use crate::cli::{DirOptions, LoadOptions, PullOptions, RemoveOptions};
 use crate::paths::Paths;
+use crate::registries;
 
 /// `coracle image load`.
 pub fn load(options: &LoadOptions) -> Result<(), Failure> {
@@ -44,15 +45,9 @@ pub fn load(options: &LoadOptions) -> Result<(), Failure> {
 pub fn pull(options: &PullOptions) -> Result<(), Failure> {
     let store = open(&options.dirs)?;
     let credentials = options.creds.as_deref().map(credentials).transpose()?;
-    let mut mirrors: BTreeMap<String, Vec<String>> = BTreeMap::new();
-    for (registry, mirror) in &options.registry_mirror {
-        mirrors.entry(registry.clone()).or_default().push(mirror.clone());
-    }
-    let how = HowToPull {
-        credentials: credentials.into_iter().collect(),
-        mirrors,
-        plain_http: options.plain_http_registry.clone(),
-    };
+    let (mirrors, plain_http) =
+        registries::resolve(&options.registry_mirror, &options.plain_http_registry);
+    let how = HowToPull { credentials: credentials.into_iter().collect(), mirrors, plain_http };
     let tokio = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     for image in &options.images {
         let reference: Reference = image.parse()?;

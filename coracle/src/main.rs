@@ -8,8 +8,10 @@ mod in_process;
 mod manifests;
 mod notify;
 mod paths;
+mod registries;
 mod remote;
 mod reset;
+mod state;
 mod status;
 mod up;
 

@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use agent::{Agent, AgentConfig};
+use agent::{Agent, AgentConfig, Registries};
 use apiserver::security::pki::{Pki, ServingNames, merge_into};
 use apiserver::security::{Security, SecurityConfig};
 use apiserver::stream_proxy::{AsyncReadWrite, NodeDialer};
@@ -35,7 +35,7 @@ use tracing_subscriber::EnvFilter;
 use crate::cli::UpOptions;
 use crate::in_process::{client, component};
 use crate::paths::Paths;
-use crate::{Failure, check, manifests, notify};
+use crate::{Failure, check, manifests, notify, registries, state};
 
 /// Worker threads of the asynchronous runtime: an idle node needs none, a busy one few.
 const WORKER_THREADS: usize = 2;
@@ -100,7 +100,7 @@ async fn node(options: &UpOptions, paths: &Paths) -> Result<(), Failure> {
         },
         Arc::new(SystemTime::now),
     )?;
-    let server = api_server(options, paths, &pki, &facts).await?;
+    let server = api_server(options, paths, &pki, &facts, &token, &tasks).await?;
     let addresses = serve(options, &server, &pki, &facts, &token, &tasks).await?;
     let kubeconfig = pki.admin_kubeconfig(&format!("https://{}", addresses[0]));
     kubeconfig.write(&options.dirs.kubeconfig)?;
@@ -173,9 +173,11 @@ async fn api_server(
     paths: &Paths,
     pki: &Pki,
     facts: &Facts,
+    token: &CancellationToken,
+    tasks: &TaskTracker,
 ) -> Result<Arc<ApiServer>, Failure> {
     let catalog = Arc::new(Catalog::new(api::registry::resources()));
-    let store = apiserver::open_store(&paths.store(), store::Options::default(), &catalog)?;
+    let store = state::open(&paths.store(), &catalog)?;
     let security = Security::new(SecurityConfig {
         objects: Arc::new(store.clone()),
         token_key: pki.token_key().to_vec(),
@@ -191,6 +193,7 @@ async fn api_server(
     };
     let server = ApiServer::new(config, catalog, store, Arc::new(security));
     server.bootstrap().await?;
+    tasks.spawn(token.clone().run_until_cancelled_owned(server.clone().expire_events()));
     Ok(server)
 }
 
@@ -312,7 +315,10 @@ async fn start_agent(
     let images = ImageStore::open(&paths.images())?;
     let node_user = component(&format!("system:node:{}", facts.name), &["system:nodes"]);
     let container_logs = options.dirs.log_dir.parent().unwrap_or(Path::new("/")).join("containers");
+    let (mirrors, plain_http) =
+        registries::resolve(&options.registry_mirror, &options.plain_http_registry);
     let config = AgentConfig {
+        registries: Registries { mirrors, plain_http, ..Registries::default() },
         node_ips: vec![facts.ip],
         pod_log_dir: options.dirs.log_dir.clone(),
         container_log_dir: container_logs,

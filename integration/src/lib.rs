@@ -6,6 +6,7 @@ pub mod census;
 pub mod kubectl;
 pub mod netns;
 pub mod node;
+pub mod registry;
 pub mod terminal;
 pub mod wait;
 
@@ -13,6 +14,7 @@ pub use census::Census;
 pub use kubectl::{Kubectl, Output};
 pub use netns::NetNs;
 pub use node::{Node, NodeOptions};
+pub use registry::Registry;
 pub use terminal::Terminal;
 pub use wait::{eventually, within};
 

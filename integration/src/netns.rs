@@ -1,5 +1,6 @@
 //! Network namespaces held by a process that dies with the test.
 
+use std::net::TcpListener;
 use std::process::{Child, Command, Stdio};
 
 /// A network namespace without any way out.
@@ -51,6 +52,19 @@ impl NetNs {
             String::from_utf8_lossy(&output.stderr)
         );
         String::from_utf8_lossy(&output.stdout).into_owned()
+    }
+
+    /// A listener inside.
+    pub fn listen(&self, address: &str) -> TcpListener {
+        let path = self.path();
+        let address = address.to_owned();
+        // A thread may enter a namespace alone; the socket stays in it.
+        let opened = std::thread::spawn(move || {
+            let ns = std::fs::File::open(path).unwrap();
+            nix::sched::setns(ns, nix::sched::CloneFlags::CLONE_NEWNET).unwrap();
+            TcpListener::bind(address).unwrap()
+        });
+        opened.join().unwrap()
     }
 
     /// Connects this namespace to another by a veth pair.

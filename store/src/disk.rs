@@ -37,6 +37,14 @@ pub enum DiskError {
         /// redb's error.
         source: Box<redb::Error>,
     },
+    /// What was read is not what was written.
+    #[error("read {path}: {message}")]
+    Damaged {
+        /// The database file.
+        path: PathBuf,
+        /// Which record, and what is wrong with it.
+        message: String,
+    },
     /// A commit failed; nothing of the batch is stored.
     #[error("write {path}: {source}")]
     Write {
@@ -50,10 +58,29 @@ pub enum DiskError {
 impl DiskError {
     /// Whether the file system is full.
     pub fn is_full(&self) -> bool {
-        let (Self::Open { source, .. } | Self::Read { source, .. } | Self::Write { source, .. }) =
-            self;
-        matches!(&**source, redb::Error::Io(e) if e.kind() == io::ErrorKind::StorageFull
-            || e.kind() == io::ErrorKind::QuotaExceeded)
+        self.source_is(|e| {
+            matches!(e, redb::Error::Io(e) if matches!(e.kind(),
+                io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded))
+        })
+    }
+
+    /// Whether the file is not, or no longer, a database that this program can read.
+    pub fn is_damaged(&self) -> bool {
+        matches!(self, Self::Damaged { .. })
+            || self.source_is(|e| {
+                matches!(e, redb::Error::Corrupted(_) | redb::Error::UpgradeRequired(_))
+                    || matches!(e, redb::Error::Io(e) if matches!(e.kind(),
+                    io::ErrorKind::InvalidData | io::ErrorKind::UnexpectedEof))
+            })
+    }
+
+    fn source_is(&self, test: impl Fn(&redb::Error) -> bool) -> bool {
+        match self {
+            Self::Open { source, .. } | Self::Read { source, .. } | Self::Write { source, .. } => {
+                test(source)
+            }
+            Self::Damaged { .. } => false,
+        }
     }
 }
 

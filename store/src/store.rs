@@ -137,6 +137,8 @@ struct Shared<M> {
     wakers: RwLock<HashMap<Box<str>, watch::Sender<Revision>>>,
     options: Options,
     writer: Mutex<Option<JoinHandle<()>>>,
+    /// Why the last commit failed, until one succeeds.
+    trouble: Mutex<Option<Arc<DiskError>>>,
 }
 
 /// What writers see: accepted writes that are not visible yet.
@@ -151,6 +153,8 @@ struct Front<M> {
     /// Lazy records that are visible but not on disk yet; `None` for a removed key.
     unsaved: HashMap<Box<str>, Option<Arc<Record<M>>>>,
     unsaved_since: Option<Instant>,
+    /// The next commit goes to disk even if it changes nothing.
+    probe: bool,
     closed: bool,
 }
 
@@ -173,11 +177,11 @@ struct Back<M> {
 
 impl<M: Send + Sync + 'static> Store<M> {
     /// Opens or creates the file at `path` and reads it whole; `derive` computes a record's
-    /// metadata from its key and bytes.
+    /// metadata from its key and bytes, or says why those are not what was stored.
     pub fn open(
         path: &Path,
         options: Options,
-        derive: impl Fn(&str, &[u8]) -> M,
+        derive: impl Fn(&str, &[u8]) -> Result<M, String>,
     ) -> Result<Self, DiskError> {
         let mut disk = Disk::open(path)?;
         let (loaded, ceiling) = disk.load()?;
@@ -187,13 +191,16 @@ impl<M: Send + Sync + 'static> Store<M> {
         let index = loaded
             .into_iter()
             .map(|l| {
-                let meta = derive(&l.key, &l.value);
+                let meta = derive(&l.key, &l.value).map_err(|message| DiskError::Damaged {
+                    path: path.to_owned(),
+                    message: format!("{}: {message}", l.key),
+                })?;
                 let key: Box<str> = l.key.into();
                 let record =
                     Record { key: key.clone(), revision: l.revision, value: l.value.into(), meta };
-                (key, Arc::new(record))
+                Ok((key, Arc::new(record)))
             })
-            .collect();
+            .collect::<Result<_, DiskError>>()?;
         let shared = Arc::new(Shared {
             front: Mutex::new(Front {
                 next_revision: revision + 1,
@@ -203,6 +210,7 @@ impl<M: Send + Sync + 'static> Store<M> {
                 committing: false,
                 unsaved: HashMap::new(),
                 unsaved_since: None,
+                probe: false,
                 closed: false,
             }),
             work: Condvar::new(),
@@ -210,6 +218,7 @@ impl<M: Send + Sync + 'static> Store<M> {
             wakers: RwLock::new(HashMap::new()),
             options,
             writer: Mutex::new(None),
+            trouble: Mutex::new(None),
         });
         let writer = std::thread::Builder::new()
             .name("store-writer".into())
@@ -369,6 +378,25 @@ impl<M: Send + Sync + 'static> Store<M> {
         Ok(Watch { store: self.clone(), prefix: prefix.into(), cursor, wake })
     }
 
+    /// Whether writes reach the disk. After a failed commit it tries again before it answers.
+    pub async fn check(&self) -> Result<(), Arc<DiskError>> {
+        if lock(&self.shared.trouble).is_none() {
+            return Ok(());
+        }
+        let (done, wait) = oneshot::channel();
+        {
+            let mut front = lock(&self.shared.front);
+            front.probe = true;
+            front.queue.push(Queued { change: None, durability: Durability::Durable, done });
+        }
+        self.shared.work.notify_one();
+        // A writer that is gone takes its last trouble along.
+        match wait.await {
+            Ok(result) => result,
+            Err(_) => lock(&self.shared.trouble).clone().map_or(Ok(()), Err),
+        }
+    }
+
     /// Writes what is not on disk yet and stops the writer thread. Later writes fail.
     pub fn close(&self) {
         lock(&self.shared.front).closed = true;
@@ -476,7 +504,7 @@ fn write_loop<M>(shared: &Shared<M>, mut disk: Disk) {
     loop {
         let Some(batch) = next_batch(shared) else { return };
         let ceiling = batch.new_ceiling();
-        let idle = ceiling.is_none() && batch.writes().next().is_none();
+        let idle = ceiling.is_none() && !batch.probe && batch.writes().next().is_none();
         let result = if idle { Ok(()) } else { disk.reserve(batch.writes(), ceiling) };
         match result {
             Ok(()) => complete(shared, batch),
@@ -497,6 +525,7 @@ struct Batch<M> {
     unsaved: HashMap<Box<str>, Option<Arc<Record<M>>>>,
     reserved: Revision,
     ceiling: Revision,
+    probe: bool,
 }
 
 impl<M> Batch<M> {
@@ -550,10 +579,12 @@ fn next_batch<M>(shared: &Shared<M>) -> Option<Batch<M>> {
         unsaved: std::mem::take(&mut front.unsaved),
         reserved,
         ceiling,
+        probe: std::mem::take(&mut front.probe),
     })
 }
 
 fn complete<M>(shared: &Shared<M>, batch: Batch<M>) {
+    lock(&shared.trouble).take();
     let mut front = lock(&shared.front);
     front.committing = false;
     front.ceiling = batch.ceiling;
@@ -581,6 +612,7 @@ fn complete<M>(shared: &Shared<M>, batch: Batch<M>) {
 /// Refuses the batch and everything queued behind it, which was decided upon states that never
 /// came to be.
 fn fail<M>(shared: &Shared<M>, batch: Batch<M>, error: Arc<DiskError>) {
+    lock(&shared.trouble).replace(error.clone());
     let mut front = lock(&shared.front);
     front.committing = false;
     front.pending.clear();

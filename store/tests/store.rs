@@ -14,7 +14,7 @@ type Plain = Store<usize>;
 
 fn open(directory: &Path) -> Plain {
     let path = directory.join("state.redb");
-    Store::open(&path, Options::default(), |_, bytes| bytes.len()).unwrap()
+    Store::open(&path, Options::default(), |_, bytes| Ok(bytes.len())).unwrap()
 }
 
 async fn put(store: &Plain, key: &str, value: &str, durability: Durability) -> u64 {

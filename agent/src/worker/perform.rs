@@ -15,6 +15,7 @@ use super::prepare::{PrepareError, SandboxMade};
 use super::start::{StartError, Started};
 use super::state::{Failure, Finished, Hold, Live, Picture, Run, Setup, Termination, container};
 use super::{Note, Worker, status, status_value};
+use crate::credential;
 use crate::events::Level;
 use crate::picture::{self, NoImage};
 use crate::volume::prepare::{MountError, Prepared};
@@ -110,7 +111,7 @@ impl Worker {
                 if let Some(hold) = &mut record.hold {
                     hold.reason = "ImagePullBackOff";
                     hold.soften_at = None;
-                    hold.message = format!("{message}: {}", hold.message);
+                    hold.message = format!("{message}: ErrImagePull: {}", hold.message);
                 }
                 let recorder = &self.node.recorder;
                 recorder.container(&self.pod, &name, Level::Normal, "BackOff", message);
@@ -151,17 +152,28 @@ impl Worker {
         let secrets = self.pull_secrets();
         self.spawn(async move {
             let mut credentials = Vec::new();
-            for secret in secrets {
-                if let Some(payload) = secret.get().await {
-                    credentials.extend(picture::credentials(&payload));
+            let mut missing = Vec::new();
+            for (name, secret) in secrets {
+                match secret.get().await {
+                    Some(payload) => credentials.extend(credential::in_secret(&payload)),
+                    None => missing.push(name),
                 }
+            }
+            if !missing.is_empty() {
+                let message = format!(
+                    "Unable to retrieve some image pull secrets ({}); attempting to pull the image \
+                     may not succeed.",
+                    missing.join(", ")
+                );
+                let reason = "FailedToRetrieveImagePullSecret";
+                recorder.pod(&pod, Level::Warning, reason, message);
             }
             let found = picture::ensure(&images, &recorder, &pod, &container, &credentials).await;
             Outcome::Image(index, found)
         });
     }
 
-    fn pull_secrets(&self) -> Vec<crate::objects::Subscription> {
+    fn pull_secrets(&self) -> Vec<(String, crate::objects::Subscription)> {
         let spec = self.pod.spec.as_ref();
         let names = spec.into_iter().flat_map(|spec| spec.image_pull_secrets.iter().flatten());
         names
@@ -171,7 +183,7 @@ impl Worker {
                     key.kind == crate::objects::Kind::Secret && key.name == reference.name
                 })
             })
-            .map(|(_, subscription)| subscription.clone())
+            .map(|(key, subscription)| (key.name.clone(), subscription.clone()))
             .collect()
     }
 

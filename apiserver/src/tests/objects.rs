@@ -149,6 +149,17 @@ async fn discovery_lists_what_is_served() {
     cluster.get("/apis/nothing/v1").await.fails(404);
     assert_eq!(cluster.get("/version").await.ok()["gitVersion"], "v1.33.0");
     assert_eq!(cluster.get("/healthz").await.ok(), "ok");
+    assert_eq!(cluster.get("/readyz/etcd").await.ok(), "ok");
+    assert_eq!(
+        cluster.get("/readyz?verbose").await.ok(),
+        "[+]ping ok\n[+]log ok\n[+]etcd ok\nreadyz check passed\n"
+    );
+    assert_eq!(
+        cluster.get("/livez?verbose&exclude=etcd&exclude=x").await.ok(),
+        "[+]ping ok\n[+]log ok\n[+]etcd excluded: ok\n\
+         warn: some health checks cannot be excluded: no matches for \"x\"\nlivez check passed\n"
+    );
+    assert_eq!(cluster.get("/livez/nothing").await.code, 404);
 }
 
 #[tokio::test]

@@ -3,7 +3,6 @@
 
 use std::collections::BTreeMap;
 use std::io::{self, Read};
-use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -385,11 +384,6 @@ impl Read for ChunkReader {
         buf[..n].copy_from_slice(&self.chunk.split_to(n));
         Ok(n)
     }
-}
-
-/// Shared by pulls that report to nobody.
-pub(super) fn silent() -> Arc<dyn Fn(Progress) + Send + Sync> {
-    Arc::new(|_| {})
 }
 
 #[cfg(test)]

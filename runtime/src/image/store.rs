@@ -124,6 +124,11 @@ impl ImageStore {
         Ok(store)
     }
 
+    /// Where it is.
+    pub fn directory(&self) -> &Path {
+        &self.dir
+    }
+
     /// The image that `reference` names here; a digest decides over a tag. Costs two small reads.
     pub fn find(&self, reference: &Reference) -> Result<Option<Image>, StoreError> {
         let name = reference.digested().or_else(|| reference.tagged());

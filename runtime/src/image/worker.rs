@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 use tokio::process::Command;
 
-use super::pull::{Progress, PullError, PullOptions, silent};
+use super::pull::{Progress, PullError, PullOptions};
 use super::reference::Reference;
 use super::store::{Image, ImageStore};
 
@@ -34,7 +34,7 @@ enum Report {
 }
 
 /// Pulls in a child process: `program` with `arguments` must end up in [`worker_main`]. The child
-/// dies with the returned future.
+/// dies with the returned future, and with this process: its standard input ends then.
 pub async fn pull_in_child(
     program: &Path,
     arguments: &[&str],
@@ -60,6 +60,8 @@ pub async fn pull_in_child(
     line.push(b'\n');
     stdin.write_all(&line).await.map_err(|e| failed(format!("talk to the pull: {e}")))?;
     let mut lines = BufReader::new(stdout).lines();
+    // Kept open: the child takes its end for ours.
+    let _open = stdin;
     let mut outcome = None;
     while let Some(line) =
         lines.next_line().await.map_err(|e| failed(format!("listen to the pull: {e}")))?
@@ -93,6 +95,11 @@ pub fn worker_main() -> i32 {
         .read_line(&mut line)
         .map_err(|e| e.to_string())
         .and_then(|_| serde_json::from_str::<PullRequest>(&line).map_err(|e| e.to_string()));
+    std::thread::spawn(|| {
+        // Nobody writes more; the read ends when the parent does.
+        let _ = io::copy(&mut io::stdin().lock(), &mut io::sink());
+        std::process::exit(1);
+    });
     let report = match request {
         Ok(request) => match pull(&request) {
             Ok(image) => Report::Done { id: image.id },
@@ -126,15 +133,4 @@ fn say(report: &Report) {
     line.push(b'\n');
     // A parent that is gone needs no report.
     let _ = io::stdout().lock().write_all(&line);
-}
-
-impl ImageStore {
-    /// Pulls in this process without reporting progress.
-    pub async fn pull_quietly(
-        &self,
-        reference: &Reference,
-        options: &PullOptions,
-    ) -> Result<Image, PullError> {
-        self.pull(reference, options, &*silent()).await
-    }
 }

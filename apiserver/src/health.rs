@@ -1,0 +1,85 @@
+//! `/healthz`, `/livez` and `/readyz`, with the words of upstream (`apiserver/pkg/server/healthz`).
+
+use std::sync::Arc;
+
+use http::header::CACHE_CONTROL;
+use http::request::Parts;
+use http::{HeaderValue, Response, StatusCode};
+
+use crate::body::{self, Body};
+use crate::public;
+use crate::request::Query;
+use crate::server::ApiServer;
+
+/// What is looked at, in this order. The store is called by the name under which monitors of
+/// Kubernetes ask for it.
+const CHECKS: [&str; 3] = ["ping", "log", STORE];
+const STORE: &str = "etcd";
+
+/// Answers `/healthz`, `/healthz/<check>` and the same below `/livez` and `/readyz`.
+pub(crate) async fn answer(
+    server: &Arc<ApiServer>,
+    parts: &Parts,
+    path: &[&str],
+) -> Response<Body> {
+    let query = Query::parse(parts.uri.query().unwrap_or(""));
+    let mut response = match path {
+        [_, check] if CHECKS.contains(check) => match failure(server, check).await {
+            None => body::text(StatusCode::OK, "ok"),
+            Some(error) => body::text(
+                StatusCode::INTERNAL_SERVER_ERROR,
+                format!("internal server error: {error}\n"),
+            ),
+        },
+        [which] => all(server, which, &query).await,
+        _ => public::page_not_found(),
+    };
+    response.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("no-cache, private"));
+    response
+}
+
+async fn all(server: &Arc<ApiServer>, which: &str, query: &Query) -> Response<Body> {
+    let mut excluded: Vec<&str> = query.all("exclude").collect();
+    let mut lines = String::new();
+    let mut failed = Vec::new();
+    for check in CHECKS {
+        if let Some(at) = excluded.iter().position(|name| *name == check) {
+            excluded.remove(at);
+            lines.push_str(&format!("[+]{check} excluded: ok\n"));
+            continue;
+        }
+        match failure(server, check).await {
+            None => lines.push_str(&format!("[+]{check} ok\n")),
+            Some(error) => {
+                // Anybody may ask; the log tells those who may know.
+                tracing::warn!(check, error, "a health check failed");
+                failed.push(check);
+                lines.push_str(&format!("[-]{check} failed: reason withheld\n"));
+            }
+        }
+    }
+    if !excluded.is_empty() {
+        let names: Vec<String> = excluded.iter().map(|name| format!("{name:?}")).collect();
+        let names = names.join(",");
+        lines.push_str(&format!(
+            "warn: some health checks cannot be excluded: no matches for {names}\n"
+        ));
+    }
+    if !failed.is_empty() {
+        let text = format!("{lines}{which} check failed\n");
+        return body::text(StatusCode::INTERNAL_SERVER_ERROR, text);
+    }
+    match query.get("verbose").is_some() {
+        true => body::text(StatusCode::OK, format!("{lines}{which} check passed\n")),
+        false => body::text(StatusCode::OK, "ok"),
+    }
+}
+
+/// Why a check fails, if it does.
+async fn failure(server: &Arc<ApiServer>, check: &str) -> Option<String> {
+    match check {
+        STORE => server.store.check().await.err().map(|error| error.to_string()),
+        // Who gets an answer has reached a server that works.
+        _ => None,
+    }
+}

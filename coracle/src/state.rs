@@ -1,0 +1,58 @@
+//! Opens the object store, and says what to do when it cannot be used.
+
+use std::panic;
+use std::path::{Path, PathBuf};
+
+use apiserver::{Catalog, Meta};
+use store::{DiskError, Options, Store};
+
+/// Why the store cannot be used, with a way out.
+#[derive(Debug, thiserror::Error)]
+pub enum StateError {
+    /// It is broken.
+    #[error("{}", damaged(.path))]
+    Damaged {
+        /// The file.
+        path: PathBuf,
+        /// What was found.
+        source: DiskError,
+    },
+    /// The disk has no room for it.
+    #[error("the disk with {path} is full; free some space (coracle image prune may help)")]
+    Full {
+        /// The file.
+        path: PathBuf,
+        /// What was tried.
+        source: DiskError,
+    },
+    /// Something else is wrong.
+    #[error(transparent)]
+    Other(DiskError),
+}
+
+/// Opens the store at `path`. Nothing is changed in one that is broken.
+pub fn open(path: &Path, catalog: &Catalog) -> Result<Store<Meta>, StateError> {
+    // A broken file may make its reader stumble, too: even then there is one clear sentence.
+    let before = panic::take_hook();
+    let broken = path.to_owned();
+    panic::set_hook(Box::new(move |why| {
+        eprintln!("coracle: {}\n  because: {why}", damaged(&broken));
+        std::process::exit(1);
+    }));
+    let opened = apiserver::open_store(path, Options::default(), catalog);
+    panic::set_hook(before);
+    let path = path.to_owned();
+    opened.map_err(|source| match source {
+        source if source.is_full() => StateError::Full { path, source },
+        source if source.is_damaged() => StateError::Damaged { path, source },
+        source => StateError::Other(source),
+    })
+}
+
+fn damaged(path: &Path) -> String {
+    let path = path.display();
+    format!(
+        "the object store {path} is damaged and was left as it is; put a backup of it in its place, \
+         or start without it (mv {path} {path}.damaged) and apply your manifests again"
+    )
+}
