@@ -134,6 +134,11 @@ impl<'a> Field<'a> {
         (number < 0).then(|| self.invalid("must be greater than or equal to 0"))
     }
 
+    /// An error for each member of that name that is a number below zero.
+    pub fn all_non_negative(&self, names: &[&str]) -> Vec<FieldError> {
+        names.iter().filter_map(|name| self.at(name).non_negative()).collect()
+    }
+
     /// An error when the number is not above zero.
     pub fn positive(&self) -> Option<FieldError> {
         let number = self.int()?;

@@ -75,6 +75,11 @@ impl<'a> Call<'a> {
         }
     }
 
+    /// Adds a `Warning` header for each of `texts`.
+    pub(crate) fn warn_all(&self, texts: impl IntoIterator<Item = String>) {
+        texts.into_iter().for_each(|text| self.warn(text));
+    }
+
     pub(crate) fn take_warnings(&self) -> Vec<String> {
         std::mem::take(&mut *self.warnings.lock().unwrap_or_else(PoisonError::into_inner))
     }

@@ -24,9 +24,7 @@ pub(crate) fn parse(record: &Record<Meta>) -> Result<Value, ApiError> {
 /// Converts from the storage version to the version of the request.
 pub(crate) fn convert(call: &Call<'_>, object: &mut Value) {
     if !call.is_storage_version() {
-        call.resource.behaviour.encode(call.served, object);
-        object["apiVersion"] = call.served.api_version().into();
-        object["kind"] = call.served.kind.into();
+        call.resource.encode(call.served, object);
     }
 }
 

@@ -175,10 +175,12 @@ impl ApiServer {
         }
         let headers = parts.headers.clone();
         let call = Call::new(self, user, info, query, &headers, found);
-        let mut response = match info.subresource.as_str() {
-            "" => dispatch(&call, body).await?,
-            _ => subresources::dispatch(&call, parts, body).await?,
+        call.warn_all(api::registry::deprecation_warning(found.1));
+        let answer = match info.subresource.as_str() {
+            "" => dispatch(&call, body).await,
+            _ => subresources::dispatch(&call, parts, body).await,
         };
+        let mut response = answer.unwrap_or_else(|error| body::failure(&error));
         for warning in call.take_warnings() {
             let text = format!("299 - \"{}\"", warning.replace('\\', "\\\\").replace('"', "\\\""));
             if let Ok(value) = HeaderValue::from_str(&text) {

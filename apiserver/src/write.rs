@@ -214,8 +214,8 @@ async fn settle(
     let mut errors: ErrorList = metadata::validate_metadata_update(new, old);
     errors.extend(behaviour.validate_update(new, old, edit.subresource));
     if errors.is_empty() {
-        for warning in behaviour.warnings(new) {
-            call.warn(warning);
+        if edit.subresource != Subresource::Status {
+            call.warn_all(behaviour.warnings(new));
         }
         return Ok(reservation);
     }

@@ -22,10 +22,6 @@ const MAX_BYTES: usize = 1024 * 1024;
 struct ConfigMap;
 
 impl Behaviour for ConfigMap {
-    fn stored(&self) -> (&'static str, &'static str) {
-        ("v1", "ConfigMap")
-    }
-
     fn validate(&self, object: &Value) -> ErrorList {
         let object = Field::root(object);
         let (data, binary) = (object.at("data"), object.at("binaryData"));

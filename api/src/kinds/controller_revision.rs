@@ -20,10 +20,6 @@ const SERVED: &[Served] =
 struct ControllerRevision;
 
 impl Behaviour for ControllerRevision {
-    fn stored(&self) -> (&'static str, &'static str) {
-        ("apps/v1", "ControllerRevision")
-    }
-
     fn validate(&self, object: &Value) -> ErrorList {
         let object = Field::root(object);
         let mut errors = ErrorList::new();

@@ -29,10 +29,6 @@ const NAME_MAX_BYTES: usize = 52;
 struct CronJob;
 
 impl Behaviour for CronJob {
-    fn stored(&self) -> (&'static str, &'static str) {
-        ("batch/v1", "CronJob")
-    }
-
     fn to_storage(&self, _served: &Served, object: &mut Value) -> Result<(), ErrorList> {
         let spec = child(object, "spec");
         set_default_text(spec, "concurrencyPolicy", "Allow");
@@ -88,9 +84,9 @@ impl Behaviour for CronJob {
         } else {
             errors.extend(policy.one_of(&["Allow", "Forbid", "Replace"]));
         }
-        for name in ["successfulJobsHistoryLimit", "failedJobsHistoryLimit"] {
-            errors.extend(spec.at(name).non_negative());
-        }
+        errors.extend(
+            spec.all_non_negative(&["successfulJobsHistoryLimit", "failedJobsHistoryLimit"]),
+        );
         let job = spec.at("jobTemplate").at("spec");
         let manual = job.at("manualSelector");
         if manual.bool() {

@@ -5,14 +5,13 @@ use serde_json::{Value, json};
 
 use super::row;
 use super::workload::{
-    immutable_selector, selector_from_template, template_names_selector, validate_int_or_percent,
-    validate_running_template,
+    immutable_selector, is_zero_bound, selector_from_template, template_names_selector,
+    template_warnings, validate_int_or_percent, validate_running_template,
 };
 use crate::defaults::{child, copy_from, object_at, set, set_default, set_default_text, take};
 use crate::field::{Field, same};
 use crate::field_error::ErrorList;
 use crate::pod_spec::defaults::{default_bounds, default_template};
-use crate::pod_spec::pod_warnings;
 use crate::pod_spec::validate_selector_and_labels;
 use crate::registry::{
     Behaviour, Cell, Column, Resource, Served, Subresource, keep_all_but_status,
@@ -25,7 +24,7 @@ const CURRENT: Served =
     Served::new("apps", "v1", "DaemonSet", "daemonsets", "daemonset").short(&["ds"]).all();
 
 const SERVED: &[Served] =
-    &[CURRENT, CURRENT.also("apps", "v1beta2"), CURRENT.also("extensions", "v1beta1")];
+    &[CURRENT, CURRENT.also("apps", "v1beta2"), CURRENT.also("extensions", "v1beta1").bare()];
 
 /// The annotation that carries `spec.templateGeneration` of the old versions.
 const TEMPLATE_GENERATION: &str = "deprecated.daemonset.template.generation";
@@ -33,10 +32,6 @@ const TEMPLATE_GENERATION: &str = "deprecated.daemonset.template.generation";
 struct DaemonSet;
 
 impl Behaviour for DaemonSet {
-    fn stored(&self) -> (&'static str, &'static str) {
-        ("apps/v1", "DaemonSet")
-    }
-
     fn to_storage(&self, served: &Served, object: &mut Value) -> Result<(), ErrorList> {
         if template_names_selector(served.group, served.version) {
             selector_from_template(object);
@@ -85,9 +80,7 @@ impl Behaviour for DaemonSet {
         let mut errors =
             validate_selector_and_labels(&spec, "empty selector is invalid for daemonset");
         errors.extend(validate_running_template(&spec.at("template"), "DaemonSet"));
-        for name in ["minReadySeconds", "revisionHistoryLimit"] {
-            errors.extend(spec.at(name).non_negative());
-        }
+        errors.extend(spec.all_non_negative(&["minReadySeconds", "revisionHistoryLimit"]));
         let strategy = spec.at("updateStrategy");
         let rolling = strategy.at("rollingUpdate");
         match strategy.at("type").str() {
@@ -96,10 +89,7 @@ impl Behaviour for DaemonSet {
                 let (unavailable, surge) = (rolling.at("maxUnavailable"), rolling.at("maxSurge"));
                 errors.extend(validate_int_or_percent(&unavailable, false));
                 errors.extend(validate_int_or_percent(&surge, false));
-                let is_zero = |field: &Field<'_>| {
-                    field.int() == Some(0) || field.str().trim_end_matches('%').parse() == Ok(0)
-                };
-                match (is_zero(&unavailable), is_zero(&surge)) {
+                match (is_zero_bound(&unavailable), is_zero_bound(&surge)) {
                     (true, true) => {
                         errors.push(unavailable.required("cannot be 0 when maxSurge is 0"));
                     }
@@ -116,22 +106,12 @@ impl Behaviour for DaemonSet {
         errors
     }
 
-    fn validate_update(
-        &self,
-        object: &Value,
-        old: &Value,
-        subresource: Subresource<'_>,
-    ) -> ErrorList {
-        if subresource == Subresource::Status {
-            return ErrorList::new();
-        }
-        let mut errors = self.validate(object);
-        errors.extend(immutable_selector(object, old));
-        errors
+    fn validate_change(&self, object: &Value, old: &Value) -> ErrorList {
+        immutable_selector(object, old).into_iter().collect()
     }
 
     fn warnings(&self, object: &Value) -> Vec<String> {
-        pod_warnings(&Field::root(object).at("spec").at("template").at("spec"))
+        template_warnings(object)
     }
 
     fn columns(&self) -> &'static [Column] {

@@ -5,14 +5,13 @@ use serde_json::{Value, json};
 
 use super::row;
 use super::workload::{
-    immutable_selector, replicas_and_template, selector_from_template, template_names_selector,
-    validate_int_or_percent, validate_running_template,
+    immutable_selector, is_zero_bound, replicas_and_template, selector_from_template,
+    template_names_selector, template_warnings, validate_int_or_percent, validate_running_template,
 };
 use crate::defaults::{child, copy_from, empty, set, set_default, set_default_text, take};
 use crate::field::{Field, same};
 use crate::field_error::ErrorList;
 use crate::pod_spec::defaults::{default_bounds, quarter};
-use crate::pod_spec::pod_warnings;
 use crate::pod_spec::validate_selector_and_labels;
 use crate::registry::{
     Behaviour, Cell, Column, Resource, Served, Subresource, keep_all_but_status,
@@ -29,7 +28,7 @@ const SERVED: &[Served] = &[
     CURRENT,
     CURRENT.also("apps", "v1beta2"),
     CURRENT.also("apps", "v1beta1"),
-    CURRENT.also("extensions", "v1beta1"),
+    CURRENT.also("extensions", "v1beta1").bare(),
 ];
 
 /// The annotation that carries `spec.rollbackTo` of the old versions.
@@ -38,10 +37,6 @@ const ROLLBACK_TO: &str = "deprecated.deployment.rollback.to";
 struct Deployment;
 
 impl Behaviour for Deployment {
-    fn stored(&self) -> (&'static str, &'static str) {
-        ("apps/v1", "Deployment")
-    }
-
     fn to_storage(&self, served: &Served, object: &mut Value) -> Result<(), ErrorList> {
         if template_names_selector(served.group, served.version) {
             selector_from_template(object);
@@ -103,9 +98,11 @@ impl Behaviour for Deployment {
     fn validate(&self, object: &Value) -> ErrorList {
         let spec = Field::root(object).at("spec");
         let mut errors = ErrorList::new();
-        for name in ["replicas", "minReadySeconds", "revisionHistoryLimit"] {
-            errors.extend(spec.at(name).non_negative());
-        }
+        errors.extend(spec.all_non_negative(&[
+            "replicas",
+            "minReadySeconds",
+            "revisionHistoryLimit",
+        ]));
         errors.extend(validate_selector_and_labels(
             &spec,
             "empty selector is invalid for deployment",
@@ -122,22 +119,12 @@ impl Behaviour for Deployment {
         errors
     }
 
-    fn validate_update(
-        &self,
-        object: &Value,
-        old: &Value,
-        subresource: Subresource<'_>,
-    ) -> ErrorList {
-        if subresource == Subresource::Status {
-            return ErrorList::new();
-        }
-        let mut errors = self.validate(object);
-        errors.extend(immutable_selector(object, old));
-        errors
+    fn validate_change(&self, object: &Value, old: &Value) -> ErrorList {
+        immutable_selector(object, old).into_iter().collect()
     }
 
     fn warnings(&self, object: &Value) -> Vec<String> {
-        pod_warnings(&Field::root(object).at("spec").at("template").at("spec"))
+        template_warnings(object)
     }
 
     fn columns(&self) -> &'static [Column] {
@@ -187,10 +174,7 @@ fn validate_strategy(strategy: &Field<'_>) -> ErrorList {
             let (unavailable, surge) = (rolling.at("maxUnavailable"), rolling.at("maxSurge"));
             errors.extend(validate_int_or_percent(&unavailable, false));
             errors.extend(validate_int_or_percent(&surge, false));
-            let is_zero = |field: &Field<'_>| {
-                field.int() == Some(0) || field.str().trim_end_matches('%').parse() == Ok(0)
-            };
-            if is_zero(&unavailable) && is_zero(&surge) {
+            if is_zero_bound(&unavailable) && is_zero_bound(&surge) {
                 errors.push(unavailable.invalid("may not be 0 when `maxSurge` is 0"));
             }
             errors.extend(validate_int_or_percent(&unavailable, true));
@@ -214,7 +198,7 @@ mod tests {
         }
         let (group, version) = version.split_once('/').unwrap();
         let served = SERVED.iter().find(|s| s.group == group && s.version == version).unwrap();
-        Deployment.decode(served, &mut object).unwrap();
+        RESOURCE.decode(served, &mut object).unwrap();
         object
     }
 

@@ -10,7 +10,7 @@ use crate::defaults::{items_at, set_default, set_default_text, take};
 use crate::field::{Field, same};
 use crate::field_error::ErrorList;
 use crate::names;
-use crate::registry::{Behaviour, Cell, Column, Resource, Served, Subresource};
+use crate::registry::{Behaviour, Cell, Column, Resource, Served};
 
 /// The row of the resource table.
 pub const RESOURCE: Resource = Resource::new(SERVED, &EndpointSlice).with_generation();
@@ -26,10 +26,6 @@ const SHOWN: usize = 3;
 struct EndpointSlice;
 
 impl Behaviour for EndpointSlice {
-    fn stored(&self) -> (&'static str, &'static str) {
-        ("discovery.k8s.io/v1", "EndpointSlice")
-    }
-
     fn to_storage(&self, _served: &Served, object: &mut Value) -> Result<(), ErrorList> {
         for port in items_at(object, "ports") {
             set_default(port, "name", "");
@@ -88,10 +84,8 @@ impl Behaviour for EndpointSlice {
         errors
     }
 
-    fn validate_update(&self, object: &Value, old: &Value, _: Subresource<'_>) -> ErrorList {
-        let mut errors = self.validate(object);
-        errors.extend(Field::root(object).at("addressType").immutable(&old["addressType"]));
-        errors
+    fn validate_change(&self, object: &Value, old: &Value) -> ErrorList {
+        Field::root(object).at("addressType").immutable(&old["addressType"]).into_iter().collect()
     }
 
     fn columns(&self) -> &'static [Column] {

@@ -19,10 +19,6 @@ const SERVED: &[Served] =
 struct Endpoints;
 
 impl Behaviour for Endpoints {
-    fn stored(&self) -> (&'static str, &'static str) {
-        ("v1", "Endpoints")
-    }
-
     fn to_storage(&self, _served: &Served, object: &mut Value) -> Result<(), ErrorList> {
         for subset in items_at(object, "subsets") {
             for port in items_at(subset, "ports") {

@@ -30,10 +30,6 @@ const RENAMED: [(&str, &str); 7] = [
 struct Event;
 
 impl Behaviour for Event {
-    fn stored(&self) -> (&'static str, &'static str) {
-        ("v1", "Event")
-    }
-
     fn to_storage(&self, served: &Served, object: &mut Value) -> Result<(), ErrorList> {
         if served.group == "events.k8s.io" {
             for (core, events) in RENAMED {

@@ -30,10 +30,6 @@ const SERVED: &[Served] = &[CURRENT, CURRENT.also("autoscaling", "v1")];
 struct HorizontalPodAutoscaler;
 
 impl Behaviour for HorizontalPodAutoscaler {
-    fn stored(&self) -> (&'static str, &'static str) {
-        ("autoscaling/v2", "HorizontalPodAutoscaler")
-    }
-
     fn to_storage(&self, served: &Served, object: &mut Value) -> Result<(), ErrorList> {
         if served.version == "v1" {
             v1::to_v2(object);

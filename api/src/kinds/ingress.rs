@@ -19,10 +19,6 @@ const SERVED: &[Served] =
 struct Ingress;
 
 impl Behaviour for Ingress {
-    fn stored(&self) -> (&'static str, &'static str) {
-        ("networking.k8s.io/v1", "Ingress")
-    }
-
     fn prepare_for_create(&self, object: &mut Value) {
         set(object, "status", json!({ "loadBalancer": {} }));
     }

@@ -8,7 +8,7 @@ use crate::defaults::{child, object_at, set_default};
 use crate::field::Field;
 use crate::field_error::ErrorList;
 use crate::names;
-use crate::registry::{Behaviour, Cell, Column, Resource, Served, Subresource};
+use crate::registry::{Behaviour, Cell, Column, Resource, Served};
 
 /// The row of the resource table.
 pub const RESOURCE: Resource =
@@ -20,10 +20,6 @@ const SERVED: &[Served] =
 struct IngressClass;
 
 impl Behaviour for IngressClass {
-    fn stored(&self) -> (&'static str, &'static str) {
-        ("networking.k8s.io/v1", "IngressClass")
-    }
-
     fn to_storage(&self, _served: &Served, object: &mut Value) -> Result<(), ErrorList> {
         if let Some(parameters) = object_at(child(object, "spec"), "parameters") {
             set_default(parameters, "scope", "Cluster");
@@ -46,11 +42,9 @@ impl Behaviour for IngressClass {
         errors
     }
 
-    fn validate_update(&self, object: &Value, old: &Value, _: Subresource<'_>) -> ErrorList {
-        let mut errors = self.validate(object);
+    fn validate_change(&self, object: &Value, old: &Value) -> ErrorList {
         let controller = Field::root(object).at("spec").at("controller");
-        errors.extend(controller.immutable(&old["spec"]["controller"]));
-        errors
+        controller.immutable(&old["spec"]["controller"]).into_iter().collect()
     }
 
     fn columns(&self) -> &'static [Column] {

@@ -4,17 +4,14 @@ use jiff::Timestamp;
 use serde_json::Value;
 
 use super::row;
-use super::workload::labels_from;
+use super::workload::{labels_from, template_warnings};
 use crate::defaults::{child, copy_from, empty, items_at, set, set_default, set_default_text};
 use crate::duration;
 use crate::field::Field;
 use crate::field_error::ErrorList;
 use crate::pod_spec::defaults::default_template;
-use crate::pod_spec::pod_warnings;
 use crate::pod_spec::{validate_selector_and_labels, validate_template};
-use crate::registry::{
-    Behaviour, Cell, Column, Resource, Served, Subresource, keep_all_but_status,
-};
+use crate::registry::{Behaviour, Cell, Column, Resource, Served};
 
 /// The row of the resource table.
 pub const RESOURCE: Resource = Resource::new(SERVED, &Job).with_status().with_generation();
@@ -24,10 +21,6 @@ const SERVED: &[Served] = &[Served::new("batch", "v1", "Job", "jobs", "job").all
 struct Job;
 
 impl Behaviour for Job {
-    fn stored(&self) -> (&'static str, &'static str) {
-        ("batch/v1", "Job")
-    }
-
     fn to_storage(&self, _served: &Served, object: &mut Value) -> Result<(), ErrorList> {
         let labels = object["spec"]["template"]["metadata"]["labels"].clone();
         let spec = child(object, "spec");
@@ -60,13 +53,6 @@ impl Behaviour for Job {
         generate_selector(object);
     }
 
-    fn prepare_for_update(&self, object: &mut Value, old: &Value, subresource: Subresource<'_>) {
-        if subresource == Subresource::Status {
-            return keep_all_but_status(object, old);
-        }
-        copy_from(object, old, "status");
-    }
-
     fn validate(&self, object: &Value) -> ErrorList {
         let spec = Field::root(object).at("spec");
         let mut errors = validate_job_spec(&spec);
@@ -74,16 +60,8 @@ impl Behaviour for Job {
         errors
     }
 
-    fn validate_update(
-        &self,
-        object: &Value,
-        old: &Value,
-        subresource: Subresource<'_>,
-    ) -> ErrorList {
-        if subresource == Subresource::Status {
-            return ErrorList::new();
-        }
-        let mut errors = self.validate(object);
+    fn validate_change(&self, object: &Value, old: &Value) -> ErrorList {
+        let mut errors = ErrorList::new();
         let (new, old) = (Field::root(object).at("spec"), &old["spec"]);
         for name in
             ["selector", "completionMode", "podFailurePolicy", "backoffLimitPerIndex", "managedBy"]
@@ -113,7 +91,7 @@ impl Behaviour for Job {
     }
 
     fn warnings(&self, object: &Value) -> Vec<String> {
-        pod_warnings(&Field::root(object).at("spec").at("template").at("spec"))
+        template_warnings(object)
     }
 
     fn columns(&self) -> &'static [Column] {
@@ -190,7 +168,7 @@ fn job_status(job: &Value) -> &'static str {
 /// Checks the spec of a job (also inside a CronJob, where there is no selector yet).
 pub fn validate_job_spec(spec: &Field<'_>) -> ErrorList {
     let mut errors = ErrorList::new();
-    for name in [
+    errors.extend(spec.all_non_negative(&[
         "parallelism",
         "completions",
         "activeDeadlineSeconds",
@@ -198,9 +176,7 @@ pub fn validate_job_spec(spec: &Field<'_>) -> ErrorList {
         "ttlSecondsAfterFinished",
         "backoffLimitPerIndex",
         "maxFailedIndexes",
-    ] {
-        errors.extend(spec.at(name).non_negative());
-    }
+    ]));
     let mode = spec.at("completionMode");
     if mode.exists() {
         errors.extend(mode.one_of(&["NonIndexed", "Indexed"]));
@@ -250,7 +226,7 @@ mod tests {
     fn defaults_and_selector() {
         let mut job = json!({"metadata": {"name": "pi", "uid": "u"}, "spec": {"template":
             {"metadata": {"labels": {"app": "pi"}}, "spec": {"containers": []}}}});
-        Job.decode(&SERVED[0], &mut job).unwrap();
+        RESOURCE.decode(&SERVED[0], &mut job).unwrap();
         Job.prepare_for_create(&mut job);
         let spec = &job["spec"];
         assert_eq!(spec["completions"], 1);

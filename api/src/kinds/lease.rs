@@ -16,10 +16,6 @@ const SERVED: &[Served] = &[Served::new("coordination.k8s.io", "v1", "Lease", "l
 struct Lease;
 
 impl Behaviour for Lease {
-    fn stored(&self) -> (&'static str, &'static str) {
-        ("coordination.k8s.io/v1", "Lease")
-    }
-
     fn validate(&self, object: &Value) -> ErrorList {
         let spec = Field::root(object).at("spec");
         let mut errors = ErrorList::new();

@@ -19,10 +19,6 @@ const SERVED: &[Served] =
 struct LimitRange;
 
 impl Behaviour for LimitRange {
-    fn stored(&self) -> (&'static str, &'static str) {
-        ("v1", "LimitRange")
-    }
-
     fn to_storage(&self, _served: &Served, object: &mut Value) -> Result<(), ErrorList> {
         for limit in items_at(child(object, "spec"), "limits") {
             for list in ["max", "min", "default", "defaultRequest", "maxLimitRequestRatio"] {

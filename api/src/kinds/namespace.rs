@@ -31,10 +31,6 @@ const NAME_LABEL: &str = "kubernetes.io/metadata.name";
 struct Namespace;
 
 impl Behaviour for Namespace {
-    fn stored(&self) -> (&'static str, &'static str) {
-        ("v1", "Namespace")
-    }
-
     fn to_storage(&self, _served: &Served, object: &mut Value) -> Result<(), ErrorList> {
         label_with_name(object);
         Ok(())

@@ -22,10 +22,6 @@ const SERVED: &[Served] =
 struct NetworkPolicy;
 
 impl Behaviour for NetworkPolicy {
-    fn stored(&self) -> (&'static str, &'static str) {
-        ("networking.k8s.io/v1", "NetworkPolicy")
-    }
-
     fn to_storage(&self, _served: &Served, object: &mut Value) -> Result<(), ErrorList> {
         let spec = child(object, "spec");
         set_default(spec, "podSelector", empty());

@@ -29,10 +29,6 @@ const ROLE_LABEL: &str = "kubernetes.io/role";
 struct Node;
 
 impl Behaviour for Node {
-    fn stored(&self) -> (&'static str, &'static str) {
-        ("v1", "Node")
-    }
-
     fn to_storage(&self, _served: &Served, object: &mut Value) -> Result<(), ErrorList> {
         child(object, "spec");
         if let Some(status) = object_at(object, "status") {

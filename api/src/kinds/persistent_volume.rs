@@ -9,7 +9,7 @@ use crate::field::{Field, same};
 use crate::field_error::{ErrorList, FieldError};
 use crate::names;
 use crate::quantity::{Quantity, canonicalize_list};
-use crate::registry::{Behaviour, Cell, Column, Resource, Served, Subresource};
+use crate::registry::{Behaviour, Cell, Column, Resource, Served};
 
 /// The row of the resource table.
 pub const RESOURCE: Resource =
@@ -22,10 +22,6 @@ const SERVED: &[Served] =
 struct PersistentVolume;
 
 impl Behaviour for PersistentVolume {
-    fn stored(&self) -> (&'static str, &'static str) {
-        ("v1", "PersistentVolume")
-    }
-
     fn to_storage(&self, _served: &Served, object: &mut Value) -> Result<(), ErrorList> {
         set_default_text(child(object, "status"), "phase", "Pending");
         let spec = child(object, "spec");
@@ -54,11 +50,7 @@ impl Behaviour for PersistentVolume {
             errors.push(capacity.not_supported(&["storage"]));
         } else {
             let size = Quantity::from_json(capacity.at("storage").value).unwrap_or_default();
-            if size.is_zero() || size.is_negative() {
-                let path = capacity.key("storage").path;
-                let detail = "must be greater than zero";
-                errors.push(FieldError::invalid(path, size.to_string(), detail));
-            }
+            errors.extend(validate_size(&capacity.key("storage"), &size));
         }
         errors.extend(
             spec.at("persistentVolumeReclaimPolicy").one_of(&["Delete", "Recycle", "Retain"]),
@@ -82,24 +74,12 @@ impl Behaviour for PersistentVolume {
             let detail = "Local volume requires node affinity";
             errors.push(spec.at("nodeAffinity").required(detail));
         }
-        let class = spec.at("storageClassName");
-        if !class.is_empty() {
-            errors.extend(class.invalid_each(names::dns1123_subdomain(class.str())));
-        }
-        errors.extend(spec.at("volumeMode").one_of(&["Block", "Filesystem"]));
+        errors.extend(validate_class_and_mode(&spec));
         errors
     }
 
-    fn validate_update(
-        &self,
-        object: &Value,
-        old: &Value,
-        subresource: Subresource<'_>,
-    ) -> ErrorList {
-        if subresource == Subresource::Status {
-            return ErrorList::new();
-        }
-        let mut errors = self.validate(object);
+    fn validate_change(&self, object: &Value, old: &Value) -> ErrorList {
+        let mut errors = ErrorList::new();
         let (new, before) = (Field::root(object).at("spec"), Field::root(old).at("spec"));
         let (mine, theirs) = (sources(&new), sources(&before));
         let equal = mine == theirs
@@ -193,6 +173,23 @@ pub fn validate_access_modes(modes: &Field<'_>) -> ErrorList {
         let detail = "may not use ReadWriteOncePod with other access modes";
         errors.push(modes.forbidden(detail));
     }
+    errors
+}
+
+/// Checks that there is room for something.
+pub fn validate_size(field: &Field<'_>, size: &Quantity) -> Option<FieldError> {
+    let none = size.is_zero() || size.is_negative();
+    none.then(|| FieldError::invalid(&field.path, size.to_string(), "must be greater than zero"))
+}
+
+/// Checks the storage class and the mode of a volume or claim.
+pub fn validate_class_and_mode(spec: &Field<'_>) -> ErrorList {
+    let mut errors = ErrorList::new();
+    let class = spec.at("storageClassName");
+    if !class.is_empty() {
+        errors.extend(class.invalid_each(names::dns1123_subdomain(class.str())));
+    }
+    errors.extend(spec.at("volumeMode").one_of(&["Block", "Filesystem"]));
     errors
 }
 

@@ -3,16 +3,17 @@
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
-use super::persistent_volume::{access_modes, phase, validate_access_modes};
+use super::persistent_volume::{
+    access_modes, phase, validate_access_modes, validate_class_and_mode, validate_size,
+};
 use super::row;
 use crate::defaults::{child, copy_from, object_at, set, set_default_text};
 use crate::field::{Field, same};
 use crate::field_error::{ErrorList, FieldError};
 use crate::metadata::validate_label_selector;
-use crate::names;
 use crate::pod_spec::defaults::default_claim_spec;
 use crate::quantity::{Quantity, canonicalize_list};
-use crate::registry::{Behaviour, Cell, Column, Resource, Served, Subresource};
+use crate::registry::{Behaviour, Cell, Column, Resource, Served};
 
 /// The row of the resource table.
 pub const RESOURCE: Resource = Resource::new(SERVED, &PersistentVolumeClaim).with_status();
@@ -29,10 +30,6 @@ const SERVED: &[Served] = &[Served::new(
 struct PersistentVolumeClaim;
 
 impl Behaviour for PersistentVolumeClaim {
-    fn stored(&self) -> (&'static str, &'static str) {
-        ("v1", "PersistentVolumeClaim")
-    }
-
     fn to_storage(&self, _served: &Served, object: &mut Value) -> Result<(), ErrorList> {
         let status = child(object, "status");
         set_default_text(status, "phase", "Pending");
@@ -56,31 +53,15 @@ impl Behaviour for PersistentVolumeClaim {
         let requests = spec.at("resources").at("requests");
         let storage = requests.key("storage");
         match Quantity::from_json(storage.value) {
-            Ok(size) if size.is_zero() || size.is_negative() => {
-                let detail = "must be greater than zero";
-                errors.push(FieldError::invalid(storage.path, size.to_string(), detail));
-            }
-            Ok(_) => {}
+            Ok(size) => errors.extend(validate_size(&storage, &size)),
             Err(_) => errors.push(storage.required("")),
         }
-        let class = spec.at("storageClassName");
-        if !class.is_empty() {
-            errors.extend(class.invalid_each(names::dns1123_subdomain(class.str())));
-        }
-        errors.extend(spec.at("volumeMode").one_of(&["Block", "Filesystem"]));
+        errors.extend(validate_class_and_mode(&spec));
         errors
     }
 
-    fn validate_update(
-        &self,
-        object: &Value,
-        old: &Value,
-        subresource: Subresource<'_>,
-    ) -> ErrorList {
-        if subresource == Subresource::Status {
-            return ErrorList::new();
-        }
-        let mut errors = self.validate(object);
+    fn validate_change(&self, object: &Value, old: &Value) -> ErrorList {
+        let mut errors = ErrorList::new();
         let (new, before) = (&object["spec"], &old["spec"]);
         let mut expected = before.clone();
         // The volume is bound once; size may grow then.

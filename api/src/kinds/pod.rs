@@ -43,10 +43,6 @@ const SUBRESOURCES: &[SubresourceInfo] = &[
 struct Pod;
 
 impl Behaviour for Pod {
-    fn stored(&self) -> (&'static str, &'static str) {
-        ("v1", "Pod")
-    }
-
     fn to_storage(&self, _served: &Served, object: &mut Value) -> Result<(), ErrorList> {
         default_pod(child(object, "spec"));
         Ok(())

@@ -33,10 +33,6 @@ const MATCHES_NOTHING: &str = "pdb.kubernetes.io/deprecated-v1beta1-empty-select
 struct PodDisruptionBudget;
 
 impl Behaviour for PodDisruptionBudget {
-    fn stored(&self) -> (&'static str, &'static str) {
-        ("policy/v1", "PodDisruptionBudget")
-    }
-
     fn to_storage(&self, served: &Served, object: &mut Value) -> Result<(), ErrorList> {
         let spec = child(object, "spec");
         if served.version == "v1beta1" && spec["selector"] == json!({}) {

@@ -20,10 +20,6 @@ const SERVED: &[Served] = &[Served::new("", "v1", "PodTemplate", "podtemplates",
 struct PodTemplate;
 
 impl Behaviour for PodTemplate {
-    fn stored(&self) -> (&'static str, &'static str) {
-        ("v1", "PodTemplate")
-    }
-
     fn to_storage(&self, _served: &Served, object: &mut Value) -> Result<(), ErrorList> {
         default_template(child(object, "template"));
         Ok(())

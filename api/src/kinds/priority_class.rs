@@ -23,10 +23,6 @@ const HIGHEST_USER_VALUE: i64 = 1_000_000_000;
 struct PriorityClass;
 
 impl Behaviour for PriorityClass {
-    fn stored(&self) -> (&'static str, &'static str) {
-        ("scheduling.k8s.io/v1", "PriorityClass")
-    }
-
     fn to_storage(&self, _served: &Served, object: &mut Value) -> Result<(), ErrorList> {
         set_default(object, "preemptionPolicy", "PreemptLowerPriority");
         Ok(())

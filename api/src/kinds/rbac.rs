@@ -9,46 +9,39 @@ use crate::field::{Field, same};
 use crate::field_error::{ErrorList, FieldError};
 use crate::metadata::validate_label_selector;
 use crate::names;
-use crate::registry::{Behaviour, Cell, Column, Resource, Served, Subresource};
+use crate::registry::{Behaviour, Cell, Column, Resource, Served};
 
 const GROUP: &str = "rbac.authorization.k8s.io";
 
 /// Role.
-pub const ROLE: Resource = Resource::new(
-    &[Served::new(GROUP, "v1", "Role", "roles", "role")],
-    &Role { kind: "Role", cluster: false },
-);
+pub const ROLE: Resource =
+    Resource::new(&[Served::new(GROUP, "v1", "Role", "roles", "role")], &Role { cluster: false });
 
 /// ClusterRole.
 pub const CLUSTER_ROLE: Resource = Resource::new(
     &[Served::new(GROUP, "v1", "ClusterRole", "clusterroles", "clusterrole")],
-    &Role { kind: "ClusterRole", cluster: true },
+    &Role { cluster: true },
 )
 .cluster_scoped();
 
 /// RoleBinding.
 pub const ROLE_BINDING: Resource = Resource::new(
     &[Served::new(GROUP, "v1", "RoleBinding", "rolebindings", "rolebinding")],
-    &RoleBinding { kind: "RoleBinding", cluster: false },
+    &RoleBinding { cluster: false },
 );
 
 /// ClusterRoleBinding.
 pub const CLUSTER_ROLE_BINDING: Resource = Resource::new(
     &[Served::new(GROUP, "v1", "ClusterRoleBinding", "clusterrolebindings", "clusterrolebinding")],
-    &RoleBinding { kind: "ClusterRoleBinding", cluster: true },
+    &RoleBinding { cluster: true },
 )
 .cluster_scoped();
 
 struct Role {
-    kind: &'static str,
     cluster: bool,
 }
 
 impl Behaviour for Role {
-    fn stored(&self) -> (&'static str, &'static str) {
-        ("rbac.authorization.k8s.io/v1", self.kind)
-    }
-
     fn validate(&self, object: &Value) -> ErrorList {
         let object = Field::root(object);
         let mut errors = ErrorList::new();
@@ -104,15 +97,10 @@ fn validate_rule(rule: &Field<'_>, cluster: bool) -> ErrorList {
 }
 
 struct RoleBinding {
-    kind: &'static str,
     cluster: bool,
 }
 
 impl Behaviour for RoleBinding {
-    fn stored(&self) -> (&'static str, &'static str) {
-        ("rbac.authorization.k8s.io/v1", self.kind)
-    }
-
     fn to_storage(&self, _served: &Served, object: &mut Value) -> Result<(), ErrorList> {
         set_default_text(child(object, "roleRef"), "apiGroup", GROUP);
         for subject in items_at(object, "subjects") {
@@ -147,8 +135,8 @@ impl Behaviour for RoleBinding {
         errors
     }
 
-    fn validate_update(&self, object: &Value, old: &Value, _: Subresource<'_>) -> ErrorList {
-        let mut errors = self.validate(object);
+    fn validate_change(&self, object: &Value, old: &Value) -> ErrorList {
+        let mut errors = ErrorList::new();
         if !same(&object["roleRef"], &old["roleRef"]) {
             errors.push(Field::root(object).at("roleRef").invalid("cannot change roleRef"));
         }

@@ -5,15 +5,14 @@ use serde_json::Value;
 
 use super::row;
 use super::workload::{
-    immutable_selector, replicas_and_template, selector_from_template, template_names_selector,
-    validate_running_template,
+    REPLICA_COLUMNS, immutable_selector, replica_cells, replica_fields, replicas_and_template,
+    selector_from_template, template_names_selector, template_warnings, validate_running_template,
 };
 use crate::defaults::{child, set};
 use crate::field::Field;
 use crate::field_error::ErrorList;
-use crate::pod_spec::pod_warnings;
 use crate::pod_spec::validate_selector_and_labels;
-use crate::registry::{Behaviour, Cell, Column, Resource, Served, Subresource};
+use crate::registry::{Behaviour, Cell, Column, Resource, Served};
 
 /// The row of the resource table.
 pub const RESOURCE: Resource =
@@ -23,15 +22,11 @@ const CURRENT: Served =
     Served::new("apps", "v1", "ReplicaSet", "replicasets", "replicaset").short(&["rs"]).all();
 
 const SERVED: &[Served] =
-    &[CURRENT, CURRENT.also("apps", "v1beta2"), CURRENT.also("extensions", "v1beta1")];
+    &[CURRENT, CURRENT.also("apps", "v1beta2"), CURRENT.also("extensions", "v1beta1").bare()];
 
 struct ReplicaSet;
 
 impl Behaviour for ReplicaSet {
-    fn stored(&self) -> (&'static str, &'static str) {
-        ("apps/v1", "ReplicaSet")
-    }
-
     fn to_storage(&self, served: &Served, object: &mut Value) -> Result<(), ErrorList> {
         if template_names_selector(served.group, served.version) {
             selector_from_template(object);
@@ -47,9 +42,7 @@ impl Behaviour for ReplicaSet {
     fn validate(&self, object: &Value) -> ErrorList {
         let spec = Field::root(object).at("spec");
         let mut errors = ErrorList::new();
-        for name in ["replicas", "minReadySeconds"] {
-            errors.extend(spec.at(name).non_negative());
-        }
+        errors.extend(spec.all_non_negative(&["replicas", "minReadySeconds"]));
         errors.extend(validate_selector_and_labels(
             &spec,
             "empty selector is invalid for deployment",
@@ -58,55 +51,23 @@ impl Behaviour for ReplicaSet {
         errors
     }
 
-    fn validate_update(
-        &self,
-        object: &Value,
-        old: &Value,
-        subresource: Subresource<'_>,
-    ) -> ErrorList {
-        if subresource == Subresource::Status {
-            return ErrorList::new();
-        }
-        let mut errors = self.validate(object);
-        errors.extend(immutable_selector(object, old));
-        errors
+    fn validate_change(&self, object: &Value, old: &Value) -> ErrorList {
+        immutable_selector(object, old).into_iter().collect()
     }
 
     fn warnings(&self, object: &Value) -> Vec<String> {
-        pod_warnings(&Field::root(object).at("spec").at("template").at("spec"))
+        template_warnings(object)
     }
 
     fn columns(&self) -> &'static [Column] {
-        const {
-            &[
-                Column::NAME,
-                Column::integer("Desired"),
-                Column::integer("Current"),
-                Column::integer("Ready"),
-                Column::AGE,
-                Column::wide("Containers"),
-                Column::wide("Images"),
-                Column::wide("Selector"),
-            ]
-        }
+        REPLICA_COLUMNS
     }
 
     fn cells(&self, object: &Value, now: Timestamp) -> Vec<Cell> {
-        let (spec, status) = (&object["spec"], &object["status"]);
-        let [names, images] = row::containers(&spec["template"]["spec"]);
-        vec![
-            row::name(object),
-            row::integer(&spec["replicas"]),
-            row::integer(&status["replicas"]),
-            row::integer(&status["readyReplicas"]),
-            row::age(object, now),
-            names,
-            images,
-            row::label_selector(&spec["selector"]),
-        ]
+        replica_cells(object, now, row::label_selector(&object["spec"]["selector"]))
     }
 
     fn selectable_fields(&self, object: &Value) -> Vec<(&'static str, String)> {
-        vec![("status.replicas", object["status"]["replicas"].as_i64().unwrap_or(0).to_string())]
+        replica_fields(object)
     }
 }

@@ -4,12 +4,14 @@ use jiff::Timestamp;
 use serde_json::Value;
 
 use super::row;
-use super::workload::{labels_from, replicas_and_template, validate_running_template};
+use super::workload::{
+    REPLICA_COLUMNS, labels_from, replica_cells, replica_fields, replicas_and_template,
+    template_warnings, validate_running_template,
+};
 use crate::defaults::{child, set};
 use crate::field::Field;
 use crate::field_error::ErrorList;
 use crate::metadata::validate_labels;
-use crate::pod_spec::pod_warnings;
 use crate::registry::{Behaviour, Cell, Column, Resource, Served};
 
 /// The row of the resource table.
@@ -29,10 +31,6 @@ const SERVED: &[Served] = &[Served::new(
 struct ReplicationController;
 
 impl Behaviour for ReplicationController {
-    fn stored(&self) -> (&'static str, &'static str) {
-        ("v1", "ReplicationController")
-    }
-
     fn to_storage(&self, _served: &Served, object: &mut Value) -> Result<(), ErrorList> {
         let labels = object["spec"]["template"]["metadata"]["labels"].clone();
         let spec = child(object, "spec");
@@ -53,9 +51,7 @@ impl Behaviour for ReplicationController {
     fn validate(&self, object: &Value) -> ErrorList {
         let spec = Field::root(object).at("spec");
         let mut errors = ErrorList::new();
-        for name in ["replicas", "minReadySeconds"] {
-            errors.extend(spec.at(name).non_negative());
-        }
+        errors.extend(spec.all_non_negative(&["replicas", "minReadySeconds"]));
         let (selector, template) = (spec.at("selector"), spec.at("template"));
         if selector.is_empty() {
             errors.push(selector.required(""));
@@ -75,40 +71,18 @@ impl Behaviour for ReplicationController {
     }
 
     fn warnings(&self, object: &Value) -> Vec<String> {
-        pod_warnings(&Field::root(object).at("spec").at("template").at("spec"))
+        template_warnings(object)
     }
 
     fn columns(&self) -> &'static [Column] {
-        const {
-            &[
-                Column::NAME,
-                Column::integer("Desired"),
-                Column::integer("Current"),
-                Column::integer("Ready"),
-                Column::AGE,
-                Column::wide("Containers"),
-                Column::wide("Images"),
-                Column::wide("Selector"),
-            ]
-        }
+        REPLICA_COLUMNS
     }
 
     fn cells(&self, object: &Value, now: Timestamp) -> Vec<Cell> {
-        let (spec, status) = (&object["spec"], &object["status"]);
-        let [names, images] = row::containers(&spec["template"]["spec"]);
-        vec![
-            row::name(object),
-            row::integer(&spec["replicas"]),
-            row::integer(&status["replicas"]),
-            row::integer(&status["readyReplicas"]),
-            row::age(object, now),
-            names,
-            images,
-            row::labels(&spec["selector"]),
-        ]
+        replica_cells(object, now, row::labels(&object["spec"]["selector"]))
     }
 
     fn selectable_fields(&self, object: &Value) -> Vec<(&'static str, String)> {
-        vec![("status.replicas", object["status"]["replicas"].as_i64().unwrap_or(0).to_string())]
+        replica_fields(object)
     }
 }

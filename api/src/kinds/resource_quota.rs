@@ -9,7 +9,7 @@ use crate::field::Field;
 use crate::field_error::ErrorList;
 use crate::names;
 use crate::quantity::{Quantity, canonicalize_list};
-use crate::registry::{Behaviour, Cell, Column, Resource, Served, Subresource};
+use crate::registry::{Behaviour, Cell, Column, Resource, Served};
 
 /// The row of the resource table.
 pub const RESOURCE: Resource = Resource::new(SERVED, &ResourceQuota).with_status();
@@ -30,10 +30,6 @@ const SCOPES: &[&str] = &[
 struct ResourceQuota;
 
 impl Behaviour for ResourceQuota {
-    fn stored(&self) -> (&'static str, &'static str) {
-        ("v1", "ResourceQuota")
-    }
-
     fn to_storage(&self, _served: &Served, object: &mut Value) -> Result<(), ErrorList> {
         if let Some(hard) = object_at(child(object, "spec"), "hard") {
             canonicalize_list(hard);
@@ -65,19 +61,9 @@ impl Behaviour for ResourceQuota {
         errors
     }
 
-    fn validate_update(
-        &self,
-        object: &Value,
-        old: &Value,
-        subresource: Subresource<'_>,
-    ) -> ErrorList {
-        if subresource == Subresource::Status {
-            return ErrorList::new();
-        }
-        let mut errors = self.validate(object);
+    fn validate_change(&self, object: &Value, old: &Value) -> ErrorList {
         let scopes = Field::root(object).at("spec").at("scopes");
-        errors.extend(scopes.immutable(&old["spec"]["scopes"]));
-        errors
+        scopes.immutable(&old["spec"]["scopes"]).into_iter().collect()
     }
 
     fn columns(&self) -> &'static [Column] {

@@ -12,12 +12,12 @@ const fn review(served: &'static [Served], behaviour: &'static Review) -> Resour
 
 /// Binding (old clients bind pods through it; `pods/binding` is the usual way).
 pub const BINDING: Resource =
-    review(&[Served::new("", "v1", "Binding", "bindings", "binding")], &Review("v1", "Binding"));
+    review(&[Served::new("", "v1", "Binding", "bindings", "binding")], &Review);
 
 /// Whose token is this?
 pub const TOKEN_REVIEW: Resource = review(
     &[Served::new("authentication.k8s.io", "v1", "TokenReview", "tokenreviews", "tokenreview")],
-    &Review("authentication.k8s.io/v1", "TokenReview"),
+    &Review,
 )
 .cluster_scoped();
 
@@ -30,7 +30,7 @@ pub const SELF_SUBJECT_REVIEW: Resource = review(
         "selfsubjectreviews",
         "selfsubjectreview",
     )],
-    &Review("authentication.k8s.io/v1", "SelfSubjectReview"),
+    &Review,
 )
 .cluster_scoped();
 
@@ -43,7 +43,7 @@ pub const SUBJECT_ACCESS_REVIEW: Resource = review(
         "subjectaccessreviews",
         "subjectaccessreview",
     )],
-    &Review("authorization.k8s.io/v1", "SubjectAccessReview"),
+    &Review,
 )
 .cluster_scoped();
 
@@ -56,7 +56,7 @@ pub const LOCAL_SUBJECT_ACCESS_REVIEW: Resource = review(
         "localsubjectaccessreviews",
         "localsubjectaccessreview",
     )],
-    &Review("authorization.k8s.io/v1", "LocalSubjectAccessReview"),
+    &Review,
 );
 
 /// May I?
@@ -68,7 +68,7 @@ pub const SELF_SUBJECT_ACCESS_REVIEW: Resource = review(
         "selfsubjectaccessreviews",
         "selfsubjectaccessreview",
     )],
-    &Review("authorization.k8s.io/v1", "SelfSubjectAccessReview"),
+    &Review,
 )
 .cluster_scoped();
 
@@ -81,17 +81,13 @@ pub const SELF_SUBJECT_RULES_REVIEW: Resource = review(
         "selfsubjectrulesreviews",
         "selfsubjectrulesreview",
     )],
-    &Review("authorization.k8s.io/v1", "SelfSubjectRulesReview"),
+    &Review,
 )
 .cluster_scoped();
 
-/// `apiVersion` and `kind`; reviews have nothing else of their own here.
-struct Review(&'static str, &'static str);
+/// Reviews have nothing of their own: who answers them reads them as they come.
+struct Review;
 
 impl Behaviour for Review {
-    fn stored(&self) -> (&'static str, &'static str) {
-        (self.0, self.1)
-    }
-
     fn prepare_for_create(&self, _object: &mut Value) {}
 }

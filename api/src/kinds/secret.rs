@@ -23,10 +23,6 @@ const MAX_BYTES: usize = 1024 * 1024;
 struct Secret;
 
 impl Behaviour for Secret {
-    fn stored(&self) -> (&'static str, &'static str) {
-        ("v1", "Secret")
-    }
-
     fn to_storage(&self, _served: &Served, object: &mut Value) -> Result<(), ErrorList> {
         if let Value::Object(texts) = take(object, "stringData") {
             let data = child(object, "data");

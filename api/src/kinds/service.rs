@@ -32,10 +32,6 @@ const SUBRESOURCES: &[SubresourceInfo] = &[SubresourceInfo::new(
 struct Service;
 
 impl Behaviour for Service {
-    fn stored(&self) -> (&'static str, &'static str) {
-        ("v1", "Service")
-    }
-
     fn to_storage(&self, _served: &Served, object: &mut Value) -> Result<(), ErrorList> {
         let spec = child(object, "spec");
         set_default_text(spec, "sessionAffinity", "None");
@@ -210,7 +206,7 @@ mod tests {
 
     fn service(spec: Value) -> Value {
         let mut object = json!({ "metadata": { "name": "s" }, "spec": spec });
-        Service.decode(&SERVED[0], &mut object).unwrap();
+        RESOURCE.decode(&SERVED[0], &mut object).unwrap();
         object
     }
 

@@ -18,10 +18,6 @@ const SUBRESOURCES: &[SubresourceInfo] =
 struct ServiceAccount;
 
 impl Behaviour for ServiceAccount {
-    fn stored(&self) -> (&'static str, &'static str) {
-        ("v1", "ServiceAccount")
-    }
-
     fn columns(&self) -> &'static [Column] {
         const { &[Column::NAME, Column::text("Secrets"), Column::AGE] }
     }

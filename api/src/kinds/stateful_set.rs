@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 
 use super::row;
 use super::workload::{
-    replicas_and_template, selector_from_template, template_names_selector,
+    replicas_and_template, selector_from_template, template_names_selector, template_warnings,
     validate_running_template,
 };
 use crate::defaults::{child, items_at, set, set_default, set_default_text, take};
@@ -13,9 +13,8 @@ use crate::field::{Field, same};
 use crate::field_error::{ErrorList, FieldError};
 use crate::names;
 use crate::pod_spec::defaults::default_claim_spec;
-use crate::pod_spec::pod_warnings;
 use crate::pod_spec::validate_selector_and_labels;
-use crate::registry::{Behaviour, Cell, Column, Resource, Served, Subresource};
+use crate::registry::{Behaviour, Cell, Column, Resource, Served};
 
 /// The row of the resource table.
 pub const RESOURCE: Resource =
@@ -34,10 +33,6 @@ const SERVED: &[Served] = &[
 struct StatefulSet;
 
 impl Behaviour for StatefulSet {
-    fn stored(&self) -> (&'static str, &'static str) {
-        ("apps/v1", "StatefulSet")
-    }
-
     fn to_storage(&self, served: &Served, object: &mut Value) -> Result<(), ErrorList> {
         let old = template_names_selector(served.group, served.version);
         if old {
@@ -114,9 +109,11 @@ impl Behaviour for StatefulSet {
         for name in ["whenDeleted", "whenScaled"] {
             errors.extend(retention.at(name).one_of(&["Delete", "Retain"]));
         }
-        for name in ["replicas", "minReadySeconds", "revisionHistoryLimit"] {
-            errors.extend(spec.at(name).non_negative());
-        }
+        errors.extend(spec.all_non_negative(&[
+            "replicas",
+            "minReadySeconds",
+            "revisionHistoryLimit",
+        ]));
         errors.extend(spec.at("ordinals").at("start").non_negative());
         errors.extend(validate_selector_and_labels(
             &spec,
@@ -139,16 +136,8 @@ impl Behaviour for StatefulSet {
         errors
     }
 
-    fn validate_update(
-        &self,
-        object: &Value,
-        old: &Value,
-        subresource: Subresource<'_>,
-    ) -> ErrorList {
-        if subresource == Subresource::Status {
-            return ErrorList::new();
-        }
-        let mut errors = self.validate(object);
+    fn validate_change(&self, object: &Value, old: &Value) -> ErrorList {
+        let mut errors = ErrorList::new();
         let (mut new, mut old) = (object["spec"].clone(), old["spec"].clone());
         for name in [
             "replicas",
@@ -179,7 +168,7 @@ impl Behaviour for StatefulSet {
     }
 
     fn warnings(&self, object: &Value) -> Vec<String> {
-        pod_warnings(&Field::root(object).at("spec").at("template").at("spec"))
+        template_warnings(object)
     }
 
     fn columns(&self) -> &'static [Column] {

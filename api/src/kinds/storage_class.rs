@@ -8,7 +8,7 @@ use crate::defaults::set_default;
 use crate::field::{Field, same};
 use crate::field_error::{ErrorList, FieldError};
 use crate::names;
-use crate::registry::{Behaviour, Cell, Column, Resource, Served, Subresource};
+use crate::registry::{Behaviour, Cell, Column, Resource, Served};
 
 /// The row of the resource table.
 pub const RESOURCE: Resource = Resource::new(SERVED, &StorageClass).cluster_scoped();
@@ -20,10 +20,6 @@ const SERVED: &[Served] =
 struct StorageClass;
 
 impl Behaviour for StorageClass {
-    fn stored(&self) -> (&'static str, &'static str) {
-        ("storage.k8s.io/v1", "StorageClass")
-    }
-
     fn to_storage(&self, _served: &Served, object: &mut Value) -> Result<(), ErrorList> {
         set_default(object, "reclaimPolicy", "Delete");
         set_default(object, "volumeBindingMode", "Immediate");
@@ -51,8 +47,8 @@ impl Behaviour for StorageClass {
         errors
     }
 
-    fn validate_update(&self, object: &Value, old: &Value, _: Subresource<'_>) -> ErrorList {
-        let mut errors = self.validate(object);
+    fn validate_change(&self, object: &Value, old: &Value) -> ErrorList {
+        let mut errors = ErrorList::new();
         if !same(&object["parameters"], &old["parameters"]) {
             let detail = "updates to parameters are forbidden.";
             errors.push(FieldError::forbidden("parameters", detail));

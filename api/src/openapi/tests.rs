@@ -9,11 +9,7 @@ use crate::registry::{Behaviour, Persistence, SubresourceInfo};
 
 struct Nothing;
 
-impl Behaviour for Nothing {
-    fn stored(&self) -> (&'static str, &'static str) {
-        ("", "")
-    }
-}
+impl Behaviour for Nothing {}
 
 const VERBS: &[&str] =
     &["get", "list", "watch", "create", "update", "patch", "delete", "deletecollection"];

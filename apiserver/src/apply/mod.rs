@@ -106,7 +106,6 @@ impl Apply<'_> {
         }
         self.call
             .resource
-            .behaviour
             .decode(self.call.served, &mut merged)
             .map_err(|e| ApiError::invalid(self.call.served, &self.call.info.name, e))?;
         for entry in &mut entries {

@@ -48,10 +48,9 @@ pub(crate) async fn create(
     mut object: Value,
     options: &WriteOptions,
 ) -> Result<Stored, ApiError> {
-    let behaviour = call.resource.behaviour;
     claim_place(call, &mut object)?;
     let name = object::name(&object).to_owned();
-    behaviour
+    call.resource
         .decode(call.served, &mut object)
         .map_err(|errors| ApiError::invalid(call.served, &name, errors))?;
     initialise_metadata(call, &mut object);
@@ -87,9 +86,7 @@ async fn create_named(
     if !errors.is_empty() {
         return Err(ApiError::invalid(call.served, &name, errors));
     }
-    for warning in behaviour.warnings(&object) {
-        call.warn(warning);
-    }
+    call.warn_all(behaviour.warnings(&object));
     admission::validate_create(call, &object)?;
     let key = call.key(&name);
     if options.dry_run {
@@ -132,7 +129,6 @@ fn errors(call: &Call<'_>, object: &Value) -> ErrorList {
 
 /// Takes the namespace from the URL and refuses what contradicts it.
 fn claim_place(call: &Call<'_>, object: &mut Value) -> Result<(), ApiError> {
-    let namespace = object::metadata_str(object, "namespace").to_owned();
     let name = object::name(object).to_owned();
     if !call.info.name.is_empty() && call.info.name != name {
         return Err(ApiError::bad_request(format!(
@@ -151,6 +147,12 @@ fn claim_place(call: &Call<'_>, object: &mut Value) -> Result<(), ApiError> {
     if call.namespace().is_empty() {
         return Err(ApiError::bad_request("an empty namespace may not be set during creation"));
     }
+    claim_namespace(call, object)
+}
+
+/// Fills in the namespace from the URL, or refuses another.
+pub(super) fn claim_namespace(call: &Call<'_>, object: &mut Value) -> Result<(), ApiError> {
+    let namespace = object::metadata_str(object, "namespace");
     if !namespace.is_empty() && namespace != call.namespace() {
         return Err(ApiError::bad_request(
             "the namespace of the provided object does not match the namespace sent on the \

@@ -73,7 +73,6 @@ pub(crate) async fn answer(
         update::claim_identity(call, &mut object)?;
         write::check_identity(call, &object, current)?;
         call.resource
-            .behaviour
             .decode(call.served, &mut object)
             .map_err(|errors| ApiError::invalid(call.served, name, errors))?;
         Ok(object)
@@ -158,7 +157,7 @@ fn check(
     match validation {
         FieldValidation::Ignore => Ok(object),
         FieldValidation::Warn => {
-            complaints.into_iter().for_each(|text| call.warn(text));
+            call.warn_all(complaints);
             Ok(object)
         }
         FieldValidation::Strict => {

@@ -26,7 +26,6 @@ pub(crate) async fn answer(
     claim_identity(call, &mut wanted)?;
     let name = &call.info.name;
     call.resource
-        .behaviour
         .decode(call.served, &mut wanted)
         .map_err(|errors| ApiError::invalid(call.served, name, errors))?;
     let edit = Edit {
@@ -57,14 +56,7 @@ pub(crate) fn claim_identity(call: &Call<'_>, object: &mut Value) -> Result<(), 
         }));
     }
     if call.resource.namespaced {
-        let namespace = object::metadata_str(object, "namespace").to_owned();
-        if !namespace.is_empty() && namespace != call.namespace() {
-            return Err(ApiError::bad_request(
-                "the namespace of the provided object does not match the namespace sent on the \
-                 request",
-            ));
-        }
-        object::metadata_mut(object).insert("namespace".into(), call.namespace().into());
+        super::create::claim_namespace(call, object)?;
     }
     Ok(())
 }
