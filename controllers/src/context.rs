@@ -5,11 +5,15 @@ use std::sync::Arc;
 
 use api::registry::Resource;
 use ipnet::IpNet;
-use k8s_openapi::api::apps::v1::{Deployment, ReplicaSet};
+use k8s_openapi::api::apps::v1::{
+    ControllerRevision, DaemonSet, Deployment, ReplicaSet, StatefulSet,
+};
 use k8s_openapi::api::core::v1::{
-    ConfigMap, Endpoints, Namespace, Node, Pod, Service, ServiceAccount,
+    ConfigMap, Endpoints, Namespace, Node, PersistentVolume, PersistentVolumeClaim, Pod,
+    ReplicationController, Service, ServiceAccount,
 };
 use k8s_openapi::api::discovery::v1::EndpointSlice;
+use k8s_openapi::api::storage::v1::StorageClass;
 use kube::Client;
 use tokio_util::sync::CancellationToken;
 
@@ -40,8 +44,22 @@ pub struct Caches {
     pub pods: Arc<Cache<Pod>>,
     /// ReplicaSets.
     pub replica_sets: Arc<Cache<ReplicaSet>>,
+    /// ReplicationControllers.
+    pub replication_controllers: Arc<Cache<ReplicationController>>,
     /// Deployments.
     pub deployments: Arc<Cache<Deployment>>,
+    /// DaemonSets.
+    pub daemon_sets: Arc<Cache<DaemonSet>>,
+    /// StatefulSets.
+    pub stateful_sets: Arc<Cache<StatefulSet>>,
+    /// ControllerRevisions.
+    pub controller_revisions: Arc<Cache<ControllerRevision>>,
+    /// PersistentVolumes.
+    pub volumes: Arc<Cache<PersistentVolume>>,
+    /// PersistentVolumeClaims.
+    pub claims: Arc<Cache<PersistentVolumeClaim>>,
+    /// StorageClasses.
+    pub storage_classes: Arc<Cache<StorageClass>>,
     /// Services.
     pub services: Arc<Cache<Service>>,
     /// Endpoints.
@@ -64,7 +82,14 @@ impl Caches {
         Self {
             pods: Cache::new(),
             replica_sets: Cache::new(),
+            replication_controllers: Cache::new(),
             deployments: Cache::new(),
+            daemon_sets: Cache::new(),
+            stateful_sets: Cache::new(),
+            controller_revisions: Cache::new(),
+            volumes: Cache::new(),
+            claims: Cache::new(),
+            storage_classes: Cache::new(),
             services: Cache::new(),
             endpoints: Cache::new(),
             endpoint_slices: Cache::new(),
@@ -85,7 +110,14 @@ impl Caches {
         self.endpoint_slices.start(client, token);
         self.pods.start(client, token);
         self.replica_sets.start(client, token);
+        self.replication_controllers.start(client, token);
         self.deployments.start(client, token);
+        self.daemon_sets.start(client, token);
+        self.stateful_sets.start(client, token);
+        self.controller_revisions.start(client, token);
+        self.volumes.start(client, token);
+        self.claims.start(client, token);
+        self.storage_classes.start(client, token);
         let named = Selection { fields: Some("metadata.name=kube-root-ca.crt".to_owned()) };
         self.root_cas.start_selected(client, named, token);
     }
@@ -95,7 +127,14 @@ impl Caches {
         tokio::join!(
             self.pods.synced(),
             self.replica_sets.synced(),
+            self.replication_controllers.synced(),
             self.deployments.synced(),
+            self.daemon_sets.synced(),
+            self.stateful_sets.synced(),
+            self.controller_revisions.synced(),
+            self.volumes.synced(),
+            self.claims.synced(),
+            self.storage_classes.synced(),
             self.services.synced(),
             self.endpoints.synced(),
             self.endpoint_slices.synced(),

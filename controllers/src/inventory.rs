@@ -97,6 +97,13 @@ impl Inventory {
         match (resource.group.as_str(), resource.plural.as_str()) {
             ("", "pods") => self.listen(&caches.pods, index),
             ("apps", "replicasets") => self.listen(&caches.replica_sets, index),
+            ("", "replicationcontrollers") => self.listen(&caches.replication_controllers, index),
+            ("apps", "daemonsets") => self.listen(&caches.daemon_sets, index),
+            ("apps", "statefulsets") => self.listen(&caches.stateful_sets, index),
+            ("apps", "controllerrevisions") => self.listen(&caches.controller_revisions, index),
+            ("", "persistentvolumes") => self.listen(&caches.volumes, index),
+            ("", "persistentvolumeclaims") => self.listen(&caches.claims, index),
+            ("storage.k8s.io", "storageclasses") => self.listen(&caches.storage_classes, index),
             ("apps", "deployments") => self.listen(&caches.deployments, index),
             ("", "services") => self.listen(&caches.services, index),
             ("", "endpoints") => self.listen(&caches.endpoints, index),

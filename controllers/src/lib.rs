@@ -5,26 +5,31 @@
 
 pub mod cache;
 pub mod context;
+pub mod daemonset;
 pub mod deployment;
 pub mod endpoint;
 pub mod error;
 pub mod event;
 pub mod expectation;
 pub mod garbage_collector;
+pub mod history;
 pub mod inventory;
 pub mod load_balancer;
 pub mod namespace;
 pub mod ownership;
 pub mod pod;
+pub mod pod_control;
 pub mod queue;
 pub mod replicas;
 pub mod replicaset;
+pub mod replication_controller;
 pub mod request;
 pub mod root_ca;
 pub mod run;
 pub mod scheduler;
 pub mod selector;
 pub mod service_account;
+pub mod statefulset;
 pub mod template;
 pub mod well_known;
 

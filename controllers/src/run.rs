@@ -11,8 +11,8 @@ use crate::context::{Context, ControllersConfig};
 use crate::endpoint::{legacy, mirror, slice};
 use crate::inventory::Inventory;
 use crate::{
-    deployment, garbage_collector, load_balancer, namespace, replicas, root_ca, scheduler,
-    service_account, well_known,
+    daemonset, deployment, garbage_collector, load_balancer, namespace, replicas, root_ca,
+    scheduler, service_account, statefulset, well_known,
 };
 
 /// The workers of one controller.
@@ -32,7 +32,10 @@ pub async fn run(client: Client, config: ControllersConfig, token: CancellationT
         Box::pin(mirror::workers(&context)),
         Box::pin(load_balancer::workers(&context)),
         Box::pin(replicas::workers(&context, &context.caches.replica_sets)),
+        Box::pin(replicas::workers(&context, &context.caches.replication_controllers)),
         Box::pin(deployment::workers(&context)),
+        Box::pin(daemonset::workers(&context)),
+        Box::pin(statefulset::workers(&context)),
         Box::pin(scheduler::workers(&context)),
         Box::pin(namespace::workers(&context, &inventory)),
         Box::pin(garbage_collector::workers(&context, &inventory)),

@@ -27,7 +27,8 @@ const SERVED: &[Served] = &[
     CURRENT,
     CURRENT.also("apps", "v1beta2"),
     CURRENT.also("apps", "v1beta1"),
-    Served::new("apps", "v1alpha1", "PetSet", "petsets", "petset").all(),
+    // Not in `all`: that would list every StatefulSet twice.
+    Served::new("apps", "v1alpha1", "PetSet", "petsets", "petset"),
 ];
 
 struct StatefulSet;

@@ -88,7 +88,8 @@ pub fn bounds(deployment: &Deployment) -> Bounds {
     Bounds { surge, unavailable: unavailable.min(replicas) }
 }
 
-fn resolve(value: Option<&IntOrString>, replicas: i32, up: bool) -> i32 {
+/// A number, or a percentage of `replicas`; the default percentage if absent.
+pub fn resolve(value: Option<&IntOrString>, replicas: i32, up: bool) -> i32 {
     match value {
         Some(IntOrString::Int(number)) => (*number).max(0),
         Some(IntOrString::String(text)) => percent(text, replicas, up),

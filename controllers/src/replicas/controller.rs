@@ -3,20 +3,17 @@
 use std::future::Future;
 use std::sync::Arc;
 
-use futures::future::join_all;
 use jiff::Timestamp;
 use k8s_openapi::api::apps::v1::ReplicaSetCondition;
 use k8s_openapi::api::core::v1::{Pod, PodTemplateSpec};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
-use kube::ResourceExt;
 
 use crate::cache::{Cache, Cached, Change, ObjectKey};
 use crate::context::Context;
 use crate::error::Error;
-use crate::event::{Notice, Recorder};
-use crate::expectation::Expectations;
 use crate::ownership::{claim, controller_key, controller_of, controller_reference, settle};
 use crate::pod;
+use crate::pod_control::PodControl;
 use crate::queue::{Queue, Requeue};
 use crate::replicas::plan::{self, Failure, Observed, Status};
 use crate::request::{self, Kind};
@@ -46,8 +43,7 @@ pub trait ReplicaOwner: Kind + Cached + PartialEq {
 struct Controller<O> {
     context: Arc<Context>,
     owners: Arc<Cache<O>>,
-    expectations: Expectations,
-    recorder: Recorder,
+    pods: PodControl,
     queue: Arc<Queue<ObjectKey>>,
 }
 
@@ -59,8 +55,7 @@ pub fn workers<O: ReplicaOwner>(
     let controller = Arc::new(Controller {
         context: context.clone(),
         owners: owners.clone(),
-        expectations: Expectations::default(),
-        recorder: context.recorder.speaking_for(O::COMPONENT),
+        pods: PodControl::new(context, O::COMPONENT),
         queue: Queue::new(),
     });
     let queue = controller.queue.clone();
@@ -89,19 +84,7 @@ impl<O: ReplicaOwner> Controller<O> {
             }
         }
         if let Some(owner) = controller_key(&pod.metadata, &group, &kind) {
-            match change {
-                Change::Applied { old, new } => {
-                    if old.is_none() {
-                        self.expectations.created(&owner, 1);
-                    }
-                    if new.metadata.deletion_timestamp.is_some() {
-                        self.expectations.deleted(&owner, new.uid().as_deref().unwrap_or_default());
-                    }
-                }
-                Change::Deleted(gone) => {
-                    self.expectations.deleted(&owner, gone.uid().as_deref().unwrap_or_default());
-                }
-            }
+            self.pods.seen(&owner, change);
         } else if controller_of(&pod.metadata).is_none() {
             // An orphan: whoever selects it may adopt it.
             for owner in self.owners.namespaced(pod.metadata.namespace.as_deref().unwrap_or("")) {
@@ -117,13 +100,13 @@ impl<O: ReplicaOwner> Controller<O> {
 
     async fn reconcile(&self, key: ObjectKey) -> Result<Requeue, Error> {
         let Some(owner) = self.owners.get(&key) else {
-            self.expectations.forget(&key);
+            self.pods.forget(&key);
             return Ok(Requeue::Never);
         };
         let (Some(wanted), Some(template)) = (owner.selector(), owner.template()) else {
             return Ok(Requeue::Never);
         };
-        let settled = self.expectations.satisfied(&key);
+        let settled = self.pods.is_settled(&key);
         let pods = &self.context.caches.pods;
         let claim = claim(owner.meta(), &wanted, pods.namespaced(&key.namespace), pod::is_active);
         let owned = settle(&self.context.client, pods, owner.as_ref(), claim).await?;
@@ -138,9 +121,15 @@ impl<O: ReplicaOwner> Controller<O> {
             now,
         });
         let outcome = if plan.create > 0 {
-            self.create(&key, &owner, template, plan.create).await
+            let pod = pod::from_template(
+                template,
+                &key.namespace,
+                format!("{}-", key.name),
+                controller_reference(owner.as_ref()),
+            );
+            self.pods.create(&key, owner.as_ref(), &vec![pod; plan.create]).await
         } else {
-            self.delete(&key, &owner, &plan.delete).await
+            self.pods.delete(&key, owner.as_ref(), &plan.delete).await
         };
         let failure = outcome.as_ref().err().map(|error| Failure {
             reason: if plan.create > 0 { "FailedCreate" } else { "FailedDelete" },
@@ -162,91 +151,5 @@ impl<O: ReplicaOwner> Controller<O> {
         }
         outcome?;
         Ok(plan.available_after.into())
-    }
-
-    /// Creates pods in batches of 1, 2, 4, …, so that an owner whose pods are refused costs few
-    /// requests.
-    async fn create(
-        &self,
-        key: &ObjectKey,
-        owner: &O,
-        template: &PodTemplateSpec,
-        count: usize,
-    ) -> Result<(), Error> {
-        self.expectations.expect_creations(key, count);
-        let pod = pod::from_template(
-            template,
-            &key.namespace,
-            format!("{}-", key.name),
-            controller_reference(owner),
-        );
-        let mut left = count;
-        let mut batch = 1;
-        while left > 0 {
-            let size = batch.min(left);
-            let outcomes =
-                join_all((0..size).map(|_| request::create(&self.context.client, &pod))).await;
-            let mut failures = Vec::new();
-            for outcome in outcomes {
-                match outcome {
-                    Ok(created) => {
-                        let message = format!("Created pod: {}", created.name_any());
-                        self.recorder.record(owner, Notice::normal("SuccessfulCreate", message));
-                        self.context.caches.pods.observe(created);
-                    }
-                    Err(error) => failures.push(error),
-                }
-            }
-            left -= size;
-            batch *= 2;
-            let failed = failures.len();
-            let Some(first) = failures.into_iter().next() else { continue };
-            self.expectations.created(key, failed + left);
-            if first.is_namespace_terminating() {
-                return Ok(());
-            }
-            let message = format!("Error creating: {}", first.message());
-            self.recorder.record(owner, Notice::warning("FailedCreate", message));
-            return Err(Error::Batch { failed, total: size, first: Box::new(first) });
-        }
-        Ok(())
-    }
-
-    async fn delete(&self, key: &ObjectKey, owner: &O, pods: &[Arc<Pod>]) -> Result<(), Error> {
-        let uid = |pod: &Pod| pod.uid().unwrap_or_default();
-        self.expectations.expect_deletions(key, pods.iter().map(|pod| uid(pod)));
-        let outcomes = join_all(pods.iter().map(|pod| async move {
-            let outcome = request::delete::<Pod>(
-                &self.context.client,
-                &ObjectKey::of(pod.as_ref()),
-                pod.metadata.uid.as_deref(),
-            )
-            .await;
-            (pod, outcome)
-        }))
-        .await;
-        let mut failures = Vec::new();
-        for (pod, outcome) in outcomes {
-            match outcome {
-                Ok(()) => {
-                    let message = format!("Deleted pod: {}", pod.name_any());
-                    self.recorder.record(owner, Notice::normal("SuccessfulDelete", message));
-                    if self.context.caches.pods.get(&ObjectKey::of(pod.as_ref())).is_none() {
-                        self.expectations.deleted(key, &uid(pod));
-                    }
-                }
-                Err(error) => {
-                    self.expectations.deleted(key, &uid(pod));
-                    let message = format!("Error deleting: {}", error.message());
-                    self.recorder.record(owner, Notice::warning("FailedDelete", message));
-                    failures.push(error);
-                }
-            }
-        }
-        let failed = failures.len();
-        match failures.into_iter().next() {
-            None => Ok(()),
-            Some(first) => Err(Error::Batch { failed, total: pods.len(), first: Box::new(first) }),
-        }
     }
 }
