@@ -6,7 +6,7 @@ RELEASE := $(TARGET_DIR)/$(TARGET)/release/coracle
 DEBUG := $(TARGET_DIR)/$(TARGET)/debug/coracle
 export PATH := $(HOME)/.cargo/bin:$(PATH)
 
-.PHONY: run test check clean build prerequisites images kubectl
+.PHONY: run test check clean build dashboard prerequisites images kubectl
 
 ## run: install what is missing, build, start a node, replay the story, stay up until Ctrl-C.
 ##      NETNS=1 puts the node into a network namespace of its own with no way out.
@@ -14,7 +14,7 @@ run: build images
 	@CORACLE_BINARY=$(abspath $(RELEASE)) NETNS=$(NETNS) integration/demo/run.sh
 
 ## test: everything a contributor must pass; ends in the test runner's summary.
-test: prerequisites images kubectl check
+test: prerequisites dashboard/dist/assets.rs images kubectl check
 	cargo build --workspace
 	@CORACLE_BINARY=$(abspath $(DEBUG)) integration/scripts/test.sh
 
@@ -24,8 +24,16 @@ check: prerequisites
 	cargo clippy --workspace --all-targets --quiet -- -D warnings
 
 
+## dashboard: the page at /ui, from its sources (needs Node and npm). Its built files are kept with
+##            the sources, so that nothing else needs Node; a test says when they are out of date.
+dashboard:
+	cd dashboard && npm ci --no-audit --no-fund && npm run check && npm run build
+
+dashboard/dist/assets.rs:
+	$(MAKE) dashboard
+
 ## build: the static release binary.
-build: prerequisites
+build: prerequisites dashboard/dist/assets.rs
 	cargo build --release --package coracle
 	@ls -la $(RELEASE) | awk '{ printf "built %s (%.1f MB)\n", $$9, $$5 / 1000000 }'
 

@@ -26,6 +26,8 @@ pub struct Config {
     pub reconstruct_change_cause: bool,
     /// How long a pod's creation waits for its ServiceAccount to appear.
     pub service_account_wait: Duration,
+    /// Names besides `localhost` and addresses that the dashboard answers to.
+    pub ui_hosts: Vec<String>,
 }
 
 impl Default for Config {
@@ -40,6 +42,7 @@ impl Default for Config {
             max_requests_in_flight: 400,
             reconstruct_change_cause: true,
             service_account_wait: Duration::from_secs(1),
+            ui_hosts: Vec::new(),
         }
     }
 }

@@ -32,6 +32,7 @@ pub mod stream_proxy;
 mod subresources;
 mod table;
 pub mod tls_listener;
+mod ui;
 mod verbs;
 mod write;
 

@@ -34,7 +34,7 @@ impl PublicPaths {
 /// Whether anybody may read this path.
 pub(crate) fn is_open(path: &str) -> bool {
     let below = |root: &str| path == root || path.starts_with(&format!("{root}/"));
-    path == "/version" || ["/healthz", "/livez", "/readyz", "/ui"].into_iter().any(below)
+    path == "/version" || ["/healthz", "/livez", "/readyz"].into_iter().any(below)
 }
 
 /// What a path that nobody serves is answered with.

@@ -24,6 +24,7 @@ use crate::security::{Attributes, Security, User};
 use crate::services::Services;
 use crate::stream_proxy::{NodeDialer, Nodes};
 use crate::tls_listener::FromNetwork;
+use crate::ui::{self, Dashboard};
 use crate::{public, subresources, verbs};
 
 /// The Kubernetes API over one store.
@@ -35,6 +36,7 @@ pub struct ApiServer {
     pub(crate) services: Services,
     pub(crate) public: PublicPaths,
     pub(crate) openapi: Documents,
+    pub(crate) ui: Dashboard,
     in_flight: Semaphore,
     nodes: Nodes,
 }
@@ -67,6 +69,7 @@ impl ApiServer {
             services,
             public,
             openapi: Documents::default(),
+            ui: Dashboard::default(),
             in_flight,
             nodes: Nodes::default(),
         })
@@ -91,22 +94,34 @@ impl ApiServer {
         let server = self.clone();
         // Boxed so that callers need not prove anew, for every lifetime in it, that it is `Send`.
         async move {
+            let from_browser = ui::from_browser(request.headers());
+            let application = request.uri().path().contains("/proxy");
             let answer = AssertUnwindSafe(server.answer(request)).catch_unwind().await;
-            match answer {
+            let mut response = match answer {
                 Ok(Ok(response)) => response,
                 Ok(Err(error)) => body::failure(&error),
                 Err(_) => body::failure(&ApiError::internal("the request handler panicked")),
+            };
+            if from_browser {
+                ui::harden(&mut response, application);
             }
+            response
         }
         .boxed()
     }
 
     async fn answer(self: &Arc<Self>, request: Request<Body>) -> Result<Response<Body>, ApiError> {
-        let (parts, body) = request.into_parts();
+        let (mut parts, body) = request.into_parts();
         let query = Query::parse(parts.uri.query().unwrap_or(""));
         let info = RequestInfo::parse(&parts.method, &parts.uri, &query);
         let inside = parts.extensions.get::<FromNetwork>().is_none();
+        if !inside {
+            self.admit_browser(&mut parts, &info)?;
+        }
         let user = self.security.authenticate(&parts).await?;
+        if ui::owns(&info.path) {
+            return ui::answer(self, &user, &info, &query, parts, body).await;
+        }
         self.authorize(&user, &info)?;
         if info.is_long_running() {
             return self.route(&user, &info, &query, parts, body).await;
@@ -125,7 +140,20 @@ impl ApiServer {
         response
     }
 
-    fn authorize(&self, user: &User, info: &RequestInfo) -> Result<(), ApiError> {
+    /// Keeps other people's pages out, and lets the user of a dashboard session in.
+    fn admit_browser(&self, parts: &mut Parts, info: &RequestInfo) -> Result<(), ApiError> {
+        if parts.extensions.get::<ui::Vouched>().is_none() {
+            ui::refuse_foreign_pages(parts, info)?;
+        }
+        let identified = parts.extensions.get::<User>().is_some();
+        if !identified && let Some(user) = self.ui.user_of_cookie(parts) {
+            ui::check_host(parts, &self.config.ui_hosts)?;
+            parts.extensions.insert(user);
+        }
+        Ok(())
+    }
+
+    pub(crate) fn authorize(&self, user: &User, info: &RequestInfo) -> Result<(), ApiError> {
         let attributes = Attributes {
             user,
             verb: info.verb,

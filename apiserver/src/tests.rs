@@ -1,7 +1,7 @@
 //! Whole requests against a server over a fresh store, in process.
 #![allow(clippy::unwrap_used)]
 
-mod harness;
+pub(crate) mod harness;
 
 mod applying;
 mod deletion;

@@ -25,6 +25,8 @@ pub enum Command {
     Check(DirOptions),
     /// Say whether a node runs here and how it is.
     Status(DirOptions),
+    /// Print a link that opens the dashboard once, logged in as the administrator.
+    Dashboard(DirOptions),
     /// Stop every pod and leave nothing behind: no file, mount, namespace, rule or process.
     Reset(ResetOptions),
     /// Work with the images of this machine, whether or not the node runs.
@@ -117,6 +119,9 @@ pub struct UpOptions {
     /// Apply the manifests (YAML or JSON) in this directory at start.
     #[arg(long, value_name = "DIR")]
     pub manifests: Option<PathBuf>,
+    /// A name (besides this machine's own) that the dashboard answers to, as behind a proxy.
+    #[arg(long, value_name = "NAME", value_delimiter = ',')]
+    pub dashboard_host: Vec<String>,
     /// Do not reconstruct `kubectl set image` as change-cause where the client left a stale one.
     #[arg(long)]
     pub no_change_cause: bool,

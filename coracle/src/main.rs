@@ -3,6 +3,7 @@
 mod check;
 mod cli;
 mod config_file;
+mod dashboard;
 mod images;
 mod in_process;
 mod manifests;
@@ -40,6 +41,7 @@ fn main() -> ExitCode {
         Command::Up(options) => up::run(*options),
         Command::Check(options) => return exit(check::run(&options)),
         Command::Status(options) => status::run(&options),
+        Command::Dashboard(options) => dashboard::run(&options),
         Command::Reset(options) => reset::run(&options),
         Command::Image { command } => match command {
             ImageCommand::Load(options) => images::load(&options),

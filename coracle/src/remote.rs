@@ -1,5 +1,5 @@
-//! A minimal client for the node's own API over TLS, for `coracle status`: it reads the kubeconfig
-//! that `up` wrote.
+//! A minimal client for the node's own API over TLS, for `coracle status` and
+//! `coracle dashboard`: it reads the kubeconfig that `up` wrote.
 
 use std::net::SocketAddr;
 use std::path::Path;
@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
+use http::Method;
 use http_body_util::{BodyExt, Empty};
 use hyper::body::Bytes;
 use hyper_util::rt::TokioIo;
@@ -60,23 +61,36 @@ impl Remote {
 
     /// GETs a JSON document.
     pub async fn get(&self, path: &str) -> Result<Value, Failure> {
-        tokio::time::timeout(TIMEOUT, self.request(path)).await?
+        tokio::time::timeout(TIMEOUT, self.request(Method::GET, path)).await?
     }
 
-    async fn request(&self, path: &str) -> Result<Value, Failure> {
+    /// POSTs nothing to `path` and returns the JSON document that comes of it.
+    pub async fn post(&self, path: &str) -> Result<Value, Failure> {
+        tokio::time::timeout(TIMEOUT, self.request(Method::POST, path)).await?
+    }
+
+    async fn request(&self, method: Method, path: &str) -> Result<Value, Failure> {
         let tcp = tokio::net::TcpStream::connect(self.address).await?;
         let name = ServerName::IpAddress(self.address.ip().into());
         let stream = tokio_rustls::TlsConnector::from(self.tls.clone()).connect(name, tcp).await?;
         let (mut sender, connection) =
             hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
         let connection = tokio::spawn(connection);
-        let request = http::Request::get(path)
+        let request = http::Request::builder()
+            .method(method)
+            .uri(path)
             .header("host", self.address.to_string())
             .header("accept", "application/json")
             .body(Empty::<Bytes>::new())?;
         let response = sender.send_request(request).await?;
+        let code = response.status();
         let body = response.into_body().collect().await?.to_bytes();
         connection.abort();
-        Ok(serde_json::from_slice(&body)?)
+        let answer: Value = serde_json::from_slice(&body)?;
+        if !code.is_success() {
+            let message = answer["message"].as_str().unwrap_or_default();
+            return Err(format!("{path}: {code}: {message}").into());
+        }
+        Ok(answer)
     }
 }

@@ -189,6 +189,7 @@ async fn api_server(
         report_version: options.report_version.clone(),
         server_address: format!("{}:{}", facts.ip, facts.api_port),
         reconstruct_change_cause: !options.no_change_cause,
+        ui_hosts: [vec![facts.name.clone()], options.dashboard_host.clone()].concat(),
         ..apiserver::Config::default()
     };
     let server = ApiServer::new(config, catalog, store, Arc::new(security));

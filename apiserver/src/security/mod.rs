@@ -20,4 +20,4 @@ pub use authenticate::{Security, SecurityConfig};
 pub use objects::{Changes, Objects};
 pub use refusal::Refusal;
 pub use tokens::TokenKeyError;
-pub use user::User;
+pub use user::{UNAUTHENTICATED, User};

@@ -15,19 +15,19 @@ use crate::body::full;
 use crate::security::{Security, SecurityConfig, User};
 use crate::{ApiServer, Body, Catalog, Config, open_store};
 
-pub(super) struct Cluster {
-    pub(super) server: Arc<ApiServer>,
+pub(crate) struct Cluster {
+    pub(crate) server: Arc<ApiServer>,
     directory: TempDir,
 }
 
-pub(super) struct Answer {
-    pub(super) code: StatusCode,
-    pub(super) headers: http::HeaderMap,
-    pub(super) json: Value,
+pub(crate) struct Answer {
+    pub(crate) code: StatusCode,
+    pub(crate) headers: http::HeaderMap,
+    pub(crate) json: Value,
 }
 
 impl Cluster {
-    pub(super) async fn new() -> Self {
+    pub(crate) async fn new() -> Self {
         Self::open(tempfile::tempdir().unwrap()).await
     }
 
@@ -47,18 +47,18 @@ impl Cluster {
     }
 
     /// Ends this server and starts another over the same file.
-    pub(super) async fn restart(self) -> Self {
+    pub(crate) async fn restart(self) -> Self {
         self.server.store().close();
         Self::open(self.directory).await
     }
 
-    pub(super) async fn raw(&self, request: Request<Body>) -> Response<Body> {
+    pub(crate) async fn raw(&self, request: Request<Body>) -> Response<Body> {
         let mut request = request;
         request.extensions_mut().insert(User::authenticated("admin", &["system:masters"]));
         self.server.handle(request).await
     }
 
-    pub(super) async fn send(
+    pub(crate) async fn send(
         &self,
         method: Method,
         uri: &str,
@@ -72,33 +72,33 @@ impl Cluster {
         read(self.raw(request.body(full(body)).unwrap()).await).await
     }
 
-    pub(super) async fn get(&self, uri: &str) -> Answer {
+    pub(crate) async fn get(&self, uri: &str) -> Answer {
         self.send(Method::GET, uri, "", "").await
     }
 
-    pub(super) async fn get_as(&self, uri: &str, accept: &str) -> Answer {
+    pub(crate) async fn get_as(&self, uri: &str, accept: &str) -> Answer {
         let request = Request::builder().uri(uri).header("accept", accept);
         read(self.raw(request.body(full("")).unwrap()).await).await
     }
 
-    pub(super) async fn post(&self, uri: &str, object: &Value) -> Answer {
+    pub(crate) async fn post(&self, uri: &str, object: &Value) -> Answer {
         self.send(Method::POST, uri, "application/json", object.to_string()).await
     }
 
-    pub(super) async fn put(&self, uri: &str, object: &Value) -> Answer {
+    pub(crate) async fn put(&self, uri: &str, object: &Value) -> Answer {
         self.send(Method::PUT, uri, "application/json", object.to_string()).await
     }
 
-    pub(super) async fn delete(&self, uri: &str) -> Answer {
+    pub(crate) async fn delete(&self, uri: &str) -> Answer {
         self.send(Method::DELETE, uri, "", "").await
     }
 
-    pub(super) async fn patch(&self, uri: &str, kind: &str, patch: &Value) -> Answer {
+    pub(crate) async fn patch(&self, uri: &str, kind: &str, patch: &Value) -> Answer {
         let media_type = format!("application/{kind}+json");
         self.send(Method::PATCH, uri, &media_type, patch.to_string()).await
     }
 
-    pub(super) async fn watch(&self, uri: &str) -> Events {
+    pub(crate) async fn watch(&self, uri: &str) -> Events {
         let request = Request::builder().uri(uri).body(full("")).unwrap();
         let response = self.raw(request).await;
         assert_eq!(response.status(), StatusCode::OK);
@@ -128,26 +128,26 @@ async fn read(response: Response<Body>) -> Answer {
 }
 
 impl Answer {
-    pub(super) fn ok(self) -> Value {
+    pub(crate) fn ok(self) -> Value {
         assert!(self.code.is_success(), "{} {}", self.code, self.json);
         self.json
     }
 
-    pub(super) fn fails(self, code: u16) -> Value {
+    pub(crate) fn fails(self, code: u16) -> Value {
         assert_eq!(self.code.as_u16(), code, "{}", self.json);
         self.json
     }
 }
 
 /// The events of a watch.
-pub(super) struct Events {
+pub(crate) struct Events {
     body: BodyStream<Body>,
     buffer: Vec<u8>,
 }
 
 impl Events {
     /// The next event, or nothing at the end of the stream.
-    pub(super) async fn next(&mut self) -> Option<Value> {
+    pub(crate) async fn next(&mut self) -> Option<Value> {
         loop {
             if let Some(end) = self.buffer.iter().position(|b| *b == b'\n') {
                 let line: Vec<u8> = self.buffer.drain(..=end).collect();
@@ -160,7 +160,7 @@ impl Events {
     }
 
     /// Type and name of the next event.
-    pub(super) async fn brief(&mut self) -> (String, String) {
+    pub(crate) async fn brief(&mut self) -> (String, String) {
         let event = self.next().await.expect("the watch goes on");
         let text = |v: &Value| v.as_str().unwrap_or_default().to_owned();
         (text(&event["type"]), text(&event["object"]["metadata"]["name"]))

@@ -1,0 +1,195 @@
+//! The dashboard at `/ui/`: its files, who may use it, and the three helpers that a browser needs
+//! beside the Kubernetes API (one connection for several watches, sessions, a guarded terminal).
+//!
+//! Everything that the page shows or changes goes through the same verbs as `kubectl`; nothing
+//! here reads or writes an object by itself.
+
+mod assets;
+mod guard;
+mod multiplex;
+mod sessions;
+mod terminal;
+
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Instant;
+
+use http::header::{AUTHORIZATION, CACHE_CONTROL, COOKIE, LOCATION, SET_COOKIE};
+use http::request::Parts;
+use http::{HeaderMap, HeaderValue, Method, Response, StatusCode};
+use serde_json::{Value, json};
+
+use crate::body::{self, Body};
+use crate::error::ApiError;
+use crate::public;
+use crate::request::{Query, RequestInfo};
+use crate::security::User;
+use crate::server::{self, ApiServer};
+pub(crate) use guard::{Vouched, check_host, from_browser, harden, refuse_foreign_pages};
+use sessions::Sessions;
+
+/// The header that our page puts on what it asks of `/ui/`: a page of another origin cannot send
+/// it, since no cross-origin request with it is ever allowed.
+const PAGE_HEADER: &str = "x-coracle-dashboard";
+/// The session's cookie; the prefix makes browsers insist on `Secure`, `Path=/` and one host.
+const COOKIE_NAME: &str = "__Host-coracle";
+/// Bytes of a posted login token.
+const LOGIN_BYTES_MAX: usize = 256;
+
+/// The dashboard's state: sessions and tokens, in memory only.
+#[derive(Default)]
+pub(crate) struct Dashboard {
+    sessions: Mutex<Sessions>,
+}
+
+impl Dashboard {
+    fn sessions(&self) -> MutexGuard<'_, Sessions> {
+        // No panic can leave the maps half-changed, so a poisoned lock is as good as another.
+        self.sessions.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+
+    /// The user of the session cookie, if the request carries a good one and no credential of
+    /// another kind.
+    pub(crate) fn user_of_cookie(&self, parts: &Parts) -> Option<User> {
+        if parts.headers.contains_key(AUTHORIZATION) {
+            return None;
+        }
+        let token = cookie(&parts.headers)?;
+        self.sessions().user(token, Instant::now())
+    }
+}
+
+/// Whether the dashboard answers this path.
+pub(crate) fn owns(path: &str) -> bool {
+    path == "/ui" || path.starts_with("/ui/")
+}
+
+/// Answers a request below `/ui`.
+pub(crate) async fn answer(
+    server: &Arc<ApiServer>,
+    user: &User,
+    info: &RequestInfo,
+    query: &Query,
+    parts: Parts,
+    body: Body,
+) -> Result<Response<Body>, ApiError> {
+    guard::check_host(&parts, &server.config.ui_hosts)?;
+    let Some(path) = info.path.strip_prefix("/ui/") else {
+        // Relative, so that it holds under whatever prefix a proxy has put before it.
+        return redirect("ui/");
+    };
+    match (&parts.method, path) {
+        (&Method::GET, "watch") => multiplex::answer(server, user, query),
+        (&Method::GET, path) if path.starts_with("terminal/") => {
+            terminal::answer(server, user, path, parts, body).await
+        }
+        (&Method::GET, "session") => Ok(whoami(user, &parts)),
+        (&Method::POST, "session") => {
+            from_our_page(&parts)?;
+            log_in(server, &parts, body).await
+        }
+        (&Method::DELETE, "session") => {
+            from_our_page(&parts)?;
+            Ok(log_out(server, &parts))
+        }
+        (&Method::POST, "login-link") => {
+            server.authorize(user, info)?;
+            let token = server.ui.sessions().login_token(user.clone(), Instant::now());
+            Ok(json_answer(&json!({ "path": format!("/ui/#/login/{token}") })))
+        }
+        (&Method::POST, "terminal-token") => {
+            from_our_page(&parts)?;
+            let token = server.ui.sessions().terminal_token(user, Instant::now());
+            Ok(json_answer(&json!({ "token": token })))
+        }
+        (method, path) if server::is_read(method) => {
+            Ok(assets::answer(path, &parts.headers).unwrap_or_else(public::page_not_found))
+        }
+        _ => Err(ApiError::method_not_allowed()),
+    }
+}
+
+/// Exchanges a one-time login token for a session.
+async fn log_in(
+    server: &Arc<ApiServer>,
+    parts: &Parts,
+    body: Body,
+) -> Result<Response<Body>, ApiError> {
+    let bytes = body::read(&parts.headers, body).await?;
+    let token = std::str::from_utf8(&bytes).unwrap_or_default().trim();
+    let session = (token.len() <= LOGIN_BYTES_MAX)
+        .then(|| server.ui.sessions().exchange(token, Instant::now()))
+        .flatten();
+    let Some((session, user)) = session else {
+        return Err(ApiError::new(
+            StatusCode::UNAUTHORIZED,
+            "Unauthorized",
+            "this login link has been used or is too old; `coracle dashboard` prints another",
+        ));
+    };
+    let mut response = json_answer(&json!({ "user": user.name }));
+    set_cookie(&mut response, &format!("{COOKIE_NAME}={session}; {COOKIE_RULES}"))?;
+    Ok(response)
+}
+
+/// What a browser may do with the cookie: send it to this host only, over TLS, from our own
+/// pages, and keep it from scripts.
+const COOKIE_RULES: &str = "Path=/; Secure; HttpOnly; SameSite=Strict";
+
+fn log_out(server: &Arc<ApiServer>, parts: &Parts) -> Response<Body> {
+    if let Some(token) = cookie(&parts.headers) {
+        server.ui.sessions().end(token);
+    }
+    let mut response = json_answer(&json!({}));
+    let gone = format!("{COOKIE_NAME}=; Max-Age=0; {COOKIE_RULES}");
+    // The text is constant and valid.
+    let _ = set_cookie(&mut response, &gone);
+    response
+}
+
+fn set_cookie(response: &mut Response<Body>, text: &str) -> Result<(), ApiError> {
+    let value = HeaderValue::from_str(text).map_err(ApiError::internal)?;
+    response.headers_mut().insert(SET_COOKIE, value);
+    Ok(())
+}
+
+/// Who the page acts as, and whether it is a session of its own that it can end.
+fn whoami(user: &User, parts: &Parts) -> Response<Body> {
+    json_answer(&json!({
+        "user": user.name,
+        "anonymous": user.in_group(crate::security::UNAUTHENTICATED),
+        "session": cookie(&parts.headers).is_some(),
+    }))
+}
+
+fn cookie(headers: &HeaderMap) -> Option<&str> {
+    let texts = headers.get_all(COOKIE).into_iter().filter_map(|value| value.to_str().ok());
+    texts
+        .flat_map(|text| text.split(';'))
+        .filter_map(|pair| pair.trim().split_once('='))
+        .find_map(|(name, value)| (name == COOKIE_NAME && !value.is_empty()).then_some(value))
+}
+
+/// Lets only scripts of our own origin pass.
+fn from_our_page(parts: &Parts) -> Result<(), ApiError> {
+    if parts.headers.contains_key(PAGE_HEADER) {
+        return Ok(());
+    }
+    Err(guard::foreign("the request does not come from the dashboard"))
+}
+
+fn redirect(to: &'static str) -> Result<Response<Body>, ApiError> {
+    let mut response = Response::new(Body::default());
+    *response.status_mut() = StatusCode::TEMPORARY_REDIRECT;
+    response.headers_mut().insert(LOCATION, HeaderValue::from_static(to));
+    Ok(response)
+}
+
+fn json_answer(value: &Value) -> Response<Body> {
+    let mut response =
+        body::json_bytes(StatusCode::OK, value.to_string().into_bytes().into(), &HeaderMap::new());
+    response.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    response
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,194 @@
+//! Whole requests to the dashboard's own paths, as a browser sends them.
+#![allow(clippy::unwrap_used)]
+
+use http::header::{CONTENT_SECURITY_POLICY, LOCATION, SET_COOKIE};
+use http::{Method, Request, Response, StatusCode};
+use http_body_util::BodyExt;
+use serde_json::{Value, json};
+
+use crate::Body;
+use crate::body::full;
+use crate::security::User;
+use crate::tests::harness::Cluster;
+use crate::tls_listener::FromNetwork;
+
+/// A request as it comes from the network, with the user of a client certificate if there is one.
+struct Ask<'a> {
+    method: Method,
+    path: &'a str,
+    headers: Vec<(&'a str, &'a str)>,
+    user: Option<User>,
+    body: &'a str,
+}
+
+impl<'a> Ask<'a> {
+    fn new(method: Method, path: &'a str) -> Self {
+        Self { method, path, headers: vec![("host", "127.0.0.1:6443")], user: None, body: "" }
+    }
+
+    fn get(path: &'a str) -> Self {
+        Self::new(Method::GET, path)
+    }
+
+    fn with(mut self, name: &'a str, value: &'a str) -> Self {
+        self.headers.retain(|(known, _)| *known != name);
+        self.headers.push((name, value));
+        self
+    }
+
+    fn by(mut self, name: &str, groups: &[&str]) -> Self {
+        self.user = Some(User::authenticated(name, groups));
+        self
+    }
+
+    async fn of(self, cluster: &Cluster) -> Response<Body> {
+        let mut request = Request::builder().method(self.method).uri(self.path);
+        for (name, value) in self.headers {
+            request = request.header(name, value);
+        }
+        let mut request = request.body(full(self.body.to_owned())).unwrap();
+        request.extensions_mut().insert(FromNetwork);
+        if let Some(user) = self.user {
+            request.extensions_mut().insert(user);
+        }
+        cluster.server.handle(request).await
+    }
+}
+
+async fn json_of(response: Response<Body>) -> Value {
+    let bytes = response.into_body().collect().await.unwrap().to_bytes();
+    serde_json::from_slice(&bytes).unwrap()
+}
+
+/// The token of a fresh login link.
+async fn login_token(cluster: &Cluster) -> String {
+    let link = Ask::new(Method::POST, "/ui/login-link").by("admin", &["system:masters"]);
+    let answer = json_of(link.of(cluster).await).await;
+    answer["path"].as_str().unwrap().strip_prefix("/ui/#/login/").unwrap().to_owned()
+}
+
+#[tokio::test]
+async fn anybody_may_read_the_page_and_nothing_else() {
+    let cluster = Cluster::new().await;
+    let redirect = Ask::get("/ui").of(&cluster).await;
+    assert_eq!(redirect.status(), StatusCode::TEMPORARY_REDIRECT);
+    assert_eq!(redirect.headers()[LOCATION], "ui/");
+    let page = Ask::get("/ui/").of(&cluster).await;
+    assert_eq!(page.status(), StatusCode::OK);
+    let policy = page.headers()[CONTENT_SECURITY_POLICY].to_str().unwrap();
+    assert!(policy.contains("default-src 'none'") && policy.contains("frame-ancestors 'none'"));
+    assert!(!policy.contains("unsafe"));
+    for path in ["/ui/nothing", "/ui/../api", "/ui/assets/"] {
+        assert_eq!(Ask::get(path).of(&cluster).await.status(), StatusCode::NOT_FOUND, "{path}");
+    }
+    let pods = Ask::get("/api/v1/pods").of(&cluster).await;
+    assert_eq!(pods.status(), StatusCode::FORBIDDEN);
+    let link = Ask::new(Method::POST, "/ui/login-link").of(&cluster).await;
+    assert_eq!(link.status(), StatusCode::FORBIDDEN);
+    let link = Ask::new(Method::POST, "/ui/login-link").by("joe", &[]).of(&cluster).await;
+    assert_eq!(link.status(), StatusCode::FORBIDDEN, "only who may everything");
+    let me = json_of(Ask::get("/ui/session").of(&cluster).await).await;
+    assert_eq!(me["anonymous"], true);
+}
+
+#[tokio::test]
+async fn a_login_link_makes_one_session_for_our_page_only() {
+    let cluster = Cluster::new().await;
+    let token = login_token(&cluster).await;
+    let log_in = |marked: bool| {
+        let mut ask = Ask::new(Method::POST, "/ui/session");
+        ask.body = &token;
+        if marked { ask.with("x-coracle-dashboard", "1") } else { ask }
+    };
+    assert_eq!(log_in(false).of(&cluster).await.status(), StatusCode::FORBIDDEN);
+    let session = log_in(true).of(&cluster).await;
+    assert_eq!(session.status(), StatusCode::OK);
+    let set = session.headers()[SET_COOKIE].to_str().unwrap().to_owned();
+    for rule in ["__Host-", "HttpOnly", "Secure", "SameSite=Strict", "Path=/"] {
+        assert!(set.contains(rule), "{set}");
+    }
+    assert_eq!(log_in(true).of(&cluster).await.status(), StatusCode::UNAUTHORIZED, "once only");
+
+    let cookie = set.split(';').next().unwrap();
+    let pods = || Ask::get("/api/v1/pods").with("cookie", cookie);
+    assert_eq!(pods().of(&cluster).await.status(), StatusCode::OK);
+    let foreign = pods().with("sec-fetch-site", "cross-site").of(&cluster).await;
+    assert_eq!(foreign.status(), StatusCode::FORBIDDEN);
+    let rebound = pods().with("host", "evil.example:6443").of(&cluster).await;
+    assert_eq!(rebound.status(), StatusCode::FORBIDDEN);
+    let wrong = Ask::get("/api/v1/pods").with("cookie", "__Host-coracle=guess");
+    assert_eq!(wrong.of(&cluster).await.status(), StatusCode::FORBIDDEN);
+
+    let end = Ask::new(Method::DELETE, "/ui/session").with("cookie", cookie);
+    let end = end.with("x-coracle-dashboard", "1").of(&cluster).await;
+    assert_eq!(end.status(), StatusCode::OK);
+    assert_eq!(pods().of(&cluster).await.status(), StatusCode::FORBIDDEN);
+}
+
+#[tokio::test]
+async fn another_origin_can_not_write_with_a_credential_that_a_proxy_adds() {
+    let cluster = Cluster::new().await;
+    let namespace = json!({ "metadata": { "name": "evil" } }).to_string();
+    // A form or script can send this without asking: no content type, or text.
+    for (name, value) in [("sec-fetch-site", "cross-site"), ("origin", "https://evil.example")] {
+        let mut ask = Ask::new(Method::POST, "/api/v1/namespaces").by("admin", &["system:masters"]);
+        ask.body = &namespace;
+        let refused = ask.with(name, value).of(&cluster).await;
+        assert_eq!(refused.status(), StatusCode::FORBIDDEN, "{name}");
+    }
+    assert_eq!(cluster.get("/api/v1/namespaces/evil").await.code, StatusCode::NOT_FOUND);
+    let rebound = Ask::get("/ui/").with("host", "evil.example").of(&cluster).await;
+    assert_eq!(rebound.status(), StatusCode::FORBIDDEN);
+}
+
+#[tokio::test]
+async fn one_connection_carries_several_watches_with_the_users_own_rights() {
+    let cluster = Cluster::new().await;
+    let path = "/ui/watch?w=a:object:/api/v1/namespaces%3Fwatch%3D1%26resourceVersion%3D0\
+                &w=b:table:/api/v1/namespaces/default/serviceaccounts%3Fwatch%3D1";
+    let admin = Ask::get(path).by("admin", &["system:masters"]).of(&cluster).await;
+    assert_eq!(admin.status(), StatusCode::OK);
+    let mut body = admin.into_body();
+    let mut seen = String::new();
+    while !(seen.contains("a {\"type\":\"ADDED\"") && seen.contains("b {\"type\":\"ADDED\"")) {
+        let frame = tokio::time::timeout(std::time::Duration::from_secs(10), body.frame());
+        let data = frame.await.expect("events come").unwrap().unwrap().into_data().unwrap();
+        seen.push_str(std::str::from_utf8(&data).unwrap());
+    }
+    assert!(seen.contains("\"kind\":\"Table\""));
+
+    let nobody = Ask::get(path).of(&cluster).await;
+    let text = nobody.into_body().collect().await.unwrap().to_bytes();
+    let text = std::str::from_utf8(&text).unwrap();
+    assert_eq!(text.lines().count(), 2, "{text}");
+    for line in text.lines() {
+        assert!(line.contains("\"type\":\"ERROR\"") && line.contains("Forbidden"), "{line}");
+    }
+    let none = Ask::get("/ui/watch").of(&cluster).await;
+    assert_eq!(none.status(), StatusCode::BAD_REQUEST);
+}
+
+#[tokio::test]
+async fn a_terminal_needs_a_token_of_our_page() {
+    let cluster = Cluster::new().await;
+    let masters: &[&str] = &["system:masters"];
+    let token =
+        Ask::new(Method::POST, "/ui/terminal-token").by("admin", masters).of(&cluster).await;
+    assert_eq!(token.status(), StatusCode::FORBIDDEN, "not from our page");
+    let token = Ask::new(Method::POST, "/ui/terminal-token").with("x-coracle-dashboard", "1");
+    let token = json_of(token.by("admin", masters).of(&cluster).await).await;
+    let protocols =
+        format!("v5.channel.k8s.io, coracle.terminal.{}", token["token"].as_str().unwrap());
+    let open = |protocols| {
+        Ask::get("/ui/terminal/default/none/exec?command=sh")
+            .with("upgrade", "websocket")
+            .with("connection", "Upgrade")
+            .with("sec-fetch-site", "same-origin")
+            .with("sec-websocket-protocol", protocols)
+            .by("admin", masters)
+    };
+    assert_eq!(open("v5.channel.k8s.io").of(&cluster).await.status(), StatusCode::FORBIDDEN);
+    // With the token it is the exec of a pod that is not there.
+    assert_eq!(open(&protocols).of(&cluster).await.status(), StatusCode::NOT_FOUND);
+    assert_eq!(open(&protocols).of(&cluster).await.status(), StatusCode::FORBIDDEN, "once only");
+}
