@@ -63,7 +63,9 @@ pub(crate) fn refuse_foreign_pages(parts: &Parts, info: &RequestInfo) -> Result<
     // allows that; a header of our own, or a bearer token, it would not have sent unasked.
     let upgrade_by_token = headers.contains_key(UPGRADE) && headers.contains_key(AUTHORIZATION);
     let same = same_host(origin, text(headers, HOST).or_else(|| authority(parts)));
-    if same || reads || upgrade_by_token || headers.contains_key(PAGE_HEADER) {
+    // A terminal brings a token that only our own page can read.
+    let terminal = info.path.starts_with("/ui/terminal/");
+    if same || reads || terminal || upgrade_by_token || headers.contains_key(PAGE_HEADER) {
         return Ok(());
     }
     Err(foreign("a page of another origin may not use this API"))
@@ -192,6 +194,7 @@ mod tests {
             assert!(!passes(Method::DELETE, PODS, &headers), "{origin}");
             let socket = [headers[0], headers[1], ("upgrade", "websocket")];
             assert!(!passes(Method::GET, EXEC, &socket), "{origin}");
+            assert!(passes(Method::GET, "/ui/terminal/default/p/exec", &socket), "by its token");
         }
     }
 

@@ -1,31 +1,56 @@
-// xterm.js writes style elements, which the page's policy forbids. It is given a document whose
-// style elements put their text into a constructed style sheet instead, which the policy allows.
+// xterm.js writes style elements and style attributes, which the page's policy forbids. It is given
+// a document whose style elements put their text into a constructed style sheet instead, and whose
+// spans take their style attribute as properties; the policy allows both.
 
-export function styles(): { document: Document; dispose: () => void } {
+export interface Styles {
+  document: Document;
+  /** Does something during which the page's own document behaves like `document`. */
+  during: (action: () => void) => void;
+  dispose: () => void;
+}
+
+export function styles(): Styles {
   const sheets: CSSStyleSheet[] = [];
+  const real = document.createElement.bind(document);
+
+  function create(name: string, options?: ElementCreationOptions): HTMLElement {
+    if (name === 'span') {
+      const span = real(name);
+      span.setAttribute = (key: string, value: string) => {
+        if (key === 'style') span.style.cssText = value;
+        else Element.prototype.setAttribute.call(span, key, value);
+      };
+      return span;
+    }
+    if (name !== 'style') return real(name, options);
+    const sheet = new CSSStyleSheet();
+    sheets.push(sheet);
+    document.adoptedStyleSheets = [...document.adoptedStyleSheets, sheet];
+    // A style element would be refused even when it is empty.
+    const element = real('template');
+    Object.defineProperty(element, 'textContent', { set: (css: string) => sheet.replaceSync(css), get: () => '' });
+    return element;
+  }
+
   const own = new Proxy(document, {
     get(target, property) {
-      if (property !== 'createElement') {
-        const value = Reflect.get(target, property, target);
-        return typeof value === 'function' ? value.bind(target) : value;
-      }
-      return (name: string, options?: ElementCreationOptions) => {
-        const element = target.createElement(name, options);
-        if (name !== 'style') return element;
-        const sheet = new CSSStyleSheet();
-        sheets.push(sheet);
-        target.adoptedStyleSheets = [...target.adoptedStyleSheets, sheet];
-        Object.defineProperty(element, 'textContent', {
-          set: (css: string) => sheet.replaceSync(css),
-          get: () => '',
-        });
-        return element;
-      };
+      if (property === 'createElement') return create;
+      const value = Reflect.get(target, property, target);
+      return typeof value === 'function' ? value.bind(target) : value;
     },
   });
   return {
     document: own,
-    dispose: () => {
+    during(action) {
+      document.createElement = create as typeof document.createElement;
+      try {
+        action();
+      } finally {
+        // The method of the prototype shows again.
+        delete (document as Partial<Document>).createElement;
+      }
+    },
+    dispose() {
       document.adoptedStyleSheets = document.adoptedStyleSheets.filter((s) => !sheets.includes(s));
     },
   };

@@ -29,7 +29,7 @@ export const NOTE = 'coracle.dev/start-up';
 export function startUp(pod: Obj, events: Obj[]): Step[] {
   const found: { what: string; detail?: string; ms: number; exact: boolean }[] = [];
   const started = containerStatuses(pod).some((c) => c.restartCount > 0) ? 'first' : 'only';
-  const words: Record<string, string> = { Scheduled: 'Scheduled', Pulling: 'Pull begins', Pulled: 'Image', Created: 'Container made', Started: 'Started' };
+  const words: Record<string, string> = { Scheduled: 'Scheduled', Pulling: 'Pull begins', Pulled: 'Image there', RegistryUnreachable: 'Image there', Created: 'Container made', Started: 'Started' };
   const seen = new Set<string>();
   const oldest = [...events].reverse();
   for (const e of oldest) {
