@@ -14,6 +14,7 @@ pub mod pod;
 pub mod pod_spec;
 pub mod quantity;
 pub mod registry;
+pub mod schedule;
 pub mod schema;
 pub mod selector;
 

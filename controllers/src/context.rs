@@ -8,6 +8,7 @@ use ipnet::IpNet;
 use k8s_openapi::api::apps::v1::{
     ControllerRevision, DaemonSet, Deployment, ReplicaSet, StatefulSet,
 };
+use k8s_openapi::api::batch::v1::{CronJob, Job};
 use k8s_openapi::api::core::v1::{
     ConfigMap, Endpoints, Namespace, Node, PersistentVolume, PersistentVolumeClaim, Pod,
     ReplicationController, Service, ServiceAccount,
@@ -60,6 +61,10 @@ pub struct Caches {
     pub claims: Arc<Cache<PersistentVolumeClaim>>,
     /// StorageClasses.
     pub storage_classes: Arc<Cache<StorageClass>>,
+    /// Jobs.
+    pub jobs: Arc<Cache<Job>>,
+    /// CronJobs.
+    pub cron_jobs: Arc<Cache<CronJob>>,
     /// Services.
     pub services: Arc<Cache<Service>>,
     /// Endpoints.
@@ -90,6 +95,8 @@ impl Caches {
             volumes: Cache::new(),
             claims: Cache::new(),
             storage_classes: Cache::new(),
+            jobs: Cache::new(),
+            cron_jobs: Cache::new(),
             services: Cache::new(),
             endpoints: Cache::new(),
             endpoint_slices: Cache::new(),
@@ -118,6 +125,8 @@ impl Caches {
         self.volumes.start(client, token);
         self.claims.start(client, token);
         self.storage_classes.start(client, token);
+        self.jobs.start(client, token);
+        self.cron_jobs.start(client, token);
         let named = Selection { fields: Some("metadata.name=kube-root-ca.crt".to_owned()) };
         self.root_cas.start_selected(client, named, token);
     }
@@ -135,6 +144,8 @@ impl Caches {
             self.volumes.synced(),
             self.claims.synced(),
             self.storage_classes.synced(),
+            self.jobs.synced(),
+            self.cron_jobs.synced(),
             self.services.synced(),
             self.endpoints.synced(),
             self.endpoint_slices.synced(),

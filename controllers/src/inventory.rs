@@ -105,6 +105,8 @@ impl Inventory {
             ("", "persistentvolumeclaims") => self.listen(&caches.claims, index),
             ("storage.k8s.io", "storageclasses") => self.listen(&caches.storage_classes, index),
             ("apps", "deployments") => self.listen(&caches.deployments, index),
+            ("batch", "jobs") => self.listen(&caches.jobs, index),
+            ("batch", "cronjobs") => self.listen(&caches.cron_jobs, index),
             ("", "services") => self.listen(&caches.services, index),
             ("", "endpoints") => self.listen(&caches.endpoints, index),
             ("discovery.k8s.io", "endpointslices") => self.listen(&caches.endpoint_slices, index),

@@ -4,8 +4,10 @@
 //! carries plans out. They meet only in the API.
 
 pub mod cache;
+pub mod clock;
 pub mod context;
 pub mod daemonset;
+pub mod cron_job;
 pub mod deployment;
 pub mod endpoint;
 pub mod error;
@@ -14,6 +16,7 @@ pub mod expectation;
 pub mod garbage_collector;
 pub mod history;
 pub mod inventory;
+pub mod job;
 pub mod load_balancer;
 pub mod namespace;
 pub mod ownership;

@@ -92,6 +92,18 @@ pub async fn merge<K: Kind>(client: &Client, key: &ObjectKey, patch: &Value) -> 
 }
 
 /// Merges `patch` into an object strategically (lists by their keys).
+pub async fn merge_strategically<K: Kind>(
+    client: &Client,
+    key: &ObjectKey,
+    patch: &Value,
+) -> Result<K, Error> {
+    api::<K>(client, key)
+        .patch(&key.name, &PatchParams::default(), &Patch::Strategic(patch))
+        .await
+        .map_err(failed::<K>("patch", key))
+}
+
+/// Merges `patch` into the status of an object strategically (lists by their keys).
 pub async fn merge_status_strategically<K: Kind>(
     client: &Client,
     key: &ObjectKey,

@@ -11,8 +11,8 @@ use crate::context::{Context, ControllersConfig};
 use crate::endpoint::{legacy, mirror, slice};
 use crate::inventory::Inventory;
 use crate::{
-    daemonset, deployment, garbage_collector, load_balancer, namespace, replicas, root_ca,
-    scheduler, service_account, statefulset, well_known,
+    cron_job, daemonset, deployment, garbage_collector, job, load_balancer, namespace, replicas,
+    root_ca, scheduler, service_account, statefulset, well_known,
 };
 
 /// The workers of one controller.
@@ -36,6 +36,10 @@ pub async fn run(client: Client, config: ControllersConfig, token: CancellationT
         Box::pin(deployment::workers(&context)),
         Box::pin(daemonset::workers(&context)),
         Box::pin(statefulset::workers(&context)),
+        Box::pin(job::workers(&context)),
+        Box::pin(job::orphan_workers(&context)),
+        Box::pin(job::ttl_workers(&context)),
+        Box::pin(cron_job::workers(&context)),
         Box::pin(scheduler::workers(&context)),
         Box::pin(namespace::workers(&context, &inventory)),
         Box::pin(garbage_collector::workers(&context, &inventory)),

@@ -1,7 +1,5 @@
 //! CronJob.
 
-mod schedule;
-
 use jiff::Timestamp;
 use serde_json::Value;
 
@@ -14,6 +12,7 @@ use crate::field_error::ErrorList;
 use crate::pod_spec::defaults::default_template;
 use crate::pod_spec::pod_warnings;
 use crate::registry::{Behaviour, Cell, Column, Resource, Served};
+use crate::schedule::{Schedule, time_zone};
 
 /// The row of the resource table.
 pub const RESOURCE: Resource = Resource::new(SERVED, &CronJob).with_status().with_generation();
@@ -61,7 +60,7 @@ impl Behaviour for CronJob {
                     "cannot use TZ or CRON_TZ in schedule, use timeZone field instead"
                 };
                 errors.push(schedule.invalid(detail));
-            } else if let Err(error) = schedule::check(schedule.str()) {
+            } else if let Err(error) = Schedule::parse(schedule.str()) {
                 errors.push(schedule.invalid(error));
             }
         }
@@ -71,7 +70,7 @@ impl Behaviour for CronJob {
                 name if name.eq_ignore_ascii_case("local") => errors.push(zone.invalid(
                     "timeZone must be an explicit time zone as defined in https://www.iana.org/time-zones",
                 )),
-                name if jiff::tz::TimeZone::get(name).is_err() => {
+                name if time_zone(name).is_none() => {
                     errors.push(zone.invalid(format!("unknown time zone {name}")));
                 }
                 _ => {}
