@@ -309,5 +309,5 @@ fn batch(total: usize, failures: Vec<Error>) -> Result<(), Error> {
 pub(super) fn counts(job: Option<&Job>, pod: &Pod) -> bool {
     let uid = job.and_then(|job| job.metadata.uid.as_deref());
     let mine = controller_of(&pod.metadata).map(|owner| owner.uid.as_str());
-    uid.is_some() && uid == mine && !job.is_some_and(|job| condition::ended(job).is_some())
+    uid.is_some() && uid == mine && job.is_none_or(|job| condition::ended(job).is_none())
 }
