@@ -8,6 +8,8 @@ use ipnet::IpNet;
 use k8s_openapi::api::apps::v1::{
     ControllerRevision, DaemonSet, Deployment, ReplicaSet, StatefulSet,
 };
+use k8s_openapi::api::apps::v1::{Deployment, ReplicaSet};
+use k8s_openapi::api::autoscaling::v2::HorizontalPodAutoscaler;
 use k8s_openapi::api::batch::v1::{CronJob, Job};
 use k8s_openapi::api::core::v1::{
     ConfigMap, Endpoints, Namespace, Node, PersistentVolume, PersistentVolumeClaim, Pod,
@@ -15,6 +17,7 @@ use k8s_openapi::api::core::v1::{
 };
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::api::storage::v1::StorageClass;
+use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use kube::Client;
 use tokio_util::sync::CancellationToken;
 
@@ -65,6 +68,10 @@ pub struct Caches {
     pub jobs: Arc<Cache<Job>>,
     /// CronJobs.
     pub cron_jobs: Arc<Cache<CronJob>>,
+    /// HorizontalPodAutoscalers.
+    pub autoscalers: Arc<Cache<HorizontalPodAutoscaler>>,
+    /// PodDisruptionBudgets.
+    pub budgets: Arc<Cache<PodDisruptionBudget>>,
     /// Services.
     pub services: Arc<Cache<Service>>,
     /// Endpoints.
@@ -97,6 +104,8 @@ impl Caches {
             storage_classes: Cache::new(),
             jobs: Cache::new(),
             cron_jobs: Cache::new(),
+            autoscalers: Cache::new(),
+            budgets: Cache::new(),
             services: Cache::new(),
             endpoints: Cache::new(),
             endpoint_slices: Cache::new(),
@@ -127,6 +136,8 @@ impl Caches {
         self.storage_classes.start(client, token);
         self.jobs.start(client, token);
         self.cron_jobs.start(client, token);
+        self.autoscalers.start(client, token);
+        self.budgets.start(client, token);
         let named = Selection { fields: Some("metadata.name=kube-root-ca.crt".to_owned()) };
         self.root_cas.start_selected(client, named, token);
     }
@@ -146,6 +157,8 @@ impl Caches {
             self.storage_classes.synced(),
             self.jobs.synced(),
             self.cron_jobs.synced(),
+            self.autoscalers.synced(),
+            self.budgets.synced(),
             self.services.synced(),
             self.endpoints.synced(),
             self.endpoint_slices.synced(),

@@ -107,6 +107,10 @@ impl Inventory {
             ("apps", "deployments") => self.listen(&caches.deployments, index),
             ("batch", "jobs") => self.listen(&caches.jobs, index),
             ("batch", "cronjobs") => self.listen(&caches.cron_jobs, index),
+            ("autoscaling", "horizontalpodautoscalers") => {
+                self.listen(&caches.autoscalers, index);
+            }
+            ("policy", "poddisruptionbudgets") => self.listen(&caches.budgets, index),
             ("", "services") => self.listen(&caches.services, index),
             ("", "endpoints") => self.listen(&caches.endpoints, index),
             ("discovery.k8s.io", "endpointslices") => self.listen(&caches.endpoint_slices, index),

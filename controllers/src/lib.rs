@@ -3,12 +3,14 @@
 //! Every controller is `plan` (pure: what is observed → intended writes) and a thin part that
 //! carries plans out. They meet only in the API.
 
+pub mod autoscaler;
 pub mod cache;
 pub mod clock;
 pub mod context;
 pub mod daemonset;
 pub mod cron_job;
 pub mod deployment;
+pub mod disruption;
 pub mod endpoint;
 pub mod error;
 pub mod event;
@@ -29,6 +31,7 @@ pub mod replication_controller;
 pub mod request;
 pub mod root_ca;
 pub mod run;
+pub mod scale;
 pub mod scheduler;
 pub mod selector;
 pub mod service_account;

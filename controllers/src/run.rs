@@ -11,8 +11,9 @@ use crate::context::{Context, ControllersConfig};
 use crate::endpoint::{legacy, mirror, slice};
 use crate::inventory::Inventory;
 use crate::{
-    cron_job, daemonset, deployment, garbage_collector, job, load_balancer, namespace, replicas,
-    root_ca, scheduler, service_account, statefulset, well_known,
+    autoscaler, cron_job, daemonset, deployment, disruption, garbage_collector, job,
+    load_balancer, namespace, replicas, root_ca, scheduler, service_account, statefulset,
+    well_known,
 };
 
 /// The workers of one controller.
@@ -40,6 +41,8 @@ pub async fn run(client: Client, config: ControllersConfig, token: CancellationT
         Box::pin(job::orphan_workers(&context)),
         Box::pin(job::ttl_workers(&context)),
         Box::pin(cron_job::workers(&context)),
+        Box::pin(autoscaler::workers(&context)),
+        Box::pin(disruption::workers(&context)),
         Box::pin(scheduler::workers(&context)),
         Box::pin(namespace::workers(&context, &inventory)),
         Box::pin(garbage_collector::workers(&context, &inventory)),
