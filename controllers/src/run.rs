@@ -11,9 +11,8 @@ use crate::context::{Context, ControllersConfig};
 use crate::endpoint::{legacy, mirror, slice};
 use crate::inventory::Inventory;
 use crate::{
-    autoscaler, cron_job, daemonset, deployment, disruption, garbage_collector, job,
-    load_balancer, namespace, replicas, root_ca, scheduler, service_account, statefulset,
-    well_known,
+    autoscaler, cron_job, daemonset, deployment, disruption, garbage_collector, job, load_balancer,
+    namespace, replicas, root_ca, scheduler, service_account, statefulset, well_known,
 };
 
 /// The workers of one controller.
