@@ -22,7 +22,10 @@ use std::path::PathBuf;
 
 /// The top of the checkout.
 pub fn workspace() -> PathBuf {
-    PathBuf::from(env!("CARGO_MANIFEST_DIR")).parent().unwrap().to_owned()
+    // At run time first: a build cache may have compiled this for another checkout.
+    let crate_dir = std::env::var_os("CARGO_MANIFEST_DIR")
+        .map_or_else(|| PathBuf::from(env!("CARGO_MANIFEST_DIR")), PathBuf::from);
+    crate_dir.parent().unwrap().to_owned()
 }
 
 /// A file of the story that the demo replays too.
