@@ -6,7 +6,7 @@ RELEASE := $(TARGET_DIR)/$(TARGET)/release/coracle
 DEBUG := $(TARGET_DIR)/$(TARGET)/debug/coracle
 export PATH := $(HOME)/.cargo/bin:$(PATH)
 
-.PHONY: run test check clean build dashboard prerequisites images kubectl
+.PHONY: run test check clean build dashboard prerequisites images kubectl clients
 
 ## run: install what is missing, build, start a node, replay the story, stay up until Ctrl-C.
 ##      NETNS=1 puts the node into a network namespace of its own with no way out.
@@ -14,7 +14,7 @@ run: build images
 	@CORACLE_BINARY=$(abspath $(RELEASE)) NETNS=$(NETNS) integration/demo/run.sh
 
 ## test: everything a contributor must pass; ends in the test runner's summary.
-test: prerequisites dashboard/dist/assets.rs images kubectl check
+test: prerequisites dashboard/dist/assets.rs images kubectl clients check
 	cargo build --workspace
 	@CORACLE_BINARY=$(abspath $(DEBUG)) integration/scripts/test.sh
 
@@ -45,6 +45,9 @@ images: prerequisites
 
 kubectl: prerequisites
 	@integration/scripts/kubectl.sh
+
+clients: prerequisites
+	@integration/scripts/clients.sh
 
 clean:
 	cargo clean

@@ -160,14 +160,17 @@ where
 {
     match transport {
         Transport::WebSocket(protocol) => {
-            let (channels, connection) = websocket::channels(io, protocol.contains("base64"));
+            let inward = [websocket::STDIN, websocket::RESIZE];
+            let base64 = protocol.contains("base64");
+            let (mut inlets, connection) = websocket::channels(io, base64, &inward);
+            let (resize, stdin) = (inlets.pop(), inlets.pop());
             let outlet = |stream| Outlet { stream, queue: connection.queue.clone() };
             let streams = Streams {
-                stdin: options.stdin.then_some(channels.stdin),
+                stdin: stdin.filter(|_| options.stdin),
                 stdout: options.stdout.then(|| outlet(websocket::STDOUT)),
                 stderr: options.stderr.then(|| outlet(websocket::STDERR)),
                 error: outlet(websocket::ERROR),
-                resize: options.tty.then_some(channels.resize),
+                resize: resize.filter(|_| options.tty),
                 status: protocol.starts_with("v4.") || protocol.starts_with("v5."),
             };
             // An empty message tells the client that the connection stands.

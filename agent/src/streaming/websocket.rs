@@ -1,6 +1,8 @@
 //! WebSocket connections, server side: the numbered channels of `channel.k8s.io`, and a tunnel for
 //! raw bytes.
 
+use std::collections::HashMap;
+
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use bytes::{Bytes, BytesMut};
@@ -23,21 +25,21 @@ const CLOSE_CHANNEL: u8 = 255;
 /// Bytes in flight in each direction of a tunnel.
 const TUNNEL_BYTES: usize = 64 << 10;
 
-/// What the peer sends: standard input and terminal sizes.
-pub(super) struct Channels {
-    pub(super) stdin: Inlet,
-    pub(super) resize: Inlet,
-}
-
-/// Speaks one of the `channel.k8s.io` protocols over `io` in tasks of its own.
-pub(super) fn channels<T>(io: T, base64: bool) -> (Channels, Connection)
+/// Speaks one of the `channel.k8s.io` protocols over `io` in tasks of its own; hands out what comes
+/// in on each of the channels `inward`, in their order.
+pub(super) fn channels<T>(io: T, base64: bool, inward: &[u32]) -> (Vec<Inlet>, Connection)
 where
     T: AsyncRead + AsyncWrite + Send + 'static,
 {
     let (reader, writer) = tokio::io::split(io);
     let (queue, outgoing) = mpsc::channel(QUEUE_CHUNKS);
-    let (stdin_sender, stdin) = mpsc::channel(QUEUE_CHUNKS);
-    let (resize_sender, resize) = mpsc::channel(QUEUE_CHUNKS);
+    let mut senders = HashMap::new();
+    let mut inlets = Vec::new();
+    for &channel in inward {
+        let (sender, inlet) = mpsc::channel(QUEUE_CHUNKS);
+        senders.insert(channel, sender);
+        inlets.push(inlet);
+    }
     let closed = CancellationToken::new();
     tokio::spawn({
         let closed = closed.clone();
@@ -52,23 +54,21 @@ where
         let (queue, closed) = (queue.downgrade(), closed.clone());
         async move {
             tokio::select! {
-                () = read(reader, queue, stdin_sender, resize_sender, base64) => {}
+                () = read(reader, queue, senders, base64) => {}
                 () = closed.cancelled() => {}
             }
             closed.cancel();
         }
     });
-    (Channels { stdin, resize }, Connection { queue, closed })
+    (inlets, Connection { queue, closed })
 }
 
 async fn read<T: AsyncRead>(
     mut reader: ReadHalf<T>,
     queue: mpsc::WeakSender<Outgoing>,
-    stdin: mpsc::Sender<Bytes>,
-    resize: mpsc::Sender<Bytes>,
+    mut senders: HashMap<u32, mpsc::Sender<Bytes>>,
     base64: bool,
 ) {
-    let mut stdin = Some(stdin);
     let mut decoder = Decoder::default();
     let mut buffer = BytesMut::with_capacity(4 << 10);
     while let Some(message) = next(&mut reader, &mut decoder, &mut buffer).await {
@@ -85,8 +85,8 @@ async fn read<T: AsyncRead>(
         };
         let Some((&channel, payload)) = data.split_first() else { continue };
         if channel == CLOSE_CHANNEL {
-            if payload.first() == Some(&(STDIN as u8)) {
-                stdin = None;
+            if let Some(&closed) = payload.first() {
+                senders.remove(&u32::from(closed));
             }
             continue;
         }
@@ -100,12 +100,7 @@ async fn read<T: AsyncRead>(
         if payload.is_empty() {
             continue;
         }
-        let sender = match u32::from(channel) {
-            STDIN => stdin.as_ref(),
-            RESIZE => Some(&resize),
-            _ => None,
-        };
-        if let Some(sender) = sender {
+        if let Some(sender) = senders.get(&u32::from(channel)) {
             let _ = sender.send(payload).await;
         }
     }
