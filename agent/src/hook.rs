@@ -5,7 +5,7 @@ use std::time::Duration;
 use k8s_openapi::api::core::v1::LifecycleHandler;
 use tokio::net::TcpStream;
 
-use crate::probe::{self, Target};
+use crate::probe::{self, Target, http};
 
 /// Longest an HTTP hook may take to answer.
 const HTTP_PATIENCE: Duration = Duration::from_secs(30);
@@ -24,7 +24,7 @@ pub async fn run(handler: &LifecycleHandler, target: &Target) -> Result<(), Stri
         return Ok(());
     }
     if let Some(action) = &handler.http_get {
-        return probe::http_get(action, target, HTTP_PATIENCE, "kube-lifecycle/1.33").await;
+        return http::hook(action, target, HTTP_PATIENCE).await;
     }
     if let Some(action) = &handler.tcp_socket {
         let port = probe::port(&action.port, &target.ports)?;

@@ -97,11 +97,12 @@ pub trait Images: Send + Sync {
     fn normalize(&self, reference: &str) -> Result<String, ImageError>;
     /// An image that is already here.
     fn find<'a>(&'a self, reference: &'a str) -> BoxFuture<'a, Option<Image>>;
-    /// Fetches an image.
+    /// Fetches an image; with a `patience` the registry has only that long to accept a connection.
     fn pull<'a>(
         &'a self,
         reference: &'a str,
         credentials: &'a [Credential],
+        patience: Option<Duration>,
     ) -> BoxFuture<'a, Result<Pulled, ImageError>>;
     /// All images here.
     fn list(&self) -> BoxFuture<'_, Vec<Image>>;

@@ -227,6 +227,8 @@ async fn follow<K>(
                 continue;
             }
         };
+        // Who subscribes waits for the first answer: only what comes after it is a change.
+        let first = matches!(*state.borrow(), Lookup::Pending);
         let changed = state.send_if_modified(|known| {
             let same = match (&*known, &lookup) {
                 (Lookup::Present(old), Lookup::Present(new)) => old == new,
@@ -238,7 +240,7 @@ async fn follow<K>(
             }
             !same
         });
-        if changed {
+        if changed && !first {
             let listeners = listeners.lock().unwrap_or_else(PoisonError::into_inner);
             for listener in listeners.iter().filter_map(Weak::upgrade) {
                 listener.notify_one();

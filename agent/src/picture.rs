@@ -12,6 +12,9 @@ use crate::events::{Level, Recorder};
 use crate::machine::{ImageError, Images};
 use crate::worker::state::ImageFacts;
 
+/// How long a registry has to accept a connection when the image is here already.
+const PATIENCE: Duration = Duration::from_secs(2);
+
 /// Why a container has no image.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NoImage {
@@ -64,7 +67,8 @@ pub async fn ensure(
     };
     event(Level::Normal, "Pulling", format!("Pulling image \"{image}\""));
     let begun = Instant::now();
-    match images.pull(&full, credentials).await {
+    let patience = present.is_some().then_some(PATIENCE);
+    match images.pull(&full, credentials, patience).await {
         Ok(pulled) => {
             let (took, waited) = (go_seconds(pulled.took), go_seconds(begun.elapsed()));
             let message = format!(

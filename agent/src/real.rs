@@ -3,6 +3,7 @@
 use std::collections::HashSet;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures::FutureExt;
 use futures::future::BoxFuture;
@@ -148,8 +149,9 @@ impl Images for RealImages {
         &'a self,
         reference: &'a str,
         credentials: &'a [Credential],
+        patience: Option<Duration>,
     ) -> BoxFuture<'a, Result<Pulled, ImageError>> {
-        async move { self.puller.pull(&parse(reference)?, credentials).await }.boxed()
+        async move { self.puller.pull(&parse(reference)?, credentials, patience).await }.boxed()
     }
 
     fn list(&self) -> BoxFuture<'_, Vec<Image>> {

@@ -47,7 +47,12 @@ pub fn pull(options: &PullOptions) -> Result<(), Failure> {
     let credentials = options.creds.as_deref().map(credentials).transpose()?;
     let (mirrors, plain_http) =
         registries::resolve(&options.registry_mirror, &options.plain_http_registry);
-    let how = HowToPull { credentials: credentials.into_iter().collect(), mirrors, plain_http };
+    let how = HowToPull {
+        credentials: credentials.into_iter().collect(),
+        mirrors,
+        plain_http,
+        connect_timeout: None,
+    };
     let tokio = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     for image in &options.images {
         let reference: Reference = image.parse()?;

@@ -42,11 +42,14 @@ impl Worker {
         }
         // The link is the one it had; volumes that are right are left alone.
         let work: Work = self.preparation();
-        match work.run().await {
-            Ok(made) => {
-                self.take_link(made.link);
-                self.volumes = made.prepared.volumes;
-                self.tokens = made.prepared.tokens;
+        let made = work.run().await.and_then(|made| {
+            self.take_link(made.link);
+            made.volumes
+        });
+        match made {
+            Ok(prepared) => {
+                self.volumes = prepared.volumes;
+                self.tokens = prepared.tokens;
                 self.state.setup = Setup::Ready;
             }
             Err(error) => {

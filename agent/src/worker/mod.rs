@@ -2,6 +2,10 @@
 
 pub mod adopt;
 pub mod crash;
+#[cfg(test)]
+mod fake_api;
+#[cfg(test)]
+pub(crate) mod fakes;
 pub mod perform;
 pub mod plan;
 pub mod prepare;
@@ -9,6 +13,8 @@ pub mod start;
 pub mod state;
 pub mod status;
 pub mod stop;
+#[cfg(test)]
+mod worker_tests;
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
@@ -26,6 +32,7 @@ use crate::directory::{self, Where};
 use crate::machine::{Link, PodSandbox};
 use crate::node::Node;
 use crate::objects::{Key, Subscription};
+use crate::probe::Purpose;
 use crate::volume::prepare::Ready;
 use crate::volume::references::references;
 use crate::volume::token::Token;
@@ -64,8 +71,10 @@ pub struct Worker {
     tokens: BTreeMap<(String, usize), Token>,
     objects: BTreeMap<Key, Subscription>,
     objects_changed: Arc<Notify>,
+    /// Counts changes of referenced objects.
+    objects_generation: u64,
     images: HashMap<String, runtime::image::Image>,
-    probes: HashMap<String, Vec<AbortHandle>>,
+    probes: HashMap<String, Vec<(Purpose, AbortHandle)>>,
     stopping_for: HashMap<String, Duration>,
     tasks: JoinSet<()>,
     notes: mpsc::UnboundedReceiver<Note>,
@@ -101,6 +110,7 @@ impl Worker {
             tokens: BTreeMap::new(),
             objects: BTreeMap::new(),
             objects_changed: Arc::new(Notify::new()),
+            objects_generation: 0,
             images: HashMap::new(),
             probes: HashMap::new(),
             stopping_for: HashMap::new(),
@@ -215,6 +225,7 @@ impl Worker {
     }
 
     fn follow_objects(&mut self) {
+        self.objects_generation += 1;
         if self.state.setup == Setup::Blocked {
             self.state.setup = Setup::Absent { retry_at: None };
         }
@@ -253,7 +264,7 @@ impl Worker {
             }
             None => {
                 self.state.termination = Some(Termination { begun: now, grace, delete: true });
-                self.stop_all_probes();
+                self.stop_restarting_probes();
             }
         }
     }
@@ -283,7 +294,9 @@ impl Worker {
         let Some(index) = self.state.position_of(id) else { return };
         let Some(live) = self.state.containers[index].live().cloned() else { return };
         let name = self.state.containers[index].name.clone();
-        self.stop_probes(&name);
+        for (_, handle) in self.probes.remove(&name).unwrap_or_default() {
+            handle.abort();
+        }
         self.stopping_for.remove(&name);
         let message = self.termination_message(&name, exit.code);
         let at = Instant::now();
@@ -299,6 +312,7 @@ impl Worker {
         };
         let record = &mut self.state.containers[index];
         record.run = Run::Exited(finished);
+        record.hooking = false;
         record.started = false;
         record.ready = false;
         record.crash_announced = false;

@@ -23,14 +23,14 @@ use crate::volume::prepare::{MountError, Prepared};
 /// What came of a task.
 #[expect(clippy::large_enum_variant, reason = "an outcome travels in a box, see `Note::Done`")]
 pub enum Outcome {
-    /// Network, volumes and sandbox.
-    Prepared(Result<SandboxMade, PrepareError>),
+    /// Network, volumes and sandbox; with the generation of objects they were made from.
+    Prepared(u64, Result<SandboxMade, PrepareError>),
     /// Volumes were brought up to date.
     Refreshed(Result<Prepared, MountError>),
     /// An image was looked for.
     Image(usize, Result<Image, NoImage>),
-    /// A container was started.
-    Started(usize, Result<Started, StartError>),
+    /// A container was started; with the generation of objects it was made from.
+    Started(usize, u64, Result<Started, StartError>),
     /// `postStart` is over.
     PostStart(usize, String, Result<(), String>),
     /// `SIGTERM` is out.
@@ -76,8 +76,8 @@ impl Worker {
             Action::Prepare => {
                 self.state.setup = Setup::Preparing;
                 self.subscribe();
-                let work = self.preparation();
-                self.spawn(async move { Outcome::Prepared(work.run().await) });
+                let (work, objects) = (self.preparation(), self.objects_generation);
+                self.spawn(async move { Outcome::Prepared(objects, work.run().await) });
             }
             Action::EnsureImage(index) => self.ensure_image(index),
             Action::Start(index) => self.start(index),
@@ -139,7 +139,7 @@ impl Worker {
         self.state.failure = Some(failure);
         let grace = spec_grace(&self.pod);
         self.state.termination = Some(Termination { begun: now, grace, delete: false });
-        self.stop_all_probes();
+        self.stop_restarting_probes();
     }
 
     fn ensure_image(&mut self, index: usize) {
@@ -191,10 +191,10 @@ impl Worker {
     pub(crate) fn conclude(&mut self, outcome: Outcome) {
         let now = Instant::now();
         match outcome {
-            Outcome::Prepared(result) => self.prepared(result, now),
+            Outcome::Prepared(objects, result) => self.prepared(objects, result, now),
             Outcome::Refreshed(result) => self.refreshed(result),
             Outcome::Image(index, result) => self.pictured(index, result, now),
-            Outcome::Started(index, result) => self.started(index, result, now),
+            Outcome::Started(index, objects, result) => self.started(index, objects, result, now),
             Outcome::PostStart(index, id, result) => self.post_started(index, &id, result),
             Outcome::TermSent(id) => {
                 if let Some(index) = self.state.position_of(&id)
@@ -275,7 +275,13 @@ impl Worker {
         }
     }
 
-    fn started(&mut self, index: usize, result: Result<Started, StartError>, now: Instant) {
+    fn started(
+        &mut self,
+        index: usize,
+        objects: u64,
+        result: Result<Started, StartError>,
+        now: Instant,
+    ) {
         let record = &mut self.state.containers[index];
         let name = record.name.clone();
         let previous = match &mut record.run {
@@ -297,15 +303,13 @@ impl Worker {
                 }
                 let live = Live { id: started.id.clone(), started_at: started.started_at };
                 record.run = Run::Running(live);
-                let spec = container(&self.pod, &name).unwrap_or_default();
-                record.started = spec.startup_probe.is_none();
-                record.ready = spec.readiness_probe.is_none();
                 self.images.remove(&name);
                 let recorder = &self.node.recorder;
                 let text = format!("Started container {name}");
                 recorder.container(&self.pod, &name, Level::Normal, "Started", text);
-                self.begin_probes(index);
-                self.begin_post_start(index);
+                if !self.begin_post_start(index) {
+                    self.is_up(index);
+                }
                 // It may have ended before anybody listened.
                 if let Some(exit) = started.exit {
                     self.exited(&started.id, &exit);
@@ -345,12 +349,11 @@ impl Worker {
                 };
                 let wait = delay((Duration::from_secs(1), PULL_RETRY.1), record.failures);
                 record.failures += 1;
-                record.hold = Some(Hold {
-                    reason,
-                    message: message.clone(),
-                    retry_at: retry.then(|| now + wait),
-                    soften_at: None,
-                });
+                // What it lacked may have come while it was being made.
+                let changed = objects != self.objects_generation;
+                let retry_at = if changed { Some(now) } else { retry.then(|| now + wait) };
+                record.hold =
+                    Some(Hold { reason, message: message.clone(), retry_at, soften_at: None });
                 let recorder = &self.node.recorder;
                 let text = format!("Error: {message}");
                 recorder.container(&self.pod, &name, Level::Warning, "Failed", text);

@@ -253,7 +253,24 @@ fn run(pod: &Pod, state: &PodState, now: Instant, plan: &mut Plan) {
             }
             _ => {}
         }
+        // A `postStart` holds up the containers after its own.
+        let coming = match &record.run {
+            Run::Starting(_) => true,
+            Run::Waiting => record.hold.is_none(),
+            _ => record.hooking,
+        };
+        if record.role == Role::Main && coming && has_post_start(pod, &record.name) {
+            initialized = false;
+        }
     }
+}
+
+fn has_post_start(pod: &Pod, name: &str) -> bool {
+    let containers = pod.spec.iter().flat_map(|spec| &spec.containers);
+    containers
+        .filter(|container| container.name == name)
+        .filter_map(|container| container.lifecycle.as_ref())
+        .any(|lifecycle| lifecycle.post_start.is_some())
 }
 
 fn start(record: &Record, index: usize, now: Instant, plan: &mut Plan) {

@@ -47,14 +47,14 @@ pub enum PrepareError {
     Directory(#[source] std::io::Error),
 }
 
-/// Everything containers need.
+/// Everything containers need. The sandbox is kept where only a volume is missing.
 pub struct SandboxMade {
     /// Place in the network; none on the machine's own.
     pub link: Option<Link>,
     /// The sandbox.
     pub sandbox: Arc<dyn PodSandbox>,
     /// The volumes.
-    pub prepared: Prepared,
+    pub volumes: Result<Prepared, PrepareError>,
 }
 
 /// The work of making it.
@@ -78,7 +78,6 @@ impl Work {
         let (sandbox, prepared) = tokio::join!(self.sandbox(), async {
             if needs_address { None } else { Some(volumes.run().await) }
         });
-        // Whatever was made stays: the next attempt finds it, and tearing down removes it.
         let (link, sandbox) = sandbox?;
         let prepared = match prepared {
             Some(prepared) => prepared,
@@ -90,8 +89,8 @@ impl Work {
                 volumes.run().await
             }
         };
-        match prepared {
-            Ok(prepared) => Ok(SandboxMade { link, sandbox, prepared }),
+        let volumes = match prepared {
+            Ok(prepared) => Ok(prepared),
             Err(error) => {
                 let hint = match error.cause.missing() {
                     Some((kind, name)) => {
@@ -103,7 +102,8 @@ impl Work {
                 };
                 Err(PrepareError::Mount { error, hint })
             }
-        }
+        };
+        Ok(SandboxMade { link, sandbox, volumes })
     }
 
     async fn sandbox(&self) -> Result<(Option<Link>, Arc<dyn PodSandbox>), PrepareError> {
@@ -232,13 +232,21 @@ impl Worker {
         }
     }
 
-    pub(crate) fn prepared(&mut self, result: Result<SandboxMade, PrepareError>, now: Instant) {
-        match result {
-            Ok(made) => {
-                self.volumes = made.prepared.volumes;
-                self.tokens = made.prepared.tokens;
-                self.take_sandbox(made.sandbox);
-                self.take_link(made.link);
+    pub(crate) fn prepared(
+        &mut self,
+        objects: u64,
+        result: Result<SandboxMade, PrepareError>,
+        now: Instant,
+    ) {
+        let volumes = result.and_then(|made| {
+            self.take_sandbox(made.sandbox);
+            self.take_link(made.link);
+            made.volumes
+        });
+        match volumes {
+            Ok(prepared) => {
+                self.volumes = prepared.volumes;
+                self.tokens = prepared.tokens;
                 self.state.setup_failures = 0;
                 self.state.setup = Setup::Ready;
             }
@@ -252,7 +260,12 @@ impl Worker {
                         }
                         recorder.pod(&self.pod, Level::Warning, "FailedMount", message);
                         if error.cause.waits_for_object() {
-                            self.state.setup = Setup::Blocked;
+                            // What it lacked may have come while the others were being made.
+                            let changed = objects != self.objects_generation;
+                            self.state.setup = match changed {
+                                true => Setup::Absent { retry_at: None },
+                                false => Setup::Blocked,
+                            };
                             return;
                         }
                     }
@@ -273,6 +286,9 @@ impl Worker {
     }
 
     pub(crate) fn take_sandbox(&mut self, sandbox: Arc<dyn PodSandbox>) {
+        if self.sandbox.is_some() {
+            return;
+        }
         let mut events = sandbox.events();
         let note = self.note.clone();
         self.tasks.spawn(async move {

@@ -126,7 +126,8 @@ impl Worker {
             previous: old.filter(|id| !id.is_empty()),
             image_label,
         };
-        self.spawn(async move { Outcome::Started(index, work.run().await) });
+        let objects = self.objects_generation;
+        self.spawn(async move { Outcome::Started(index, objects, work.run().await) });
     }
 
     /// What a container left as its last words.

@@ -152,6 +152,9 @@ pub struct Record {
     pub attempted: bool,
     /// How the attempt before the current one ended.
     pub last: Option<Finished>,
+    /// `postStart` runs: until it is over the container does not count as running, and those after
+    /// it wait.
+    pub hooking: bool,
     /// Whether the startup probe is content.
     pub started: bool,
     /// Whether the readiness probe is content.
@@ -178,6 +181,7 @@ impl Record {
             attempt: 0,
             attempted: false,
             last: None,
+            hooking: false,
             started: false,
             ready: false,
             crash: CrashBackOff::default(),

@@ -78,7 +78,8 @@ pub fn phase(pod: &Pod, state: &PodState) -> &'static str {
         return if releasing(state) || !any_active(state) { "Failed" } else { "Pending" };
     }
     let mains = || state.containers.iter().filter(|record| record.role == Role::Main);
-    if mains().any(|record| !record.attempted) {
+    let never_up = |record: &Record| !record.attempted || (record.hooking && record.last.is_none());
+    if mains().any(never_up) {
         // A terminating pod whose containers never ran has nothing to be called running for.
         return if state.termination.is_some() && releasing(state) { "Failed" } else { "Pending" };
     }
@@ -146,6 +147,10 @@ fn container_state(pod: &Pod, state: &PodState, record: &Record, now: Instant) -
     };
     let over = releasing(state) || state.termination.is_some() || has_ended(pod, state);
     match &record.run {
+        Run::Running(_) if record.hooking => match record.role == Role::Main && has_init(state) {
+            true => waiting("PodInitializing", None),
+            false => waiting("ContainerCreating", None),
+        },
         Run::Running(live) | Run::Stopping { live, .. } => ContainerState {
             running: Some(ContainerStateRunning { started_at: Some(Time(live.started_at)) }),
             ..ContainerState::default()
@@ -279,7 +284,7 @@ fn conditions(pod: &Pod, state: &PodState, phase: &str, wall: Timestamp) -> Vec<
         .containers
         .iter()
         .filter(|record| matches!(record.role, Role::Main | Role::Sidecar))
-        .filter(|record| !(matches!(record.run, Run::Running(_)) && record.started && record.ready))
+        .filter(|record| !(record.live().is_some() && record.started && record.ready))
         .map(|record| record.name.as_str())
         .collect();
     let (containers_ready, reason, message) = if phase == "Succeeded" {

@@ -25,7 +25,7 @@ impl Worker {
             killed: false,
             grace,
         };
-        self.stop_probes(&name);
+        self.stop_probes(&name, &[Purpose::Liveness, Purpose::Startup]);
         let recorder = self.node.recorder.clone();
         if self.state.termination.is_some() {
             let text = format!("Stopping container {name}");
@@ -35,7 +35,7 @@ impl Worker {
         let spec = container(&self.pod, &name).unwrap_or_default();
         let handler = spec.lifecycle.as_ref().and_then(|lifecycle| lifecycle.pre_stop.clone());
         let target = self.target(index);
-        let pod = self.pod.clone();
+        let (pod, uid) = (self.pod.clone(), self.uid.clone());
         self.spawn(async move {
             if let (Some(handler), Some(target)) = (handler, target)
                 && !grace.is_zero()
@@ -46,8 +46,10 @@ impl Worker {
                     Ok(Err(message)) => Some(message),
                     Err(_) => Some("it did not end within the grace period".into()),
                 };
-                if let Some(message) = failure {
-                    let text = format!("PreStopHook failed: {message}");
+                if let Some(why) = failure {
+                    // The event does not say why: answers may hold secrets.
+                    tracing::info!(pod = uid, container = name, why, "preStop failed");
+                    let text = "PreStopHook failed";
                     recorder.container(&pod, &name, Level::Warning, "FailedPreStopHook", text);
                 }
             }
@@ -121,29 +123,36 @@ impl Worker {
                         // Without a receiver the worker is gone.
                         let _ = note.send(Note::Probe(verdict));
                     }
-                    probe::Report::Failed(message) => {
-                        let text = format!("{purpose} probe failed: {message}");
-                        recorder.container(&pod, &name, Level::Warning, "Unhealthy", text);
+                    probe::Report::Event { reason, message } => {
+                        recorder.container(&pod, &name, Level::Warning, reason, message);
                     }
                 })
                 .await;
             });
             let record = &self.state.containers[index];
-            self.probes.entry(record.name.clone()).or_default().push(handle);
+            self.probes.entry(record.name.clone()).or_default().push((purpose, handle));
         }
     }
 
-    pub(crate) fn stop_probes(&mut self, name: &str) {
-        for handle in self.probes.remove(name).unwrap_or_default() {
+    pub(crate) fn stop_probes(&mut self, name: &str, purposes: &[Purpose]) {
+        let Some(running) = self.probes.get_mut(name) else { return };
+        for (_, handle) in running.extract_if(.., |(purpose, _)| purposes.contains(purpose)) {
             handle.abort();
         }
     }
 
-    pub(crate) fn stop_all_probes(&mut self) {
-        // Readiness goes on while a pod ends: its Service should notice.
+    /// Ends the probes that could restart a container; readiness goes on while a pod ends, so that
+    /// its Service notices.
+    pub(crate) fn stop_restarting_probes(&mut self) {
         let names: Vec<String> = self.probes.keys().cloned().collect();
         for name in names {
-            self.stop_probes(&name);
+            self.stop_probes(&name, &[Purpose::Liveness, Purpose::Startup]);
+        }
+    }
+
+    pub(crate) fn stop_all_probes(&mut self) {
+        for (_, handle) in self.probes.drain().flat_map(|(_, running)| running) {
+            handle.abort();
         }
     }
 
@@ -151,18 +160,21 @@ impl Worker {
     pub(crate) fn judge(&mut self, verdict: Verdict) {
         let Some(index) = self.state.position_of(&verdict.container) else { return };
         let record = &mut self.state.containers[index];
+        if verdict.purpose == Purpose::Readiness {
+            record.ready = verdict.healthy;
+            return;
+        }
         if !matches!(record.run, Run::Running(_)) {
             return;
         }
         let name = record.name.clone();
         match (verdict.purpose, verdict.healthy) {
-            (Purpose::Readiness, healthy) => record.ready = healthy,
             (Purpose::Startup, true) => {
                 record.started = true;
-                self.stop_probes(&name);
+                self.stop_probes(&name, &[Purpose::Startup]);
                 self.begin_probes(index);
             }
-            (Purpose::Liveness, true) => {}
+            (Purpose::Liveness, true) | (Purpose::Readiness, _) => {}
             (Purpose::Liveness | Purpose::Startup, false) => {
                 let spec = container(&self.pod, &name).unwrap_or_default();
                 let settings = match verdict.purpose {
@@ -185,28 +197,50 @@ impl Worker {
         }
     }
 
-    pub(crate) fn begin_post_start(&mut self, index: usize) {
+    /// A container counts as running from here on.
+    pub(crate) fn is_up(&mut self, index: usize) {
+        let record = &mut self.state.containers[index];
+        let spec = container(&self.pod, &record.name).unwrap_or_default();
+        record.hooking = false;
+        record.started = spec.startup_probe.is_none();
+        record.ready = spec.readiness_probe.is_none();
+        self.begin_probes(index);
+    }
+
+    /// Begins `postStart`; returns whether there is one.
+    pub(crate) fn begin_post_start(&mut self, index: usize) -> bool {
         let record = &self.state.containers[index];
         let handler = container(&self.pod, &record.name)
             .and_then(|spec| spec.lifecycle)
             .and_then(|lifecycle| lifecycle.post_start);
-        let (Some(handler), Some(target)) = (handler, self.target(index)) else { return };
+        let (Some(handler), Some(target)) = (handler, self.target(index)) else { return false };
+        self.state.containers[index].hooking = true;
         self.spawn(async move {
             let result = hook::run(&handler, &target).await;
             Outcome::PostStart(index, target.container.clone(), result)
         });
+        true
     }
 
     pub(crate) fn post_started(&mut self, index: usize, id: &str, result: Result<(), String>) {
-        let Err(message) = result else { return };
         if self.state.position_of(id) != Some(index) {
             return;
         }
+        if !matches!(self.state.containers[index].run, Run::Running(_)) {
+            return;
+        }
+        let Err(why) = result else {
+            self.is_up(index);
+            return;
+        };
+        self.state.containers[index].hooking = false;
         let name = self.state.containers[index].name.clone();
+        // The event does not say why: answers may hold secrets.
+        tracing::info!(pod = self.uid, container = name, why, "postStart failed");
         let recorder = &self.node.recorder;
-        let text = format!("PostStartHook failed: {message}");
+        let text = "PostStartHook failed";
         recorder.container(&self.pod, &name, Level::Warning, "FailedPostStartHook", text);
-        let text = format!("FailedPostStartHook: container {name} will be killed");
+        let text = "FailedPostStartHook";
         recorder.container(&self.pod, &name, Level::Normal, "Killing", text);
         self.stop(index, super::plan::spec_grace(&self.pod));
     }

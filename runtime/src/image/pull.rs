@@ -53,6 +53,9 @@ pub struct PullOptions {
     pub mirrors: BTreeMap<String, Vec<String>>,
     /// Registries besides loopback ones that speak plain HTTP.
     pub plain_http: Vec<String>,
+    /// How long a registry may take to accept a connection, where that is less than usual.
+    #[serde(default)]
+    pub connect_timeout: Option<Duration>,
 }
 
 /// How far a pull is.
@@ -349,7 +352,7 @@ fn client(registry: &str, options: &PullOptions) -> oci_client::Client {
     oci_client::Client::new(ClientConfig {
         protocol: ClientProtocol::HttpsExcept(plain),
         platform_resolver: Some(Box::new(linux_amd64_resolver)),
-        connect_timeout: Some(CONNECT_TIMEOUT),
+        connect_timeout: Some(options.connect_timeout.unwrap_or(CONNECT_TIMEOUT)),
         read_timeout: Some(READ_TIMEOUT),
         user_agent: concat!("coracle/", env!("CARGO_PKG_VERSION")),
         ..ClientConfig::default()

@@ -1,0 +1,327 @@
+//! Whole lives of pods, over a machine and an API server that are fakes.
+#![allow(clippy::unwrap_used)]
+
+use std::path::PathBuf;
+
+use serde_json::{Value, json};
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+use super::fake_api::FakeApi;
+use super::fakes::FakeMachine;
+use super::*;
+use crate::config::AgentConfig;
+use crate::directory::Directory;
+use crate::events::Recorder;
+use crate::node::Capacity;
+use crate::objects::Objects;
+use crate::services::Services;
+
+/// Longest that anything here may take on a busy machine.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+struct Stand {
+    api: FakeApi,
+    machine: FakeMachine,
+    news: watch::Sender<News>,
+    task: JoinHandle<()>,
+    events: Box<dyn FnMut() -> Vec<String>>,
+    told: Vec<String>,
+    directory: PathBuf,
+    _stop: tokio_util::sync::DropGuard,
+}
+
+impl Drop for Stand {
+    fn drop(&mut self) {
+        self.task.abort();
+        // The test's own directory; what is left of it is of no use.
+        let _ = crate::volume::mount::remove_tree(&self.directory);
+    }
+}
+
+impl Stand {
+    fn start(name: &str, machine: FakeMachine, spec: Value) -> Self {
+        let pod: Pod = serde_json::from_value(json!({
+            "metadata": {"name": "p", "namespace": "d", "uid": "u", "resourceVersion": "1"},
+            "spec": spec,
+        }))
+        .unwrap();
+        let directory =
+            std::env::temp_dir().join(format!("coracle-worker-{}-{name}", std::process::id()));
+        let api = FakeApi::new(&pod);
+        let client = api.client();
+        let stop = CancellationToken::new();
+        let (recorder, events) = Recorder::for_test();
+        let mut config = AgentConfig::new("node", &directory);
+        config.pod_log_dir = directory.join("logs");
+        config.container_log_dir = directory.join("links");
+        config.host_resolv_conf = directory.join("resolv.conf");
+        std::fs::create_dir_all(&config.container_log_dir).unwrap();
+        let node = Node {
+            config,
+            client: client.clone(),
+            machine: machine.machine(),
+            recorder,
+            objects: Objects::new(client.clone()),
+            services: Services::start(client, stop.clone()),
+            directory: Directory::default(),
+            capacity: Capacity { milli_cpu: 1000, memory_bytes: 1 << 30 },
+        };
+        let (news, receiver) = watch::channel(News { pod: Arc::new(pod), vanished: false });
+        let task = tokio::spawn(Worker::new(Arc::new(node), receiver, None).run());
+        let (events, told) = (Box::new(events), Vec::new());
+        Self { api, machine, news, task, events, told, directory, _stop: stop.drop_guard() }
+    }
+
+    async fn until(&mut self, what: &str, mut holds: impl FnMut(&mut Self) -> bool) {
+        let deadline = Instant::now() + PATIENCE;
+        while !holds(self) {
+            let journal = self.machine.journal.all();
+            assert!(
+                Instant::now() < deadline,
+                "never: {what}\n{journal:?}\n{:?}\n{:?}",
+                self.told,
+                self.api.status()
+            );
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+    }
+
+    fn has_told(&mut self, event: &str) -> bool {
+        let more = (self.events)();
+        self.told.extend(more);
+        self.told.iter().any(|told| told == event)
+    }
+
+    fn ready(&self) -> bool {
+        let conditions = self.api.status().conditions.unwrap_or_default();
+        conditions.iter().any(|condition| condition.type_ == "Ready" && condition.status == "True")
+    }
+
+    /// The reason for which a container waits.
+    fn waits(&self, container: &str) -> Option<String> {
+        let statuses = self.api.status().container_statuses?;
+        let status = statuses.into_iter().find(|status| status.name == container)?;
+        status.state?.waiting?.reason
+    }
+
+    fn phase(&self) -> String {
+        self.api.status().phase.unwrap_or_default()
+    }
+
+    fn delete(&self, grace_seconds: i64) {
+        let pod = self.api.pod(|pod| {
+            pod["metadata"]["deletionTimestamp"] = "2030-01-01T00:00:00Z".into();
+            pod["metadata"]["deletionGracePeriodSeconds"] = grace_seconds.into();
+        });
+        self.news.send_modify(|news| news.pod = Arc::new(pod));
+    }
+
+    /// The object is gone; the worker has to end.
+    async fn finish(&mut self) {
+        self.until("the object is deleted", |stand| stand.api.deleted()).await;
+        self.news.send_modify(|news| news.vanished = true);
+        self.until("the worker ends", |stand| stand.task.is_finished()).await;
+    }
+}
+
+fn one(container: Value) -> Value {
+    let mut whole = json!({"name": "a", "image": "a", "imagePullPolicy": "IfNotPresent"});
+    whole.as_object_mut().unwrap().extend(container.as_object().unwrap().clone());
+    json!({"containers": [whole]})
+}
+
+#[tokio::test]
+async fn a_life() {
+    let mut stand = Stand::start("life", FakeMachine::new(), one(json!({})));
+    stand.until("it is ready", |stand| stand.ready()).await;
+    assert_eq!(stand.api.status().pod_ip.as_deref(), Some("10.44.0.9"));
+    stand.delete(30);
+    stand.finish().await;
+    assert_eq!(
+        stand.machine.journal.all(),
+        ["make sandbox", "start a", "signal a 15", "remove sandbox", "detach"]
+    );
+    assert!(!stand.directory.join("pods/u").exists(), "the pod's directory is gone");
+}
+
+#[tokio::test]
+async fn a_pod_starts_the_moment_its_secret_appears() {
+    let mut spec = one(json!({"env": [
+        {"name": "A", "valueFrom": {"secretKeyRef": {"name": "words", "key": "k"}}}]}));
+    // The first waits for a volume, the second for a variable.
+    spec["volumes"] = json!([{"name": "v", "projected": {"sources": [{"secret": {"name": "s"}}]}}]);
+    let mut stand = Stand::start("secret", FakeMachine::new(), spec);
+    let missing = "FailedMount MountVolume.SetUp failed for volume \"v\" : secret \"s\" not found";
+    stand.until("the reason is told", |stand| stand.has_told(missing)).await;
+    assert_eq!(stand.waits("a").as_deref(), Some("ContainerCreating"));
+    stand.api.add_secret("s");
+    if !nix::unistd::geteuid().is_root() {
+        eprintln!("SKIPPED: a volume on tmpfs needs root");
+        return;
+    }
+    let held =
+        |stand: &mut Stand| stand.waits("a").as_deref() == Some("CreateContainerConfigError");
+    stand.until("the variable is missed", held).await;
+    stand.api.add_secret("words");
+    stand.until("it is ready", |stand| stand.ready()).await;
+    // One sandbox served every attempt.
+    assert_eq!(stand.machine.journal.count("make sandbox"), 1);
+    stand.has_told("");
+    assert_eq!(stand.told.iter().filter(|told| *told == missing).count(), 1, "{:?}", stand.told);
+    stand.delete(0);
+    stand.finish().await;
+}
+
+#[tokio::test]
+async fn a_pod_that_waits_for_a_secret_can_be_deleted() {
+    let mut spec = one(json!({}));
+    spec["volumes"] = json!([{"name": "v", "secret": {"secretName": "s"}}]);
+    let mut stand = Stand::start("waiting", FakeMachine::new(), spec);
+    let missing = "FailedMount MountVolume.SetUp failed for volume \"v\" : secret \"s\" not found";
+    stand.until("the reason is told", |stand| stand.has_told(missing)).await;
+    stand.delete(30);
+    stand.finish().await;
+    assert_eq!(stand.machine.journal.all(), ["make sandbox", "remove sandbox", "detach"]);
+}
+
+#[tokio::test]
+async fn an_image_that_is_present_starts_without_a_registry() {
+    let machine = FakeMachine::new();
+    machine.cut_registries();
+    let mut stand = Stand::start("registry", machine, one(json!({"imagePullPolicy": "Always"})));
+    stand.until("it is ready", |stand| stand.ready()).await;
+    stand.has_told("");
+    let told = stand.told.iter().any(|told| told.starts_with("RegistryUnreachable"));
+    assert!(told, "{:?}", stand.told);
+}
+
+#[tokio::test]
+async fn crashes_back_off_after_the_first_restart() {
+    let mut stand = Stand::start("crash", FakeMachine::new(), one(json!({})));
+    stand.until("it is ready", |stand| stand.ready()).await;
+    stand.machine.sandbox.end("a", 1);
+    stand.until("it is started again", |s| s.machine.journal.count("start a") == 2).await;
+    stand.until("it is ready again", |stand| stand.ready()).await;
+    stand.machine.sandbox.end("a", 1);
+    let looping = |stand: &mut Stand| stand.waits("a").as_deref() == Some("CrashLoopBackOff");
+    stand.until("it backs off", looping).await;
+    let announced = "BackOff Back-off restarting failed container a in pod p_d(u)";
+    stand.until("it says so", |stand| stand.has_told(announced)).await;
+    let statuses = stand.api.status().container_statuses.unwrap();
+    assert_eq!(statuses[0].restart_count, 1);
+    assert_eq!(stand.phase(), "Running");
+}
+
+#[tokio::test]
+async fn a_stubborn_container_is_killed_when_its_grace_is_over() {
+    let machine = FakeMachine::new();
+    machine.sandbox.ignore_signals("a");
+    let mut stand = Stand::start("stubborn", machine, one(json!({})));
+    stand.until("it is ready", |stand| stand.ready()).await;
+    stand.delete(1);
+    stand.finish().await;
+    let journal = stand.machine.journal.all();
+    let signals: Vec<&String> = journal.iter().filter(|line| line.starts_with("signal")).collect();
+    assert_eq!(signals, ["signal a 15", "signal a 9"]);
+}
+
+#[tokio::test]
+async fn init_containers_and_sidecars_come_first_and_sidecars_go_last() {
+    let container = |name: &str| json!({"name": name, "image": "a", "imagePullPolicy": "Never"});
+    let mut sidecar = container("side");
+    sidecar["restartPolicy"] = "Always".into();
+    let spec = json!({"restartPolicy": "Never",
+        "initContainers": [container("one"), sidecar, container("two")],
+        "containers": [container("main")]});
+    let mut stand = Stand::start("init", FakeMachine::new(), spec);
+    stand.until("one runs", |stand| stand.machine.journal.count("start one") == 1).await;
+    assert_eq!(stand.waits("main").as_deref(), Some("PodInitializing"));
+    stand.machine.sandbox.end("one", 0);
+    stand.until("two runs", |stand| stand.machine.journal.count("start two") == 1).await;
+    stand.machine.sandbox.end("two", 0);
+    stand.until("main is up", |stand| stand.ready()).await;
+    stand.machine.sandbox.end("main", 0);
+    stand.until("the pod succeeds", |stand| stand.phase() == "Succeeded").await;
+    assert_eq!(
+        stand.machine.journal.all(),
+        [
+            "make sandbox",
+            "start one",
+            "start side",
+            "start two",
+            "start main",
+            "signal side 15",
+            "remove sandbox",
+            "detach"
+        ]
+    );
+}
+
+#[tokio::test]
+async fn hooks_run_before_the_next_container_and_before_the_signal() {
+    let machine = FakeMachine::new();
+    machine.sandbox.program("greet", 3);
+    let spec = json!({"restartPolicy": "Never", "containers": [
+        {"name": "a", "image": "a", "imagePullPolicy": "Never", "lifecycle": {
+            "postStart": {"exec": {"command": ["hello"]}},
+            "preStop": {"exec": {"command": ["bye"]}}}},
+        {"name": "b", "image": "a", "imagePullPolicy": "Never", "lifecycle": {
+            "postStart": {"exec": {"command": ["greet"]}}}},
+    ]});
+    let mut stand = Stand::start("hooks", machine, spec);
+    stand.until("b is killed", |stand| stand.machine.journal.count("signal b 15") == 1).await;
+    let failed = "FailedPostStartHook PostStartHook failed";
+    stand.until("the failure is told", |stand| stand.has_told(failed)).await;
+    stand.delete(30);
+    stand.finish().await;
+    assert_eq!(
+        stand.machine.journal.all(),
+        [
+            "make sandbox",
+            "start a",
+            "exec hello",
+            "start b",
+            "exec greet",
+            "signal b 15",
+            "exec bye",
+            "signal a 15",
+            "remove sandbox",
+            "detach"
+        ]
+    );
+}
+
+#[tokio::test]
+async fn readiness_goes_on_while_a_pod_ends() {
+    let machine = FakeMachine::new();
+    machine.sandbox.ignore_signals("a");
+    let probe = json!({"exec": {"command": ["well"]}, "periodSeconds": 1, "failureThreshold": 1});
+    let mut stand = Stand::start("readiness", machine, one(json!({"readinessProbe": probe})));
+    stand.until("it is ready", |stand| stand.ready()).await;
+    stand.delete(60);
+    stand.until("it was asked to end", |s| s.machine.journal.count("signal a 15") == 1).await;
+    assert!(stand.ready(), "a container that still serves is ready");
+    stand.machine.sandbox.program("well", 1);
+    stand.until("it is not ready any more", |stand| !stand.ready()).await;
+    stand.machine.sandbox.end("a", 0);
+    stand.finish().await;
+}
+
+#[tokio::test]
+async fn a_failed_startup_probe_restarts() {
+    let machine = FakeMachine::new();
+    machine.sandbox.program("up", 1);
+    let probe = json!({"exec": {"command": ["up"]}, "periodSeconds": 1, "failureThreshold": 1});
+    let mut stand = Stand::start(
+        "startup",
+        machine,
+        one(json!({"startupProbe": probe, "livenessProbe": {"exec": {"command": ["alive"]}}})),
+    );
+    let killed = "Killing Container a failed startup probe, will be restarted";
+    stand.until("it is killed", |stand| stand.has_told(killed)).await;
+    assert_eq!(stand.machine.journal.count("exec alive"), 0, "liveness waits for startup");
+    stand.machine.sandbox.program("up", 0);
+    stand.until("liveness is asked", |s| s.machine.journal.count("exec alive") > 0).await;
+    assert!(stand.machine.journal.count("start a") >= 2);
+}
