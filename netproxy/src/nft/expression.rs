@@ -340,6 +340,19 @@ impl Rule<'_, '_> {
         })
     }
 
+    /// Changes nothing about an IPv4 address that a lookup found, but gives it a length.
+    ///
+    /// `nft` 1.0.6 takes what a map yields to be zero bits long, and aborts when it lists a rule
+    /// that puts such a value into another map. Packet marks have a length: the address passes
+    /// through the mark, which is what it was before afterwards. The register after it must have
+    /// been loaded once by other means than the lookup.
+    pub fn measure_address(&mut self, address: Register, spare: Register) -> &mut Self {
+        self.load_meta(Meta::Mark, spare)
+            .set_meta(Meta::Mark, address)
+            .load_meta(Meta::Mark, address)
+            .set_meta(Meta::Mark, spare)
+    }
+
     /// Rewrites the destination; ends the evaluation.
     pub fn destination_nat(&mut self, address: Register, port: Register) -> &mut Self {
         const DNAT: u32 = 1;

@@ -246,6 +246,8 @@ fn pick_with_affinity(batch: &mut Batch, chain: &str, code: Code, slots: u32, se
             rule.load_source(Register(0));
             let after = load_frontend(rule, code.is_node_port(), words);
             let endpoint = Register(after);
+            // What the lookup overwrites; `nft` lists it in place of the port that was found.
+            rule.load_destination_port(Register(after + words));
             if known {
                 rule.lookup(maps.affinity, Register(0), endpoint);
             } else {
@@ -253,6 +255,9 @@ fn pick_with_affinity(batch: &mut Batch, chain: &str, code: Code, slots: u32, se
                 rule.lookup(maps.endpoints, Register(words), endpoint);
             }
             // A client that comes back extends its stay.
+            if rule.family() == Family::Ipv4 {
+                rule.measure_address(endpoint, Register(after + words + 1));
+            }
             rule.remember(maps.affinity, Register(0), endpoint, timeout_ms)
                 .destination_nat(endpoint, Register(after + words));
         });
