@@ -22,7 +22,6 @@ spec:
 }
 
 #[test]
-#[ignore = "expectations of refused mounts not settled yet"]
 fn limits_and_isolation_are_real() {
     if !privileged() {
         return;
@@ -44,16 +43,29 @@ fn limits_and_isolation_are_real() {
     // CPU: 250m is a quarter of a core.
     kubectl.apply(&pod("busy", "while :; do :; done", "{limits: {cpu: 250m, memory: 32Mi}}"));
     kubectl.ok(&["wait", "--for=condition=Ready", "pod/busy", "--timeout=30s"]);
-    let used_us = || {
-        let stat = kubectl.ok(&["exec", "busy", "--", "cat", "/proc/1/stat"]);
-        let fields: Vec<&str> = stat.rsplit(')').next().unwrap().split_whitespace().collect();
-        // utime + stime in clock ticks of 10 ms.
-        (fields[11].parse::<u64>().unwrap() + fields[12].parse::<u64>().unwrap()) * 10_000
+    // Both clocks are read inside, so that the machine's other work falls between no two of them.
+    let seen = kubectl.ok(&[
+        "exec",
+        "busy",
+        "--",
+        "sh",
+        "-c",
+        "cat /proc/uptime /proc/1/stat; sleep 4; cat /proc/uptime /proc/1/stat; \
+         cat /sys/fs/cgroup/cpu.stat /sys/fs/cgroup/cpu/cpu.stat 2>/dev/null; true",
+    ]);
+    let lines: Vec<&str> = seen.lines().collect();
+    let wall = |line: &str| line.split(' ').next().unwrap().parse::<f64>().unwrap();
+    let used = |line: &str| {
+        let fields: Vec<&str> = line.rsplit(')').next().unwrap().split_whitespace().collect();
+        // utime and stime in clock ticks of 10 ms.
+        (fields[11].parse::<f64>().unwrap() + fields[12].parse::<f64>().unwrap()) / 100.0
     };
-    let (begin, start) = (used_us(), std::time::Instant::now());
-    std::thread::sleep(std::time::Duration::from_secs(4));
-    let share = (used_us() - begin) as f64 / start.elapsed().as_micros() as f64;
-    assert!((0.15..=0.30).contains(&share), "a limit of 250m got {share:.3} of a core");
+    let share = (used(lines[3]) - used(lines[1])) / (wall(lines[2]) - wall(lines[0]));
+    // A machine that has other things to do may give less, never more.
+    assert!((0.02..=0.30).contains(&share), "a limit of 250m got {share:.3} of a core");
+    let throttled = lines.iter().find_map(|line| line.strip_prefix("nr_throttled "));
+    assert!(throttled.unwrap().parse::<u64>().unwrap() > 0, "{seen}");
+    kubectl.ok(&["delete", "pod", "busy", "--timeout=60s"]);
 
     // Isolation, as seen from inside.
     kubectl.apply(&pod("box", "sleep 1000", "{}"));
@@ -67,16 +79,17 @@ fn limits_and_isolation_are_real() {
     );
     assert_eq!(exec("grep -E '^Seccomp:' /proc/1/status").split_whitespace().nth(1), Some("2"));
     assert_eq!(exec("ls / | tr '\\n' ' '").trim(), "bin dev etc home proc root sys tmp usr var");
-    assert_eq!(exec("cat /proc/kcore | wc -c"), "0\n");
+    assert_eq!(exec("cat /proc/kcore 2>/dev/null | wc -c"), "0\n");
     let mounts = exec("cat /proc/mounts");
     for line in mounts.lines() {
         let source = line.split(' ').next().unwrap();
         assert!(!source.starts_with("/work") && !source.starts_with("/home"), "{line}");
     }
-    assert!(
-        exec("mount -t tmpfs x /mnt 2>&1 || true").contains("not permitted")
-            || exec("mkdir -p /mnt; mount -t tmpfs x /mnt 2>&1 || true").contains("not permitted")
-    );
+    // Programs word the refusal differently; the kernel mounts nothing either way.
+    let refused = exec("mkdir -p /mnt; mount -t tmpfs x /mnt 2>&1 || echo refused");
+    assert!(refused.ends_with("refused\n"), "{refused}");
+    assert!(!exec("cat /proc/mounts").contains(" /mnt "));
+    assert_eq!(exec("id -u"), "0\n", "the refusal is not about the user");
     assert!(exec("echo 1 > /proc/sys/kernel/panic 2>&1 || true").contains("Read-only"));
     assert!(
         exec("mknod /tmp/sda b 8 0 2>&1 && cat /tmp/sda 2>&1 || true").contains("not permitted")

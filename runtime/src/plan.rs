@@ -119,7 +119,7 @@ pub type MountOptions = Vec<(String, Option<String>)>;
 /// Which namespaces a container gets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum NamespaceChoice {
-    /// The sandbox decides; those of the spec are ignored.
+    /// The sandbox decides; of those of the spec only a process namespace to join counts.
     Sandbox,
     /// The spec decides, as the OCI command line wants it.
     Spec,
@@ -136,7 +136,7 @@ pub fn compile(
     let spec = &container.spec;
     let linux = spec.linux().clone().unwrap_or_default();
     let namespaces = match choice {
-        NamespaceChoice::Sandbox => of_sandbox(sandbox),
+        NamespaceChoice::Sandbox => of_sandbox(sandbox, spec),
         NamespaceChoice::Spec => of_spec(spec),
     };
     let fresh = |flag: i32| namespaces.iter().any(|n| n.flag == flag as u64 && n.path.is_none());
@@ -176,14 +176,15 @@ pub fn compile(
     })
 }
 
-fn of_sandbox(sandbox: &SandboxSpec) -> Vec<Namespace> {
+fn of_sandbox(sandbox: &SandboxSpec, spec: &Spec) -> Vec<Namespace> {
     let fresh = |flag: i32| Namespace { flag: flag as u64, path: None };
     let mut namespaces = vec![fresh(libc::CLONE_NEWNS), fresh(libc::CLONE_NEWCGROUP)];
     if sandbox.ipc == NamespaceMode::Container {
         namespaces.push(fresh(libc::CLONE_NEWIPC));
     }
     if sandbox.pid == NamespaceMode::Container {
-        namespaces.push(fresh(libc::CLONE_NEWPID));
+        let pid = of_spec(spec).into_iter().find(|n| n.flag == libc::CLONE_NEWPID as u64);
+        namespaces.push(pid.unwrap_or_else(|| fresh(libc::CLONE_NEWPID)));
     }
     namespaces
 }

@@ -50,6 +50,8 @@ pub struct Ingredients<'a> {
     pub memory_capacity: u64,
     /// Where profiles of seccomp type `Localhost` are.
     pub seccomp_dir: &'a Path,
+    /// The process namespace of another container, to be joined.
+    pub join_pid: Option<&'a Path>,
 }
 
 /// Why a container cannot be made from its pod; the text becomes a status message.
@@ -181,7 +183,7 @@ pub fn build(from: &Ingredients<'_>) -> Result<Spec, SpecError> {
     let mut linux = json!({
         "resources": resources::container_resources(container),
         "cgroupsPath": format!("/{}/{}", resources::pod_cgroup(pod), from.id),
-        "namespaces": namespaces(&pod_spec),
+        "namespaces": namespaces(&pod_spec, from.join_pid),
     });
     linux["resources"]["devices"] = devices(privileged);
     if privileged {
@@ -303,7 +305,7 @@ fn environment(from: &Ingredients<'_>, image: &[String], identity: &Identity) ->
     result.into_iter().map(|(name, value)| format!("{name}={value}")).collect()
 }
 
-fn namespaces(spec: &k8s_openapi::api::core::v1::PodSpec) -> Value {
+fn namespaces(spec: &k8s_openapi::api::core::v1::PodSpec, join_pid: Option<&Path>) -> Value {
     // The runtime knows which of them the sandbox shares; this says which are not the machine's.
     let mut list = vec![json!({"type": "mount"}), json!({"type": "cgroup"})];
     if !spec.host_network.unwrap_or(false) {
@@ -313,7 +315,9 @@ fn namespaces(spec: &k8s_openapi::api::core::v1::PodSpec) -> Value {
     if !spec.host_ipc.unwrap_or(false) {
         list.push(json!({"type": "ipc"}));
     }
-    if !spec.host_pid.unwrap_or(false) {
+    if let Some(path) = join_pid {
+        list.push(json!({"type": "pid", "path": path}));
+    } else if !spec.host_pid.unwrap_or(false) {
         list.push(json!({"type": "pid"}));
     }
     json!(list)

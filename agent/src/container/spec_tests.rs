@@ -31,6 +31,7 @@ fn make(spec: Value, config: Value) -> Result<Value, SpecError> {
         id: "abc",
         memory_capacity: 1 << 33,
         seccomp_dir: Path::new("/nowhere"),
+        join_pid: None,
     })?;
     Ok(serde_json::to_value(spec).unwrap())
 }

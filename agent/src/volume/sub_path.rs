@@ -4,6 +4,7 @@ use std::ffi::OsStr;
 use std::fs;
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Component, Path, PathBuf};
 
 use nix::fcntl::{OFlag, OpenHow, ResolveFlag, open, openat2};
@@ -68,6 +69,9 @@ fn resolve(volume: &Path, sub: &str) -> Result<OwnedFd, SubPathError> {
             .flags(OFlag::O_PATH | OFlag::O_CLOEXEC)
             .resolve(ResolveFlag::RESOLVE_IN_ROOT | ResolveFlag::RESOLVE_NO_MAGICLINKS)
     };
+    // New directories are as open as the volume itself.
+    let mode = fs::metadata(volume).map(|metadata| metadata.permissions().mode() & 0o2777);
+    let mode = mode.unwrap_or(0o750);
     let mut path = PathBuf::new();
     let mut current: OwnedFd = openat2(&root, ".", how()).map_err(wrong)?;
     for part in parts {
@@ -75,11 +79,18 @@ fn resolve(volume: &Path, sub: &str) -> Result<OwnedFd, SubPathError> {
         current = match openat2(&root, &path, how()) {
             Ok(next) => next,
             Err(nix::errno::Errno::ENOENT) => {
-                match mkdirat(&current, part, Mode::from_bits_truncate(0o750)) {
-                    Ok(()) | Err(nix::errno::Errno::EEXIST) => {}
+                let made = match mkdirat(&current, part, Mode::from_bits_truncate(mode)) {
+                    Ok(()) => true,
+                    Err(nix::errno::Errno::EEXIST) => false,
                     Err(error) => return Err(wrong(error)),
+                };
+                let next = openat2(&root, &path, how()).map_err(wrong)?;
+                if made {
+                    let opened = format!("/proc/self/fd/{}", next.as_raw_fd());
+                    fs::set_permissions(opened, fs::Permissions::from_mode(mode))
+                        .map_err(|source| SubPathError::Open { path: sub.to_owned(), source })?;
                 }
-                openat2(&root, &path, how()).map_err(wrong)?
+                next
             }
             Err(error) => return Err(wrong(error)),
         };
@@ -119,6 +130,10 @@ mod tests {
         assert!(resolve(&volume, "abs/passwd").is_err());
         assert!(resolve(&volume, "new/deep").is_ok());
         assert!(volume.join("new/deep").is_dir());
+        fs::set_permissions(&volume, fs::Permissions::from_mode(0o777)).unwrap();
+        assert!(resolve(&volume, "open/deep").is_ok());
+        let mode = fs::metadata(volume.join("open/deep")).unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o777, "whatever the umask says");
         fs::remove_dir_all(&base).unwrap();
     }
 }

@@ -7,6 +7,9 @@ use tokio::time::Instant;
 
 use super::state::{Failure, Picture, PodState, Record, Role, Run, Setup};
 
+/// The least time that a sidecar has to end, where the pod has any.
+const LAST_GRACE: Duration = Duration::from_secs(2);
+
 /// One thing to do. The index is the position of the container in the state.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Action {
@@ -338,7 +341,9 @@ fn wind_down(pod: &Pod, state: &PodState, now: Instant, plan: &mut Plan) {
             .filter(|(_, record)| record.role == Role::Sidecar)
             .find(|(_, record)| record.is_active())
         {
-            stop(record, index, grace, now, plan);
+            // Even when the others took all the time, a sidecar may say goodbye.
+            let whole = state.termination.as_ref().map_or(grace, |termination| termination.grace);
+            stop(record, index, grace.max(LAST_GRACE.min(whole)), now, plan);
         }
     }
     kill_overdue(state, now, plan);

@@ -87,6 +87,14 @@ struct Work {
     logs: PathBuf,
     previous: Option<String>,
     image_label: (String, String),
+    /// The container whose processes an ephemeral one wants to see.
+    target: Option<Target>,
+}
+
+/// A container by its name, and by its identifier while it runs.
+struct Target {
+    name: String,
+    id: Option<String>,
 }
 
 impl Worker {
@@ -125,9 +133,19 @@ impl Worker {
             logs: self.log_directory(),
             previous: old.filter(|id| !id.is_empty()),
             image_label,
+            target: self.target_of(&name),
         };
         let objects = self.objects_generation;
         self.spawn(async move { Outcome::Started(index, objects, work.run().await) });
+    }
+
+    fn target_of(&self, name: &str) -> Option<Target> {
+        let spec = self.pod.spec.as_ref()?;
+        let all = spec.ephemeral_containers.as_deref().unwrap_or_default();
+        let name = all.iter().find(|container| container.name == name)?;
+        let name = name.target_container_name.clone().filter(|name| !name.is_empty())?;
+        let live = self.state.record(&name).and_then(|record| record.live());
+        Some(Target { id: live.map(|live| live.id.clone()), name })
     }
 
     /// What a container left as its last words.
@@ -227,6 +245,7 @@ impl Work {
             id: &id,
             memory_capacity: self.node.capacity.memory_bytes,
             seccomp_dir: &self.node.config.data_dir.join("seccomp"),
+            join_pid: self.processes_of_target().await?.as_deref(),
         })
         .map_err(|error| config(chain(&error)))?;
         let log_path = log_file(&self.logs, name, self.attempt);
@@ -286,6 +305,22 @@ impl Work {
         let status = self.sandbox.status().await.unwrap_or_default();
         let exit = status.into_iter().find(|status| status.id == id).and_then(|status| status.exit);
         Ok(Started { id, started_at, exit })
+    }
+
+    /// The process namespace of the container that is to be looked at.
+    async fn processes_of_target(&self) -> Result<Option<PathBuf>, StartError> {
+        let Some(target) = &self.target else { return Ok(None) };
+        let status = self.sandbox.status().await.unwrap_or_default();
+        let running = status
+            .into_iter()
+            .find(|status| target.id.as_ref() == Some(&status.id) && status.exit.is_none());
+        match running.and_then(|status| status.pid) {
+            Some(pid) => Ok(Some(format!("/proc/{pid}/ns/pid").into())),
+            None => {
+                let message = format!("unable to find target container \"{}\"", target.name);
+                Err(hold("CreateContainerError", message, true))
+            }
+        }
     }
 
     async fn variables(&self) -> Result<Vec<(String, String)>, StartError> {
