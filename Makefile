@@ -6,7 +6,7 @@ RELEASE := $(TARGET_DIR)/$(TARGET)/release/coracle
 DEBUG := $(TARGET_DIR)/$(TARGET)/debug/coracle
 export PATH := $(HOME)/.cargo/bin:$(PATH)
 
-.PHONY: run test check clean build dashboard prerequisites images kubectl clients
+.PHONY: run test check clean build bench dashboard prerequisites images kubectl clients
 
 ## run: install what is missing, build, start a node, replay the story, stay up until Ctrl-C.
 ##      NETNS=1 puts the node into a network namespace of its own with no way out.
@@ -36,6 +36,12 @@ dashboard/dist/assets.rs:
 build: prerequisites dashboard/dist/assets.rs
 	cargo build --release --package coracle
 	@ls -la $(RELEASE) | awk '{ printf "built %s (%.1f MB)\n", $$9, $$5 / 1000000 }'
+
+## bench: measures the release binary against its budgets (a table, and build/bench.json).
+##        ONLY="idle pods" measures only these: size start idle pods deployments services dns api connect.
+bench: build images
+	cargo build --release --workspace --bin bench
+	@CORACLE_BINARY=$(abspath $(RELEASE)) RUST_LOG=warn,coracle=info $(dir $(RELEASE))bench $(ONLY)
 
 prerequisites:
 	@integration/scripts/prerequisites.sh

@@ -3,6 +3,8 @@
 use std::net::TcpListener;
 use std::process::{Child, Command, Stdio};
 
+use nix::sched::{CloneFlags, setns};
+
 /// A network namespace without any way out.
 pub struct NetNs {
     keeper: Child,
@@ -41,6 +43,19 @@ impl NetNs {
         let mut command = Command::new("nsenter");
         command.arg(format!("--net={}", self.path())).arg("--").arg(program);
         command
+    }
+
+    /// Runs `work` on a thread inside; threads that it starts are inside too.
+    pub fn within<T: Send>(&self, work: impl FnOnce() -> T + Send) -> T {
+        let namespace = std::fs::File::open(self.path()).expect("the keeper lives");
+        let inside = || {
+            setns(&namespace, CloneFlags::CLONE_NEWNET).expect("entering a namespace needs root");
+            work()
+        };
+        std::thread::scope(|scope| match scope.spawn(inside).join() {
+            Ok(value) => value,
+            Err(panic) => std::panic::resume_unwind(panic),
+        })
     }
 
     /// Runs a command inside to its end and returns its standard output; panics if it fails.

@@ -57,6 +57,13 @@ impl Node {
     }
 
     pub fn start_with(options: NodeOptions) -> Self {
+        let mut node = Self::prepare(options);
+        node.up();
+        node
+    }
+
+    /// A node that is not started yet; its images are loaded.
+    pub fn prepare(options: NodeOptions) -> Self {
         let number = COUNTER.fetch_add(1, Ordering::Relaxed);
         let mark = format!("coracle-e2e-{}-{number}", std::process::id());
         let dir = tempfile::Builder::new().prefix(&format!("{mark}-")).tempdir().unwrap();
@@ -65,13 +72,12 @@ impl Node {
         ns.link("up0", &format!("{NODE_IP}/24"), &outside, "up0", &format!("{OUTSIDE_IP}/24"));
         std::fs::write(dir.path().join("resolv.conf"), "").unwrap();
         let before = Census::take(&mark, Some(&ns));
-        let mut node = Self { ns, outside, dir, options, before, mark, child: None };
+        let node = Self { ns, outside, dir, options, before, mark, child: None };
         if !node.options.without_images {
             for image in ["busybox-latest", "nginx-latest", "nginx-1.9.1"] {
                 node.load_image(image);
             }
         }
-        node.up();
         node
     }
 

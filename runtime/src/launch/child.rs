@@ -28,8 +28,19 @@ fn at(step: Step, index: usize) -> impl FnOnce(Errno) -> (Step, usize, Errno) {
     move |errno| (step, index, errno)
 }
 
+/// Aborts when a panic unwinds: the frames above are a copy of the shim's, and must not go on
+/// twice.
+struct NoWayBack;
+
+impl Drop for NoWayBack {
+    fn drop(&mut self) {
+        std::process::abort()
+    }
+}
+
 /// Becomes the first process of a container.
 pub(super) fn container(prepared: &Prepared) -> ! {
+    let _guard = NoWayBack;
     let process = &prepared.process;
     let outcome = enter_cgroup(&prepared.cgroup_procs)
         .and_then(|()| namespaces(prepared))
@@ -45,6 +56,7 @@ pub(super) fn exec(
     namespaces: i32,
     cgroup_procs: &[File],
 ) -> ! {
+    let _guard = NoWayBack;
     let outcome = enter_cgroup(cgroup_procs)
         .and_then(|()| {
             adjust_oom_score(process);
@@ -392,6 +404,7 @@ pub fn init() -> nix::Result<i32> {
     match crate::sys::clone::clone3(flags, None)? {
         crate::sys::clone::Fork::Parent(pid) => Ok(pid),
         crate::sys::clone::Fork::Child => {
+            let _guard = NoWayBack;
             if become_init().is_err() {
                 sys::leave(128);
             }
