@@ -29,8 +29,10 @@ use crate::world::World;
 /// Room for the addresses of 10,000 Services.
 const SERVICE_CIDR: &str = "10.96.0.0/14";
 
+type Measurement = fn(&World, &mut Report);
+
 /// The measurements that share one node, in the order of the least disturbance.
-const MEASUREMENTS: [(&str, fn(&World, &mut Report)); 7] = [
+const MEASUREMENTS: [(&str, Measurement); 7] = [
     ("idle", |world, report| world.block_on(idle::measure(world, report))),
     ("pods", |world, report| world.block_on(pods::measure(world, report))),
     ("deployments", |world, report| world.block_on(deployments::measure(world, report))),
