@@ -1,6 +1,7 @@
 //! What the kernel says of processes: memory, processor time, wake-ups, bytes written.
 
 use std::fs;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -113,12 +114,13 @@ impl Counters {
 
 /// The processes that run `binary`, except `agent`: the shims of its pods.
 pub fn shims(binary: &Path, agent: Process) -> Vec<Process> {
-    let binary = fs::canonicalize(binary).unwrap();
+    // The sealed copy that shims run has no path, but it is the same file.
+    let file = |path: &Path| fs::metadata(path).ok().map(|file| (file.dev(), file.ino()));
+    let binary = file(binary);
     let mut found = Vec::new();
     for entry in fs::read_dir("/proc").into_iter().flatten().flatten() {
         let Ok(pid) = entry.file_name().to_string_lossy().parse::<u32>() else { continue };
-        if pid != agent.0 && fs::read_link(entry.path().join("exe")).is_ok_and(|exe| exe == binary)
-        {
+        if pid != agent.0 && file(&entry.path().join("exe")) == binary {
             found.push(Process(pid));
         }
     }

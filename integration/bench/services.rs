@@ -1,7 +1,7 @@
 //! Services: from the request to the kernel's rules.
 
 use std::net::{Ipv4Addr, SocketAddr};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use crate::client::Connection;
 use crate::manifests::{WEB_PORT, bare_service, endpoint_slice, service};
@@ -12,6 +12,8 @@ pub const SERVICES: &str = "/api/v1/namespaces/default/services";
 pub const SLICES: &str = "/apis/discovery.k8s.io/v1/namespaces/default/endpointslices";
 /// How many Services there are while endpoints change.
 const MANY: usize = 1000;
+/// Time to create them: on a slow machine there are fewer.
+const FILL: Duration = Duration::from_secs(20);
 const NEW_SERVICES: usize = 20;
 const CHANGES: usize = 100;
 const BUDGET_MS: f64 = 10.0;
@@ -31,7 +33,7 @@ pub async fn measure(world: &World, report: &mut Report) {
     report.times("new Service → ClusterIP answers", &answers, BUDGET_MS, None);
     report.note("… from the request, median", from_request.median_ms(), "ms");
 
-    fill(&mut api, "few", MANY, pod).await;
+    let (count, _) = fill(&mut api, "few", MANY, pod, Instant::now() + FILL).await;
     let created = api.create(SERVICES, &bare_service("changing")).await;
     let address = cluster_ip(&created);
     api.create(SLICES, &endpoint_slice("changing", &[pod])).await;
@@ -46,7 +48,7 @@ pub async fn measure(world: &World, report: &mut Report) {
         changes.add(reach(address, is_served));
         from_request.add(start.elapsed());
     }
-    let what = format!("endpoint change → kernel, {MANY} Services");
+    let what = format!("endpoint change → kernel, {count} Services");
     report.times(&what, &changes, BUDGET_MS, Some(BUDGET_MS));
     report.note("… from the request, median", from_request.median_ms(), "ms");
 }
@@ -57,15 +59,23 @@ pub fn cluster_ip(service: &serde_json::Value) -> SocketAddr {
     SocketAddr::new(ip.into(), WEB_PORT)
 }
 
-/// Creates `count` Services with one endpoint each; returns the last one's address.
-pub async fn fill(api: &mut Connection, name: &str, count: usize, pod: Ipv4Addr) -> SocketAddr {
-    let mut last = None;
-    for index in 0..count {
-        let name = format!("{name}-{index}");
+/// Creates up to `count` Services with one endpoint each until `deadline`; returns how many they
+/// are and the last one's address.
+pub async fn fill(
+    api: &mut Connection,
+    name: &str,
+    count: usize,
+    pod: Ipv4Addr,
+    deadline: Instant,
+) -> (usize, SocketAddr) {
+    let (mut last, mut created) = (None, 0);
+    while created < count && (created == 0 || Instant::now() < deadline) {
+        let name = format!("{name}-{created}");
+        created += 1;
         last = Some(api.create(SERVICES, &bare_service(&name)).await);
         api.create(SLICES, &endpoint_slice(&name, &[pod])).await;
     }
     let address = cluster_ip(&last.expect("at least one Service"));
     reach(address, true);
-    address
+    (created, address)
 }
