@@ -8,7 +8,6 @@ use jiff::Timestamp;
 use k8s_openapi::api::apps::v1::{Deployment, DeploymentStatus, ReplicaSet};
 use k8s_openapi::api::core::v1::Pod;
 use kube::ResourceExt;
-use serde_json::json;
 
 use crate::cache::{Change, ObjectKey};
 use crate::context::Context;
@@ -173,20 +172,9 @@ impl Controller {
                 request::delete::<ReplicaSet>(&context.client, &ObjectKey::of(set.as_ref()), uid)
                     .await?;
             }
-            Write::Revision(revision) => {
-                let patch = json!({"metadata": {"annotations": {REVISION: revision}}});
-                let key = ObjectKey::of(deployment.as_ref());
-                let written = request::merge::<Deployment>(&context.client, &key, &patch).await?;
-                // The status write that follows needs the new version, but only if what was
-                // planned on is otherwise unchanged.
-                if written.metadata.generation == deployment.metadata.generation
-                    && written.status == deployment.status
-                {
-                    *deployment = Arc::new(written.clone());
-                }
-                context.caches.deployments.observe(written);
+            Write::Status { status, revision } => {
+                self.write_status(deployment, *status, revision).await?;
             }
-            Write::Status(status) => self.write_status(deployment, *status).await?,
             Write::Event(notice) => self.recorder.record(deployment.as_ref(), notice),
         }
         Ok(())
@@ -196,9 +184,14 @@ impl Controller {
         &self,
         deployment: &mut Arc<Deployment>,
         status: DeploymentStatus,
+        revision: Option<String>,
     ) -> Result<(), Error> {
         let mut updated = (**deployment).clone();
         updated.status = Some(status);
+        if let Some(revision) = revision {
+            // The annotation is the one thing beside status that the subresource lets through.
+            updated.annotations_mut().insert(REVISION.to_owned(), revision);
+        }
         let written = request::replace_status(&self.context.client, &updated).await?;
         *deployment = Arc::new(written.clone());
         self.context.caches.deployments.observe(written);
@@ -236,7 +229,7 @@ impl Controller {
             }
             // Another template has the same hash: count the collision, which changes the name.
             status.collision_count = Some(status.collision_count.unwrap_or(0) + 1);
-            self.write_status(deployment, status).await?;
+            self.write_status(deployment, status, None).await?;
             return Err(error);
         }
         if error.is_namespace_terminating() {
@@ -251,7 +244,7 @@ impl Controller {
                 status::new_condition(PROGRESSING, false, reason, message, Timestamp::now());
             status::set_condition(&mut status, condition);
             if deployment.status.as_ref() != Some(&status) {
-                self.write_status(deployment, status).await?;
+                self.write_status(deployment, status, None).await?;
             }
         }
         Err(error)

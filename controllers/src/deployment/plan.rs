@@ -52,10 +52,14 @@ pub enum Write {
     },
     /// Delete a ReplicaSet that the history limit leaves no room for.
     Delete(Arc<ReplicaSet>),
-    /// Write the revision on the Deployment.
-    Revision(String),
-    /// Write the status.
-    Status(Box<DeploymentStatus>),
+    /// Write the status and, in the same request, the number of the current revision. Apart, the
+    /// second would be refused because of the first, and a condition that it carries be lost.
+    Status {
+        /// The status.
+        status: Box<DeploymentStatus>,
+        /// The revision, where the Deployment says another one.
+        revision: Option<String>,
+    },
     /// Say something about the Deployment.
     Event(Notice),
 }
@@ -102,7 +106,7 @@ fn selects_all(deployment: &Deployment) -> Plan {
     let mut status = deployment.status.clone().unwrap_or_default();
     if status.observed_generation < deployment.metadata.generation {
         status.observed_generation = deployment.metadata.generation;
-        plan.writes.push(Write::Status(Box::new(status)));
+        plan.writes.push(Write::Status { status: Box::new(status), revision: None });
     }
     plan
 }
@@ -253,7 +257,14 @@ impl<'a> Rollout<'a> {
     fn judge(&mut self) {
         let (new, old) = (self.new.as_ref(), &self.old);
         self.status = status::calculate(self.deployment, &self.status, new, old, self.now);
-        status::judge_progress(self.deployment, &mut self.status, new, old, self.now);
+        let begins = self.revision_to_write().is_some();
+        status::judge_progress(self.deployment, &mut self.status, begins, new, old, self.now);
+    }
+
+    /// The current revision, where the Deployment does not carry it yet.
+    fn revision_to_write(&self) -> Option<&String> {
+        let known = revision::annotation(&self.deployment.metadata, REVISION);
+        self.revision.as_ref().filter(|wanted| known != Some(wanted))
     }
 
     fn forget_history_if_complete(&mut self) {
@@ -289,6 +300,7 @@ impl<'a> Rollout<'a> {
     }
 
     fn into_plan(self) -> Plan {
+        let revision = self.revision_to_write().cloned();
         let mut writes = Vec::new();
         for set in self.old.into_iter().chain(self.new) {
             match set.observed {
@@ -302,13 +314,9 @@ impl<'a> Rollout<'a> {
             }
         }
         writes.extend(self.forgotten.into_iter().map(Write::Delete));
-        let known = revision::annotation(&self.deployment.metadata, REVISION);
-        if let Some(revision) = self.revision.filter(|wanted| known != Some(wanted)) {
-            writes.push(Write::Revision(revision));
-        }
         let requeue_after = status::deadline_left(self.deployment, &self.status, self.now);
-        if self.deployment.status.as_ref() != Some(&self.status) {
-            writes.push(Write::Status(Box::new(self.status)));
+        if revision.is_some() || self.deployment.status.as_ref() != Some(&self.status) {
+            writes.push(Write::Status { status: Box::new(self.status), revision });
         }
         Plan { writes, requeue_after }
     }

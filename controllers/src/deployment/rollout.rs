@@ -39,6 +39,13 @@ impl Set {
         self.target.status.as_ref().and_then(|status| status.available_replicas).unwrap_or(0)
     }
 
+    /// Its available pods that stay: a status that has not caught up with a smaller size counts
+    /// pods that are about to go. Upstream believes the status and, when a rollout is turned round
+    /// at that moment, takes down as many pods too many.
+    pub fn staying(&self) -> i32 {
+        self.available().min(self.size())
+    }
+
     /// Its active pods.
     pub fn actual(&self) -> i32 {
         self.target.status.as_ref().map_or(0, |status| status.replicas)
@@ -148,14 +155,14 @@ pub fn shrink_old(deployment: &Deployment, new: Option<&Set>, old: &mut [Set]) -
         return false;
     }
     let minimum = wanted(deployment) - bounds(deployment).unavailable;
-    let (new_size, new_available) = new.map_or((0, 0), |new| (new.size(), new.available()));
+    let (new_size, new_available) = new.map_or((0, 0), |new| (new.size(), new.staying()));
     let spare = old_total + new_size - minimum - (new_size - new_available);
     if spare <= 0 {
         return false;
     }
     old.sort_by_key(|set| set.target.metadata.creation_timestamp.clone().map(|time| time.0));
     let broken = shrink_broken(deployment, old, spare);
-    let available = old.iter().map(Set::available).sum::<i32>() + new_available;
+    let available = old.iter().map(Set::staying).sum::<i32>() + new_available;
     let healthy = shrink_healthy(deployment, old, available - minimum);
     broken + healthy > 0
 }

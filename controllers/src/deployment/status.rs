@@ -142,17 +142,20 @@ pub fn is_complete(deployment: &Deployment, status: &DeploymentStatus) -> bool {
         && status.observed_generation >= deployment.metadata.generation
 }
 
-/// Adds to `status` how the rollout gets on.
+/// Adds to `status` how the rollout gets on. `begins` says that the Deployment does not carry the
+/// revision of the rollout yet, so that whatever its status says is about an earlier one.
 pub fn judge_progress(
     deployment: &Deployment,
     status: &mut DeploymentStatus,
+    begins: bool,
     new: Option<&Set>,
     old: &[Set],
     now: Timestamp,
 ) {
     let before = deployment.status.clone().unwrap_or_default();
     let current = condition(status, PROGRESSING).cloned();
-    let was_complete = status.replicas == status.updated_replicas
+    let was_complete = !begins
+        && status.replicas == status.updated_replicas
         && current.as_ref().is_some_and(|known| known.reason.as_deref() == Some(NEW_SET_AVAILABLE));
     let Some(deadline) = deadline(deployment) else {
         remove_condition(status, PROGRESSING);
@@ -171,7 +174,7 @@ pub fn judge_progress(
             let message = format!("{subject} has successfully progressed.");
             let condition = new_condition(PROGRESSING, true, NEW_SET_AVAILABLE, message, now);
             set_condition(status, condition);
-        } else if is_progressing(&before, status) {
+        } else if is_progressing(&before, status) || is_leftover(current.as_ref()) {
             let message = format!("{subject} is progressing.");
             let mut condition = new_condition(PROGRESSING, true, "ReplicaSetUpdated", message, now);
             if let Some(known) = current.filter(|known| known.status == "True") {
@@ -214,6 +217,12 @@ fn is_progressing(before: &DeploymentStatus, now: &DeploymentStatus) -> bool {
         || outdated(now) < outdated(before)
         || count(now.ready_replicas) > count(before.ready_replicas)
         || count(now.available_replicas) > count(before.available_replicas)
+}
+
+/// Whether a rollout that is not complete still carries the condition of the one before: what told
+/// of its beginning was never written. Its deadline counts from now.
+fn is_leftover(current: Option<&DeploymentCondition>) -> bool {
+    current.is_some_and(|known| known.reason.as_deref() == Some(NEW_SET_AVAILABLE))
 }
 
 fn is_timed_out(status: &DeploymentStatus, deadline: SignedDuration, now: Timestamp) -> bool {
