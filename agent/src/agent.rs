@@ -8,6 +8,7 @@ use k8s_openapi::api::core::v1::Pod;
 use kube::runtime::{WatchStreamExt, watcher};
 use kube::{Api, Client};
 use netproxy::PodNetwork;
+use netproxy::proxy::Withdrawals;
 use runtime::Runtime;
 use runtime::image::ImageStore;
 use tokio::sync::watch;
@@ -58,8 +59,10 @@ impl Agent {
         runtime: Runtime,
         images: ImageStore,
         network: PodNetwork,
+        withdrawals: Withdrawals,
     ) -> Result<Self, AgentError> {
-        let machine = real::machine(runtime, images, network, config.registries.clone());
+        let registries = config.registries.clone();
+        let machine = real::machine(runtime, images, (network, withdrawals), registries);
         Self::with_machine(config, client, machine).await
     }
 

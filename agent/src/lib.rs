@@ -22,6 +22,7 @@ mod real;
 mod registration;
 mod server;
 mod services;
+mod sockets;
 pub mod streaming;
 pub mod volume;
 pub mod worker;

@@ -144,6 +144,13 @@ pub trait Network: Send + Sync {
     fn detach<'a>(&'a self, uid: &'a str) -> BoxFuture<'a, Result<(), Cause>>;
     /// Gives back the links of all pods but these.
     fn retain(&self, uids: std::collections::HashSet<String>) -> BoxFuture<'_, Result<(), Cause>>;
+    /// Waits until these Services, which select the pod, lead no new connection to it.
+    fn withdrawn<'a>(
+        &'a self,
+        uid: &'a str,
+        namespace: &'a str,
+        services: Vec<String>,
+    ) -> BoxFuture<'a, ()>;
 }
 
 /// Everything an agent needs of the machine.

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use futures::FutureExt;
 use futures::future::BoxFuture;
+use netproxy::proxy::{ServiceKey, Withdrawals};
 use netproxy::{AttachRequest, PodNetwork, Protocol};
 use runtime::image::{Image, ImageStore, Reference};
 use runtime::sandbox::{
@@ -27,7 +28,7 @@ use crate::pull::Puller;
 pub fn machine(
     runtime: Runtime,
     images: ImageStore,
-    network: PodNetwork,
+    (network, withdrawals): (PodNetwork, Withdrawals),
     registries: Registries,
 ) -> Machine {
     Machine {
@@ -36,7 +37,7 @@ pub fn machine(
             puller: Puller::new(images.clone(), registries),
             store: images,
         }),
-        network: Arc::new(RealNetwork(network)),
+        network: Arc::new(RealNetwork { pods: network, withdrawals }),
     }
 }
 
@@ -163,7 +164,10 @@ impl Images for RealImages {
     }
 }
 
-struct RealNetwork(PodNetwork);
+struct RealNetwork {
+    pods: PodNetwork,
+    withdrawals: Withdrawals,
+}
 
 impl Network for RealNetwork {
     fn attach<'a>(
@@ -183,17 +187,28 @@ impl Network for RealNetwork {
                 },
             });
             let request = AttachRequest { uid: uid.to_owned(), host_ports: host_ports.collect() };
-            let link = self.0.attach(&request).await?;
+            let link = self.pods.attach(&request).await?;
             Ok(Link { netns: link.netns, addresses: vec![link.address] })
         }
         .boxed()
     }
 
     fn detach<'a>(&'a self, uid: &'a str) -> BoxFuture<'a, Result<(), Cause>> {
-        async move { Ok(self.0.detach(uid).await?) }.boxed()
+        async move { Ok(self.pods.detach(uid).await?) }.boxed()
     }
 
     fn retain(&self, uids: HashSet<String>) -> BoxFuture<'_, Result<(), Cause>> {
-        async move { Ok(self.0.retain(&uids).await?) }.boxed()
+        async move { Ok(self.pods.retain(&uids).await?) }.boxed()
+    }
+
+    fn withdrawn<'a>(
+        &'a self,
+        uid: &'a str,
+        namespace: &'a str,
+        services: Vec<String>,
+    ) -> BoxFuture<'a, ()> {
+        let key = |name| ServiceKey { namespace: namespace.to_owned(), name };
+        let services = services.into_iter().map(key).collect();
+        self.withdrawals.withdrawn(services, uid).boxed()
     }
 }

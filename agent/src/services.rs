@@ -1,6 +1,8 @@
-//! The Services that environments of containers are made from.
+//! The Services of the cluster: what environments of containers are made from, and which of them
+//! lead to a pod.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
+use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use futures::StreamExt;
@@ -32,9 +34,37 @@ pub struct PortFacts {
     pub port: i32,
 }
 
-type Known = HashMap<(String, String), ServiceFacts>;
+/// Which pods a Service leads to while they are ready.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Selection {
+    labels: BTreeMap<String, String>,
+    ipv4: bool,
+    ipv6: bool,
+}
 
-/// A cache of all Services that have a cluster address.
+impl Selection {
+    fn matches(&self, labels: Option<&BTreeMap<String, String>>, addresses: &[IpAddr]) -> bool {
+        let reachable =
+            addresses.iter().any(|address| if address.is_ipv6() { self.ipv6 } else { self.ipv4 });
+        let has = |(name, value): (&String, &String)| {
+            labels.and_then(|labels| labels.get(name)) == Some(value)
+        };
+        reachable && self.labels.iter().all(has)
+    }
+}
+
+/// What is kept of a Service.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Entry {
+    /// For environments, if it has a cluster address.
+    facts: Option<ServiceFacts>,
+    /// If its endpoints come and go with the readiness of pods.
+    selection: Option<Selection>,
+}
+
+type Known = HashMap<(String, String), Entry>;
+
+/// A cache of all Services.
 #[derive(Clone)]
 pub struct Services {
     known: Arc<Mutex<Known>>,
@@ -65,16 +95,34 @@ impl Services {
         let known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
         visible(&known, namespace, links)
     }
+
+    /// The names of the Services beside a pod that take it for an endpoint while it is ready.
+    pub fn leading_to(
+        &self,
+        namespace: &str,
+        labels: Option<&BTreeMap<String, String>>,
+        addresses: &[IpAddr],
+    ) -> Vec<String> {
+        let known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        let leads = |entry: &Entry| {
+            entry.selection.as_ref().is_some_and(|wanted| wanted.matches(labels, addresses))
+        };
+        known
+            .iter()
+            .filter(|((home, _), entry)| home == namespace && leads(entry))
+            .map(|((_, name), _)| name.clone())
+            .collect()
+    }
 }
 
 fn visible(known: &Known, namespace: &str, links: bool) -> Vec<ServiceFacts> {
     let mut list: Vec<ServiceFacts> = known
         .iter()
         .filter(|((home, _), _)| links && home == namespace)
-        .map(|(_, facts)| facts.clone())
+        .filter_map(|(_, entry)| entry.facts.clone())
         .collect();
     let master = known.get(&("default".to_owned(), "kubernetes".to_owned()));
-    if let Some(master) = master
+    if let Some(master) = master.and_then(|entry| entry.facts.as_ref())
         && !list.iter().any(|facts| facts.name == "kubernetes")
     {
         list.push(master.clone());
@@ -112,10 +160,20 @@ fn key(service: &Service) -> (String, String) {
 }
 
 fn put(known: &mut Known, service: &Service) {
-    match facts(service) {
-        Some(facts) => known.insert(key(service), facts),
-        None => known.remove(&key(service)),
-    };
+    let entry = Entry { facts: facts(service), selection: selection(service) };
+    known.insert(key(service), entry);
+}
+
+fn selection(service: &Service) -> Option<Selection> {
+    let spec = service.spec.as_ref()?;
+    let published = spec.publish_not_ready_addresses.unwrap_or(false);
+    let labels = spec.selector.clone().filter(|labels| !labels.is_empty())?;
+    if published || spec.type_.as_deref() == Some("ExternalName") {
+        return None;
+    }
+    let families = spec.ip_families.as_deref().unwrap_or_default();
+    let has = |family: &str| families.iter().any(|known| known == family);
+    Some(Selection { labels, ipv4: families.is_empty() || has("IPv4"), ipv6: has("IPv6") })
 }
 
 fn facts(service: &Service) -> Option<ServiceFacts> {
@@ -145,7 +203,8 @@ mod tests {
                 cluster_ip: "10.0.0.1".into(),
                 ports: Vec::new(),
             };
-            ((namespace.to_owned(), name.to_owned()), facts)
+            let entry = Entry { facts: Some(facts), selection: None };
+            ((namespace.to_owned(), name.to_owned()), entry)
         };
         let known: Known =
             [entry("default", "kubernetes"), entry("default", "x"), entry("a", "b")].into();
@@ -155,5 +214,40 @@ mod tests {
         assert_eq!(names("a", true), ["b", "kubernetes"]);
         assert_eq!(names("a", false), ["kubernetes"]);
         assert_eq!(names("default", true), ["kubernetes", "x"]);
+    }
+
+    #[test]
+    fn services_that_lead_to_a_pod_while_it_is_ready() {
+        let service = |name: &str, spec: serde_json::Value| -> Service {
+            serde_json::from_value(serde_json::json!({
+                "metadata": {"namespace": "d", "name": name}, "spec": spec}))
+            .unwrap()
+        };
+        let mut known = Known::new();
+        for (name, spec) in [
+            ("web", serde_json::json!({"selector": {"app": "web"}, "ipFamilies": ["IPv4"]})),
+            ("headless", serde_json::json!({"selector": {"app": "web"}, "clusterIP": "None"})),
+            ("six", serde_json::json!({"selector": {"app": "web"}, "ipFamilies": ["IPv6"]})),
+            ("other", serde_json::json!({"selector": {"app": "web", "tier": "x"}})),
+            ("manual", serde_json::json!({"clusterIP": "10.0.0.2"})),
+            (
+                "peers",
+                serde_json::json!({"selector": {"app": "web"}, "publishNotReadyAddresses": true}),
+            ),
+            ("away", serde_json::json!({"selector": {"app": "web"}, "type": "ExternalName"})),
+        ] {
+            put(&mut known, &service(name, spec));
+        }
+        let services =
+            Services { known: Arc::new(Mutex::new(known)), synced: watch::channel(true).1 };
+        let labels: BTreeMap<String, String> = [("app".to_owned(), "web".to_owned())].into();
+        let mut names = services.leading_to("d", Some(&labels), &["10.44.0.2".parse().unwrap()]);
+        names.sort();
+        assert_eq!(names, ["headless", "web"]);
+        assert!(
+            services.leading_to("e", Some(&labels), &["10.44.0.2".parse().unwrap()]).is_empty()
+        );
+        assert!(services.leading_to("d", None, &["10.44.0.2".parse().unwrap()]).is_empty());
+        assert!(services.leading_to("d", Some(&labels), &[]).is_empty());
     }
 }

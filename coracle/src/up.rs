@@ -21,7 +21,7 @@ use http_body_util::BodyExt;
 use ipnet::Ipv4Net;
 use k8s_openapi::api::core::v1::ServiceAccount;
 use kube::{Api, Client};
-use netproxy::proxy::ProxyConfig;
+use netproxy::proxy::{ProxyConfig, Withdrawals};
 use netproxy::{NetworkConfig, PodNetwork};
 use runtime::Runtime;
 use runtime::image::ImageStore;
@@ -262,12 +262,13 @@ async fn start_network(
     facts: &Facts,
     token: &CancellationToken,
     tasks: &TaskTracker,
-) -> Result<PodNetwork, Failure> {
+) -> Result<(PodNetwork, Withdrawals), Failure> {
     let network = PodNetwork::start(NetworkConfig {
         dns_ip: Some(facts.dns_ip),
         ..NetworkConfig::new(options.pod_cidr, options.service_cidr, paths.run_dir.clone())
     })
     .await?;
+    let (withdrawals, questions) = netproxy::proxy::withdrawals();
     let proxy = netproxy::proxy::run(
         client(server, component("system:kube-proxy", &[])),
         ProxyConfig {
@@ -276,6 +277,7 @@ async fn start_network(
             service_cidrs: vec![options.service_cidr.into()],
             dns_ip: Some(facts.dns_ip),
         },
+        questions,
         token.clone(),
     );
     tasks.spawn(ended("Service proxy", proxy));
@@ -295,7 +297,7 @@ async fn start_network(
         token.clone(),
     );
     tasks.spawn(ended("DNS server", dns));
-    Ok(network)
+    Ok((network, withdrawals))
 }
 
 /// The kubelet, and the apiserver's way to it: a pipe in this process.
@@ -304,7 +306,7 @@ async fn start_agent(
     paths: &Paths,
     server: &Arc<ApiServer>,
     facts: &Facts,
-    network: PodNetwork,
+    (network, withdrawals): (PodNetwork, Withdrawals),
     token: &CancellationToken,
     tasks: &TaskTracker,
 ) -> Result<(), Failure> {
@@ -329,7 +331,8 @@ async fn start_agent(
         reported_version: options.report_version.clone(),
         ..AgentConfig::new(&facts.name, &paths.data_dir)
     };
-    let agent = Agent::start(config, client(server, node_user), runtime, images, network).await?;
+    let client = client(server, node_user);
+    let agent = Agent::start(config, client, runtime, images, network, withdrawals).await?;
     server.set_node_dialer(Arc::new(PipeDialer(agent.clone())));
     let token = token.clone();
     tasks.spawn(async move { agent.run(token).await });

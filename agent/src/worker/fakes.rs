@@ -308,6 +308,16 @@ impl Network for FakeMachine {
     fn retain(&self, _: HashSet<String>) -> BoxFuture<'_, Result<(), Cause>> {
         async { Ok(()) }.boxed()
     }
+
+    fn withdrawn<'a>(
+        &'a self,
+        _: &'a str,
+        namespace: &'a str,
+        services: Vec<String>,
+    ) -> BoxFuture<'a, ()> {
+        self.journal.note(format!("withdraw {namespace}/{}", services.join(",")));
+        async {}.boxed()
+    }
 }
 
 /// A container on loopback, for probes.

@@ -13,6 +13,7 @@ pub mod start;
 pub mod state;
 pub mod status;
 pub mod stop;
+pub mod traffic;
 #[cfg(test)]
 mod worker_tests;
 

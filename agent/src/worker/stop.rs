@@ -6,6 +6,7 @@ use tokio::time::Instant;
 
 use super::perform::Outcome;
 use super::state::{Role, Run, container};
+use super::traffic::awaited_ports;
 use super::{Note, Worker};
 use crate::events::Level;
 use crate::hook;
@@ -36,6 +37,7 @@ impl Worker {
         let handler = spec.lifecycle.as_ref().and_then(|lifecycle| lifecycle.pre_stop.clone());
         let target = self.target(index);
         let (pod, uid) = (self.pod.clone(), self.uid.clone());
+        let withdrawal = self.withdrawal();
         self.spawn(async move {
             if let (Some(handler), Some(target)) = (handler, target)
                 && !grace.is_zero()
@@ -53,7 +55,11 @@ impl Worker {
                     recorder.container(&pod, &name, Level::Warning, "FailedPreStopHook", text);
                 }
             }
-            let signal = if grace.is_zero() { 9 } else { stop_signal(&sandbox, &live.id).await };
+            let (pid, asked) = facts(&sandbox, &live.id).await;
+            let signal = if grace.is_zero() { 9 } else { asked };
+            if let Some(withdrawal) = withdrawal {
+                withdrawal.run(pid, grace).await;
+            }
             if let Err(error) = sandbox.signal(&live.id, signal).await {
                 tracing::debug!(%error, "a container that ended cannot be signalled");
             }
@@ -203,8 +209,10 @@ impl Worker {
         let spec = container(&self.pod, &record.name).unwrap_or_default();
         record.hooking = false;
         record.started = spec.startup_probe.is_none();
-        record.ready = spec.readiness_probe.is_none();
+        let ports = awaited_ports(record.role, &spec);
+        record.ready = spec.readiness_probe.is_none() && ports.is_empty();
         self.begin_probes(index);
+        self.await_listening(index, ports);
     }
 
     /// Begins `postStart`; returns whether there is one.
@@ -246,14 +254,16 @@ impl Worker {
     }
 }
 
-/// The signal that the image wants, else `SIGTERM`.
-async fn stop_signal(sandbox: &std::sync::Arc<dyn crate::machine::PodSandbox>, id: &str) -> i32 {
+/// The first process of a container and the signal that its image wants, else `SIGTERM`.
+pub(crate) async fn facts(
+    sandbox: &std::sync::Arc<dyn crate::machine::PodSandbox>,
+    id: &str,
+) -> (Option<u32>, i32) {
     let status = sandbox.status().await.unwrap_or_default();
-    let label = status
-        .iter()
-        .find(|status| status.id == id)
-        .and_then(|status| status.labels.get(super::start::STOP_SIGNAL_LABEL));
-    label.and_then(|name| parse_signal(name)).unwrap_or(15)
+    let status = status.iter().find(|status| status.id == id);
+    let label = status.and_then(|status| status.labels.get(super::start::STOP_SIGNAL_LABEL));
+    let signal = label.and_then(|name| parse_signal(name)).unwrap_or(15);
+    (status.and_then(|status| status.pid), signal)
 }
 
 /// `SIGQUIT`, `QUIT` or `3`.

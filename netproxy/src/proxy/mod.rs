@@ -10,9 +10,11 @@ mod plan;
 mod rules;
 mod run;
 mod sync;
+mod withdrawal;
 
 pub use config::{Backend, ProxyConfig, ProxyError, Result};
 pub use plan::{Endpoint, Frontend, Target, When, plan_service};
 pub(crate) use rules::TABLE;
 pub use run::run;
 pub use sync::{Proxy, ServiceKey};
+pub use withdrawal::{Questions, Withdrawals, withdrawals};

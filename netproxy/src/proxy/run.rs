@@ -17,6 +17,7 @@ use crate::pods::Chain;
 
 use super::config::{ProxyConfig, Result};
 use super::sync::{Proxy, ServiceKey};
+use super::withdrawal::Questions;
 
 /// Wait before a failed write is tried again.
 const RETRY: Duration = Duration::from_secs(1);
@@ -24,8 +25,13 @@ const RETRY: Duration = Duration::from_secs(1);
 /// Keeps the kernel's Service rules equal to the API until cancelled. The rules stay afterwards.
 ///
 /// Every event that is ready is taken before rules are written, and rules are written at once:
-/// one change is one small batch, a burst is one bigger batch.
-pub async fn run(client: Client, config: ProxyConfig, token: CancellationToken) -> Result<()> {
+/// one change is one small batch, a burst is one bigger batch. Questions are answered in between.
+pub async fn run(
+    client: Client,
+    config: ProxyConfig,
+    mut questions: Questions,
+    token: CancellationToken,
+) -> Result<()> {
     let mut proxy = Proxy::open(config)?;
     let services =
         watcher::watcher(Api::<Service>::all(client.clone()), watcher::Config::default());
@@ -38,6 +44,7 @@ pub async fn run(client: Client, config: ProxyConfig, token: CancellationToken) 
             () = token.cancelled() => return Ok(()),
             event = services.stream.next() => services.take(event, &mut proxy),
             event = slices.stream.next() => slices.take(event, &mut proxy),
+            Some(()) = questions.take() => {}
             () = tokio::time::sleep(RETRY), if failed => {}
         }
         while let Some(event) = services.stream.next().now_or_never() {
@@ -56,6 +63,9 @@ pub async fn run(client: Client, config: ProxyConfig, token: CancellationToken) 
             tracing::error!(error = %Chain(error), "cannot write Service rules; trying again");
         }
         failed = result.is_err();
+        if !failed {
+            questions.settle(&proxy);
+        }
     }
 }
 

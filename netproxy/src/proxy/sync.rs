@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
 use k8s_openapi::api::core::v1::Service;
-use k8s_openapi::api::discovery::v1::EndpointSlice;
+use k8s_openapi::api::discovery::v1::{Endpoint, EndpointSlice};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time};
 
 use crate::pods::Chain;
@@ -160,6 +160,27 @@ impl Proxy {
         }
         self.forget(&changes);
         Ok(changes.len())
+    }
+
+    /// Whether the rules that were written lead new connections for a Service past a pod that it
+    /// selects: the Service is gone, or its slices say that the pod is not ready. Where no slice
+    /// names the pod, the change that does is still under way.
+    pub fn has_withdrawn(&self, service: &ServiceKey, pod_uid: &str) -> bool {
+        if !self.started || self.dirty.contains(service) {
+            return false;
+        }
+        let Some(known) = self.services.get(service).filter(|known| known.service.is_some()) else {
+            return true;
+        };
+        let uid = |endpoint: &Endpoint| {
+            endpoint.target_ref.as_ref().and_then(|target| target.uid.clone()).unwrap_or_default()
+        };
+        let endpoints = known.slices.values().flat_map(|slice| slice.endpoints.iter());
+        let mut named = endpoints.filter(|endpoint| uid(endpoint) == pod_uid).peekable();
+        let ready = |endpoint: &Endpoint| {
+            endpoint.conditions.as_ref().and_then(|conditions| conditions.ready).unwrap_or(true)
+        };
+        named.peek().is_some() && !named.any(ready)
     }
 
     fn everything(&self) -> Vec<Change> {
