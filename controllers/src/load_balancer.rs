@@ -115,6 +115,22 @@ pub fn plan(service: &Service, holders: &Holders, address: &str) -> Verdict {
     }])
 }
 
+/// The addresses to write on the Service, where its status says otherwise. Addresses that another
+/// implementation gave are none of ours.
+pub fn correction(
+    service: &Service,
+    wanted: Vec<LoadBalancerIngress>,
+) -> Option<Vec<LoadBalancerIngress>> {
+    let is_balancer =
+        service.spec.as_ref().is_some_and(|spec| spec.type_.as_deref() == Some("LoadBalancer"));
+    if is_balancer && !is_ours(service) {
+        return None;
+    }
+    let known = service.status.as_ref().and_then(|status| status.load_balancer.as_ref());
+    let known = known.and_then(|status| status.ingress.as_deref()).unwrap_or_default();
+    (known != wanted).then_some(wanted)
+}
+
 /// Subscribes to what matters and returns the workers, to be run when the caches are filled.
 pub fn workers(context: &Arc<Context>) -> impl Future<Output = ()> + Send + use<> {
     let queue: Arc<Queue<ObjectKey>> = Queue::new();
@@ -189,19 +205,7 @@ async fn reconcile(context: Arc<Context>, key: ObjectKey) -> Result<Requeue, Err
             Vec::new()
         }
     };
-    let known = service.status.as_ref().and_then(|status| status.load_balancer.as_ref());
-    let known = known.and_then(|status| status.ingress.clone()).unwrap_or_default();
-    if known == addresses {
-        return Ok(Requeue::Never);
-    }
-    // Addresses given by another implementation are none of ours.
-    let foreign = service
-        .spec
-        .as_ref()
-        .is_some_and(|spec| spec.type_.as_deref() == Some("LoadBalancer") && !is_ours(&service));
-    if foreign {
-        return Ok(Requeue::Never);
-    }
+    let Some(addresses) = correction(&service, addresses) else { return Ok(Requeue::Never) };
     let ensured = !addresses.is_empty();
     let mut updated = (*service).clone();
     updated.status.get_or_insert_default().load_balancer =
@@ -217,3 +221,7 @@ async fn reconcile(context: Arc<Context>, key: ObjectKey) -> Result<Requeue, Err
     }
     Ok(Requeue::Never)
 }
+
+#[cfg(test)]
+#[path = "load_balancer_tests.rs"]
+mod tests;

@@ -21,6 +21,11 @@ const WORKERS: usize = 8;
 /// The label that marks Endpoints as computed.
 pub const MANAGED_BY: (&str, &str) = ("endpoints.kubernetes.io/managed-by", "endpoint-controller");
 
+/// How many addresses one Endpoints holds at most.
+pub const ADDRESSES: usize = 1000;
+/// The annotation of Endpoints that hold only part of the addresses.
+pub const OVER_CAPACITY: &str = "endpoints.kubernetes.io/over-capacity";
+
 /// The Endpoints that `service` shall have, on the base of those it has.
 pub fn plan(service: &Service, pods: &[Arc<Pod>], known: Option<&Endpoints>) -> Endpoints {
     let mut endpoints = known.cloned().unwrap_or_default();
@@ -29,7 +34,8 @@ pub fn plan(service: &Service, pods: &[Arc<Pod>], known: Option<&Endpoints>) -> 
     let mut labels = address::service_labels(service);
     labels.insert(MANAGED_BY.0.to_owned(), MANAGED_BY.1.to_owned());
     endpoints.metadata.labels = Some(labels);
-    let subsets = subsets(service, pods);
+    let mut subsets = subsets(service, pods);
+    let truncated = truncate(&mut subsets);
     if known.is_none() || endpoints.subsets.as_deref().unwrap_or_default() != subsets {
         let annotations = endpoints.metadata.annotations.get_or_insert_default();
         match address::trigger_time(service, pods.iter()) {
@@ -41,8 +47,46 @@ pub fn plan(service: &Service, pods: &[Arc<Pod>], known: Option<&Endpoints>) -> 
             }
         }
     }
+    let annotations = endpoints.metadata.annotations.get_or_insert_default();
+    if truncated {
+        annotations.insert(OVER_CAPACITY.to_owned(), "truncated".to_owned());
+    } else {
+        annotations.remove(OVER_CAPACITY);
+    }
+    if annotations.is_empty() {
+        endpoints.metadata.annotations = None;
+    }
     endpoints.subsets = (!subsets.is_empty()).then_some(subsets);
     endpoints
+}
+
+/// Takes away what is beyond the capacity: those that are not ready first, of each subset in
+/// proportion to its size. True if there were too many.
+fn truncate(subsets: &mut [EndpointSubset]) -> bool {
+    let count = |list: &Option<Vec<EndpointAddress>>| list.as_ref().map_or(0, Vec::len);
+    let ready: usize = subsets.iter().map(|subset| count(&subset.addresses)).sum();
+    let unready: usize = subsets.iter().map(|subset| count(&subset.not_ready_addresses)).sum();
+    if ready + unready <= ADDRESSES {
+        return false;
+    }
+    let cuts_ready = ready > ADDRESSES;
+    let (room, total) = if cuts_ready { (ADDRESSES, ready) } else { (ADDRESSES - ready, unready) };
+    let mut left = room;
+    for subset in subsets {
+        let list = if cuts_ready { &mut subset.addresses } else { &mut subset.not_ready_addresses };
+        let share = (count(list) * room).div_ceil(total).min(left);
+        if let Some(addresses) = list {
+            addresses.truncate(share);
+            left -= addresses.len();
+        }
+        if count(list) == 0 {
+            *list = None;
+        }
+        if cuts_ready {
+            subset.not_ready_addresses = None;
+        }
+    }
+    true
 }
 
 fn subsets(service: &Service, pods: &[Arc<Pod>]) -> Vec<EndpointSubset> {

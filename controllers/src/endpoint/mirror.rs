@@ -1,19 +1,21 @@
 //! The EndpointSliceMirroring controller: slices for Endpoints that people write by hand for a
 //! Service without a selector.
 
+use std::collections::BTreeMap;
 use std::future::Future;
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use k8s_openapi::api::core::v1::{EndpointAddress, Endpoints};
+use k8s_openapi::api::core::v1::{EndpointAddress, Endpoints, Service};
 use k8s_openapi::api::discovery::v1::{Endpoint, EndpointConditions};
 
 use crate::cache::ObjectKey;
 use crate::context::Context;
-use crate::endpoint::address::{self, Ports, TRIGGER_TIME};
+use crate::endpoint::address::{Ports, TRIGGER_TIME};
 use crate::endpoint::slice::{apply, is_managed_by, managed, service_of};
 use crate::endpoint::slices::{self, Frame, Group, MANAGED_BY, Plan, SERVICE_NAME};
 use crate::error::Error;
+use crate::event::Notice;
 use crate::ownership::controller_reference;
 use crate::queue::{Queue, Requeue};
 
@@ -26,9 +28,49 @@ pub const SKIP: &str = "endpointslice.kubernetes.io/skip-mirror";
 /// The annotation of Endpoints that only serve leader election.
 const LEADER: &str = "control-plane.alpha.kubernetes.io/leader";
 
-/// The groups of endpoints that mirror `endpoints`.
-pub fn groups(endpoints: &Endpoints) -> Vec<Group> {
-    let mut groups: Vec<Group> = Vec::new();
+/// How many addresses of one subset are mirrored; they fit in one slice.
+pub const SUBSET_ADDRESSES: usize = 1000;
+/// The annotation with what `kubectl apply` applied.
+const LAST_APPLIED: &str = "kubectl.kubernetes.io/last-applied-configuration";
+
+/// What mirrors some Endpoints.
+#[derive(Debug, Default, PartialEq)]
+pub struct Mirror {
+    /// The endpoints.
+    pub groups: Vec<Group>,
+    /// How many addresses are left out because they are none.
+    pub invalid: usize,
+    /// How many are left out because there are too many.
+    pub surplus: usize,
+}
+
+impl Mirror {
+    /// What to tell whoever wrote the Endpoints.
+    pub fn notices(&self) -> Vec<Notice> {
+        let mut notices = Vec::new();
+        if self.invalid > 0 {
+            let message = format!(
+                "Skipped {} invalid IP addresses when mirroring to EndpointSlices",
+                self.invalid
+            );
+            notices.push(Notice::warning("InvalidIPAddress", message));
+        }
+        if self.surplus > 0 {
+            let message = format!(
+                "A max of {SUBSET_ADDRESSES} addresses can be mirrored to EndpointSlices per \
+                 Endpoints subset. {} addresses were skipped",
+                self.invalid + self.surplus
+            );
+            notices.push(Notice::warning("TooManyAddressesToMirror", message));
+        }
+        notices
+    }
+}
+
+/// What mirrors `endpoints`.
+pub fn mirror(endpoints: &Endpoints) -> Mirror {
+    let mut mirror = Mirror::default();
+    let groups = &mut mirror.groups;
     for subset in endpoints.subsets.iter().flatten() {
         let mut ports: Ports = subset
             .ports
@@ -43,10 +85,19 @@ pub fn groups(endpoints: &Endpoints) -> Vec<Group> {
         ports.sort();
         let ready = subset.addresses.iter().flatten().map(|address| (address, true));
         let unready = subset.not_ready_addresses.iter().flatten().map(|address| (address, false));
+        let mut room = SUBSET_ADDRESSES;
         for (address, ready) in ready.chain(unready) {
-            let Ok(ip) = address.ip.parse::<IpAddr>() else { continue };
+            let Ok(ip) = address.ip.parse::<IpAddr>() else {
+                mirror.invalid += 1;
+                continue;
+            };
+            let Some(left) = room.checked_sub(1) else {
+                mirror.surplus += 1;
+                continue;
+            };
+            room = left;
             let family = if ip.is_ipv6() { "IPv6" } else { "IPv4" };
-            let mirrored = mirror(address, ready);
+            let mirrored = endpoint(address, ready);
             let known = groups
                 .iter_mut()
                 .find(|group| group.address_type == family && group.ports == ports);
@@ -60,10 +111,30 @@ pub fn groups(endpoints: &Endpoints) -> Vec<Group> {
             }
         }
     }
-    groups
+    mirror
 }
 
-fn mirror(address: &EndpointAddress, ready: bool) -> Endpoint {
+/// The frame of the slices that mirror `endpoints`: its labels and annotations go along.
+pub fn frame(endpoints: &Endpoints) -> Frame {
+    let name = endpoints.metadata.name.clone().unwrap_or_default();
+    let mut labels = endpoints.metadata.labels.clone().unwrap_or_default();
+    labels.insert(SERVICE_NAME.to_owned(), name.clone());
+    labels.insert(MANAGED_BY.to_owned(), CONTROLLER.to_owned());
+    let mut annotations = endpoints.metadata.annotations.clone().unwrap_or_default();
+    let trigger_time = annotations.remove(TRIGGER_TIME);
+    annotations.remove(LAST_APPLIED);
+    Frame {
+        namespace: endpoints.metadata.namespace.clone().unwrap_or_default(),
+        name,
+        labels,
+        owner: controller_reference(endpoints),
+        trigger_time,
+        annotations: Some(annotations),
+        capacity: SUBSET_ADDRESSES,
+    }
+}
+
+fn endpoint(address: &EndpointAddress, ready: bool) -> Endpoint {
     Endpoint {
         addresses: vec![address.ip.clone()],
         conditions: Some(EndpointConditions {
@@ -107,33 +178,34 @@ pub fn workers(context: &Arc<Context>) -> impl Future<Output = ()> + Send + use<
 async fn reconcile(context: Arc<Context>, key: ObjectKey) -> Result<Requeue, Error> {
     let existing = managed(&context, &key, CONTROLLER);
     let service = context.caches.services.get(&key);
-    let by_hand = service.is_some_and(|service| {
-        let selector = service.spec.as_ref().and_then(|spec| spec.selector.as_ref());
-        selector.is_none_or(|labels| labels.is_empty())
-    });
+    let by_hand = service.is_some_and(|service| is_by_hand(&service));
     let endpoints =
         context.caches.endpoints.get(&key).filter(|endpoints| by_hand && wants(endpoints));
     let Some(endpoints) = endpoints else {
         apply(&context, Plan { delete: existing, ..Plan::default() }).await?;
         return Ok(Requeue::Never);
     };
-    let mut labels = endpoints.metadata.labels.clone().unwrap_or_default();
-    labels.remove(address::HEADLESS);
-    labels.insert(SERVICE_NAME.to_owned(), key.name.clone());
-    labels.insert(MANAGED_BY.to_owned(), CONTROLLER.to_owned());
-    let annotations = endpoints.metadata.annotations.as_ref();
-    let frame = Frame {
-        namespace: key.namespace,
-        name: key.name,
-        labels,
-        owner: controller_reference(endpoints.as_ref()),
-        trigger_time: annotations.and_then(|known| known.get(TRIGGER_TIME)).cloned(),
-    };
-    apply(&context, slices::plan(&frame, groups(&endpoints), existing)).await?;
+    let mirror = mirror(&endpoints);
+    let recorder = context.recorder.speaking_for("endpoint-slice-mirroring-controller");
+    let plan = slices::plan(&frame(&endpoints), mirror.groups.clone(), existing);
+    // Said once for every change of the Endpoints, not whenever a slice was looked at.
+    if plan != Plan::default() {
+        for notice in mirror.notices() {
+            recorder.record(endpoints.as_ref(), notice);
+        }
+    }
+    apply(&context, plan).await?;
     Ok(Requeue::Never)
 }
 
-fn wants(endpoints: &Endpoints) -> bool {
+/// Whether the Endpoints of the Service are written by somebody else than the controller.
+pub fn is_by_hand(service: &Service) -> bool {
+    let selector = service.spec.as_ref().and_then(|spec| spec.selector.as_ref());
+    selector.is_none_or(BTreeMap::is_empty)
+}
+
+/// Whether Endpoints that somebody wrote by hand are to be mirrored.
+pub fn wants(endpoints: &Endpoints) -> bool {
     let meta = &endpoints.metadata;
     let skipped = meta
         .labels

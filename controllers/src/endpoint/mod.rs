@@ -11,3 +11,6 @@ pub mod slice;
 pub mod slices;
 
 pub use address::Ports;
+
+#[cfg(test)]
+mod tests;

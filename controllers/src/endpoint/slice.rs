@@ -11,7 +11,9 @@ use k8s_openapi::api::discovery::v1::{Endpoint, EndpointConditions, EndpointSlic
 use crate::cache::ObjectKey;
 use crate::context::Context;
 use crate::endpoint::address::{self, Ports};
-use crate::endpoint::slices::{self, Frame, Group, MANAGED_BY, Plan, SERVICE_NAME};
+use crate::endpoint::slices::{
+    self, Frame, Group, MANAGED_BY, Plan, SERVICE_NAME, SLICE_ENDPOINTS,
+};
 use crate::error::Error;
 use crate::ownership::controller_reference;
 use crate::pod;
@@ -183,6 +185,8 @@ async fn reconcile(context: Arc<Context>, key: ObjectKey) -> Result<Requeue, Err
         labels,
         owner: controller_reference(service.as_ref()),
         trigger_time: address::trigger_time(&service, pods.iter()).map(address::trigger_text),
+        annotations: None,
+        capacity: SLICE_ENDPOINTS,
     };
     let plan = slices::plan(&frame, groups(&service, &pods, &zones), existing);
     apply(&context, plan).await?;

@@ -13,8 +13,8 @@ use crate::selector::Labels;
 pub const SERVICE_NAME: &str = "kubernetes.io/service-name";
 /// The label that names the controller of a slice.
 pub const MANAGED_BY: &str = "endpointslice.kubernetes.io/managed-by";
-/// How many endpoints one slice holds at most.
-const SLICE_ENDPOINTS: usize = 100;
+/// How many endpoints one slice that is computed from pods holds at most.
+pub const SLICE_ENDPOINTS: usize = 100;
 
 /// Endpoints that serve the same ports.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -40,6 +40,10 @@ pub struct Frame {
     pub owner: OwnerReference,
     /// The annotation for slices that change.
     pub trigger_time: Option<String>,
+    /// All other annotations, where they are not left to whoever writes them.
+    pub annotations: Option<Labels>,
+    /// How many endpoints one slice holds at most.
+    pub capacity: usize,
 }
 
 /// What to do.
@@ -80,7 +84,7 @@ pub fn plan(frame: &Frame, groups: Vec<Group>, existing: Vec<Arc<EndpointSlice>>
             .collect();
         let mut new: Vec<Endpoint> = wanted.into_values().collect();
         for (_, endpoints) in &mut kept {
-            let room = SLICE_ENDPOINTS.saturating_sub(endpoints.len()).min(new.len());
+            let room = frame.capacity.saturating_sub(endpoints.len()).min(new.len());
             endpoints.extend(new.drain(..room));
         }
         let mut any = false;
@@ -95,7 +99,7 @@ pub fn plan(frame: &Frame, groups: Vec<Group>, existing: Vec<Arc<EndpointSlice>>
         }
         while !new.is_empty() || !any {
             any = true;
-            let rest = new.split_off(new.len().min(SLICE_ENDPOINTS));
+            let rest = new.split_off(new.len().min(frame.capacity));
             let endpoints = std::mem::replace(&mut new, rest);
             missing.push(Group { endpoints, ..group.clone() });
         }
@@ -134,6 +138,7 @@ fn keep(
     let same = slice.endpoints == endpoints
         && ports(slice) == group.ports
         && labels == Some(&frame.labels)
+        && frame.annotations.as_ref().is_none_or(|wanted| *wanted == lasting_annotations(slice))
         && slice.metadata.owner_references.as_deref() == Some(std::slice::from_ref(&frame.owner));
     if !same {
         plan.update.push(fill((**slice).clone(), frame, group, endpoints));
@@ -148,6 +153,9 @@ fn fill(
 ) -> EndpointSlice {
     slice.metadata.labels = Some(frame.labels.clone());
     slice.metadata.owner_references = Some(vec![frame.owner.clone()]);
+    if let Some(wanted) = &frame.annotations {
+        slice.metadata.annotations = Some(wanted.clone());
+    }
     if let Some(time) = &frame.trigger_time {
         let annotations = slice.metadata.annotations.get_or_insert_default();
         annotations.insert(TRIGGER_TIME.to_owned(), time.clone());
@@ -167,6 +175,12 @@ fn fill(
             .collect(),
     );
     slice
+}
+
+fn lasting_annotations(slice: &EndpointSlice) -> Labels {
+    let mut annotations = slice.metadata.annotations.clone().unwrap_or_default();
+    annotations.remove(TRIGGER_TIME);
+    annotations
 }
 
 fn serves(slice: &EndpointSlice, group: &Group) -> bool {
