@@ -1,7 +1,9 @@
 //! STORY steps 1–5: Deployments and rollouts, with every kubectl.
 #![allow(clippy::unwrap_used, clippy::panic)]
 
-use coracle_integration::{Kubectl, eventually, story, with_every_kubectl, within};
+use coracle_integration::{
+    Kubectl, Node, NodeOptions, eventually, privileged, story, with_every_kubectl, within,
+};
 use serde_json::Value;
 
 fn replica_sets(kubectl: &Kubectl) -> Vec<Value> {
@@ -123,6 +125,52 @@ fn step_01_to_05_rollouts() {
         // revisionHistoryLimit 2 of v1beta1: the current one and two old ones stay.
         within(30, "old ReplicaSets are pruned", || replica_sets(kubectl).len() == 3);
     });
+}
+
+/// The rows of `kubectl rollout history`, by revision.
+fn change_causes(kubectl: &Kubectl) -> Vec<String> {
+    let history = kubectl.ok(&["rollout", "history", "deployment/nginx-deployment"]);
+    let rows = history.lines().skip(2).map(str::trim).filter(|row| !row.is_empty());
+    rows.map(|row| row.split_once(' ').unwrap().1.trim().to_owned()).collect()
+}
+
+/// Three revisions: recorded, not recorded, recorded again. Pods have no part in it.
+fn record_causes(kubectl: &Kubectl) -> Vec<String> {
+    kubectl.ok(&["apply", "--record", "-f", &story("deployment.yml")]);
+    kubectl.ok(&["scale", "deployment/nginx-deployment", "--replicas=0"]);
+    let rows = |count| within(20, "a revision", || change_causes(kubectl).len() == count);
+    rows(1);
+    kubectl.ok(&["set", "image", "deployment/nginx-deployment", "nginx=nginx:1.9.1"]);
+    rows(2);
+    kubectl.ok(&["set", "image", "deployment/nginx-deployment", "nginx=nginx:1.9.2", "--record"]);
+    rows(3);
+    change_causes(kubectl)
+}
+
+#[test]
+fn step_04_an_unrecorded_set_image_has_its_own_row() {
+    with_every_kubectl(|_, kubectl| {
+        let rows = record_causes(kubectl);
+        assert!(rows[0].starts_with("kubectl apply "), "{rows:?}");
+        // Older clients do not say which of their commands makes a request.
+        let says_command = !kubectl.older_than(21);
+        let reconstructed = "kubectl set image deployment/nginx-deployment nginx=nginx:1.9.1";
+        assert_eq!(rows[1], if says_command { reconstructed } else { &rows[0] });
+        let recorded = "kubectl set image deployment/nginx-deployment nginx=nginx:1.9.2 ";
+        assert!(rows[2].starts_with(recorded) && rows[2].contains("--record=true"), "{rows:?}");
+    });
+}
+
+#[test]
+fn step_04_a_switch_leaves_the_stale_change_cause_as_upstream_does() {
+    if !privileged() {
+        return;
+    }
+    let arguments = vec!["--no-change-cause".to_owned()];
+    let node = Node::start_with(NodeOptions { arguments, without_images: true });
+    let rows = record_causes(&node.any_kubectl());
+    assert_eq!(rows[1], rows[0]);
+    assert!(rows[2].starts_with("kubectl set image "), "{rows:?}");
 }
 
 #[test]

@@ -28,16 +28,19 @@ pub(crate) struct Answer {
 
 impl Cluster {
     pub(crate) async fn new() -> Self {
-        Self::open(tempfile::tempdir().unwrap()).await
+        Self::with_config(Config::default()).await
     }
 
-    async fn open(directory: TempDir) -> Self {
+    pub(crate) async fn with_config(config: Config) -> Self {
+        Self::open(tempfile::tempdir().unwrap(), config).await
+    }
+
+    async fn open(directory: TempDir, config: Config) -> Self {
         let catalog = Arc::new(Catalog::new(api::registry::resources()));
         let path = directory.path().join("state.redb");
         let store = open_store(&path, Options::default(), &catalog).unwrap();
         let security = security(&store);
-        let config =
-            Config { service_account_wait: Duration::from_millis(50), ..Config::default() };
+        let config = Config { service_account_wait: Duration::from_millis(50), ..config };
         let server = ApiServer::new(config, catalog, store, security);
         server.bootstrap().await.unwrap();
         let cluster = Self { server, directory };
@@ -49,7 +52,7 @@ impl Cluster {
     /// Ends this server and starts another over the same file.
     pub(crate) async fn restart(self) -> Self {
         self.server.store().close();
-        Self::open(self.directory).await
+        Self::open(self.directory, Config::default()).await
     }
 
     pub(crate) async fn raw(&self, request: Request<Body>) -> Response<Body> {

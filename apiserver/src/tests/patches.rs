@@ -4,6 +4,7 @@ use http::{Method, Request};
 use serde_json::{Value, json};
 
 use super::harness::Cluster;
+use crate::Config;
 use crate::body::full;
 
 const DEPLOYMENTS: &str = "/apis/apps/v1/namespaces/default/deployments";
@@ -45,23 +46,46 @@ async fn every_kind_of_patch_applies() {
     cluster.send(Method::PATCH, &web, "text/plain", "x").await.fails(415);
 }
 
-#[tokio::test]
-async fn a_bare_set_image_gets_its_change_cause() {
-    let cluster = Cluster::new().await;
-    deployment(&cluster).await;
-    let patch = json!({"spec": {"template": {"spec": {
+/// The change-cause after a patch of the image by a client that says it runs `command`.
+async fn cause_after(cluster: &Cluster, command: &str, recorded: Option<&str>) -> Value {
+    let mut patch = json!({"spec": {"template": {"spec": {
         "containers": [{"name": "nginx", "image": "nginx:1.9.1"}]}}}});
+    if let Some(cause) = recorded {
+        patch["metadata"]["annotations"]["kubernetes.io/change-cause"] = cause.into();
+    }
     let request = Request::builder()
         .method(Method::PATCH)
         .uri(format!("{DEPLOYMENTS}/web"))
         .header("content-type", "application/strategic-merge-patch+json")
-        .header("Kubectl-Command", "kubectl set image")
+        .header("Kubectl-Command", command)
         .body(full(patch.to_string()))
         .unwrap();
     assert!(cluster.raw(request).await.status().is_success());
     let web = cluster.get(&format!("{DEPLOYMENTS}/web")).await.ok();
+    web["metadata"]["annotations"]["kubernetes.io/change-cause"].clone()
+}
+
+#[tokio::test]
+async fn a_bare_set_image_gets_its_change_cause() {
+    let cluster = Cluster::new().await;
+    deployment(&cluster).await;
+    let set_image = "kubectl set image";
+    assert_eq!(cause_after(&cluster, "kubectl edit", None).await, "kubectl apply");
     assert_eq!(
-        web["metadata"]["annotations"]["kubernetes.io/change-cause"],
+        cause_after(&cluster, set_image, None).await,
         "kubectl set image deployment/web nginx=nginx:1.9.1"
     );
+    assert_eq!(cause_after(&cluster, set_image, Some("mine")).await, "mine");
+    // Nothing is invented for somebody who records nothing.
+    let forget = json!({"metadata": {"annotations": {"kubernetes.io/change-cause": null}}});
+    cluster.patch(&format!("{DEPLOYMENTS}/web"), "merge-patch", &forget).await.ok();
+    assert_eq!(cause_after(&cluster, set_image, None).await, Value::Null);
+}
+
+#[tokio::test]
+async fn the_change_cause_is_left_alone_where_that_is_configured() {
+    let config = Config { reconstruct_change_cause: false, ..Config::default() };
+    let cluster = Cluster::with_config(config).await;
+    deployment(&cluster).await;
+    assert_eq!(cause_after(&cluster, "kubectl set image", None).await, "kubectl apply");
 }
