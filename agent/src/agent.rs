@@ -22,6 +22,7 @@ use crate::machine::{Machine, PodSandbox};
 use crate::node::{Capacity, Node};
 use crate::objects::Objects;
 use crate::services::Services;
+use crate::volume::provisioned;
 use crate::worker::{News, Worker};
 use crate::{real, registration, server};
 
@@ -105,6 +106,7 @@ impl Agent {
         tokio::select! {
             () = cancel.cancelled() => {}
             () = registration::run(self.node.clone()) => {}
+            () = provisioned::reclaim(self.node.clone()) => {}
             () = self.follow_pods(adopted) => {}
         }
     }

@@ -100,6 +100,11 @@ impl AgentConfig {
         self.data_dir.join("pods").join(uid)
     }
 
+    /// Directory of the directories that are provisioned as volumes.
+    pub fn volume_dir(&self) -> PathBuf {
+        self.data_dir.join("volumes")
+    }
+
     /// Directory of a pod's container logs.
     pub fn pod_logs(&self, namespace: &str, name: &str, uid: &str) -> PathBuf {
         self.pod_log_dir.join(format!("{namespace}_{name}_{uid}"))

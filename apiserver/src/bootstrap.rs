@@ -1,4 +1,5 @@
-//! What every cluster has from its first moment: namespaces, priority classes, roles.
+//! What every cluster has from its first moment: namespaces, priority classes, a default
+//! storage class, roles.
 
 use std::sync::Arc;
 
@@ -39,6 +40,14 @@ impl ApiServer {
             });
             self.ensure("scheduling.k8s.io", "priorityclasses", "", class).await?;
         }
+        let class = json!({
+            "metadata": { "name": "local-path", "annotations": {
+                "storageclass.kubernetes.io/is-default-class": "true" } },
+            "provisioner": "coracle/local-path",
+            "reclaimPolicy": "Delete",
+            "volumeBindingMode": "WaitForFirstConsumer",
+        });
+        self.ensure("storage.k8s.io", "storageclasses", "", class).await?;
         for (plural, object) in rbac::missing_objects(&self.store) {
             let namespace = object["metadata"]["namespace"].as_str().unwrap_or_default().to_owned();
             self.ensure("rbac.authorization.k8s.io", plural, &namespace, object).await?;

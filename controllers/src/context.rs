@@ -1,6 +1,7 @@
 //! What every controller in the process shares: the client, the caches, the event writer.
 
 use std::net::IpAddr;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use api::registry::Resource;
@@ -37,6 +38,8 @@ pub struct ControllersConfig {
     pub service_cidr: IpNet,
     /// The DNS domain of the cluster.
     pub cluster_domain: String,
+    /// Where directories for volumes are made on a node.
+    pub volume_dir: PathBuf,
     /// The PEM text of the certificate authority that pods are to trust.
     pub root_ca_pem: String,
 }

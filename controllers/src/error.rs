@@ -18,6 +18,12 @@ pub enum Error {
         #[source]
         source: Box<kube::Error>,
     },
+    /// The volumes of a pod did not come in time.
+    #[error("running PreBind plugin \"VolumeBinding\": binding volumes: timed out for {pod}")]
+    VolumesLate {
+        /// `namespace/name`.
+        pod: String,
+    },
     /// Some of several requests failed; the first failure stands for all.
     #[error("{failed} of {total} requests failed, the first with: {first}")]
     Batch {
@@ -40,6 +46,7 @@ impl Error {
                 _ => None,
             },
             Self::Batch { first, .. } => first.status(),
+            Self::VolumesLate { .. } => None,
         }
     }
 

@@ -37,6 +37,7 @@ pub mod selector;
 pub mod service_account;
 pub mod statefulset;
 pub mod template;
+pub mod volume;
 pub mod well_known;
 
 pub use context::ControllersConfig;

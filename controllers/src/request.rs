@@ -1,5 +1,7 @@
 //! Requests to the API, with errors that name what was tried.
 
+pub mod cluster;
+
 use std::fmt::Debug;
 
 use k8s_openapi::NamespaceResourceScope;

@@ -12,7 +12,7 @@ use crate::endpoint::{legacy, mirror, slice};
 use crate::inventory::Inventory;
 use crate::{
     autoscaler, cron_job, daemonset, deployment, disruption, garbage_collector, job, load_balancer,
-    namespace, replicas, root_ca, scheduler, service_account, statefulset, well_known,
+    namespace, replicas, root_ca, scheduler, service_account, statefulset, volume, well_known,
 };
 
 /// The workers of one controller.
@@ -42,6 +42,8 @@ pub async fn run(client: Client, config: ControllersConfig, token: CancellationT
         Box::pin(cron_job::workers(&context)),
         Box::pin(autoscaler::workers(&context)),
         Box::pin(disruption::workers(&context)),
+        Box::pin(volume::workers(&context)),
+        Box::pin(volume::protection::workers(&context)),
         Box::pin(scheduler::workers(&context)),
         Box::pin(namespace::workers(&context, &inventory)),
         Box::pin(garbage_collector::workers(&context, &inventory)),

@@ -109,7 +109,7 @@ async fn node(options: &UpOptions, paths: &Paths) -> Result<(), Failure> {
     }
 
     let ready_client = client(&server, component("system:kube-controller-manager", &[]));
-    start_controllers(options, &server, &pki, &facts, &token, &tasks);
+    start_controllers(options, paths, &server, &pki, &facts, &token, &tasks);
     let network = start_network(options, paths, &server, &facts, &token, &tasks).await?;
     start_agent(options, paths, &server, &facts, network, &token, &tasks).await?;
 
@@ -236,6 +236,7 @@ async fn serve(
 
 fn start_controllers(
     options: &UpOptions,
+    paths: &Paths,
     server: &Arc<ApiServer>,
     pki: &Pki,
     facts: &Facts,
@@ -248,6 +249,7 @@ fn start_controllers(
         api_port: facts.api_port,
         service_cidr: options.service_cidr.into(),
         cluster_domain: options.cluster_domain.clone(),
+        volume_dir: AgentConfig::new(&facts.name, &paths.data_dir).volume_dir(),
         root_ca_pem: pki.authority_pem().to_owned(),
     };
     let client = client(server, component("system:kube-controller-manager", &["system:masters"]));

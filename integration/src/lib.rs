@@ -35,11 +35,16 @@ pub fn story(name: &str) -> String {
 
 /// Runs `steps` with every kubectl that is on the machine, each in a fresh namespace of one node.
 pub fn with_every_kubectl(steps: impl Fn(&Node, &Kubectl)) {
+    with_kubectls(&kubectl::VERSIONS, steps);
+}
+
+/// The same with the given versions only.
+pub fn with_kubectls(versions: &[&str], steps: impl Fn(&Node, &Kubectl)) {
     if !privileged() {
         return;
     }
     let node = Node::start();
-    for version in kubectl::VERSIONS {
+    for version in versions {
         let Some(kubectl) = node.kubectl(version) else { continue };
         let namespace = format!("v{}", version.replace('.', "-"));
         kubectl.ok(&["create", "namespace", &namespace]);

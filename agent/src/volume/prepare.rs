@@ -84,6 +84,8 @@ pub struct Preparation {
     pub pod: Arc<Pod>,
     /// Directory of the pod.
     pub directory: PathBuf,
+    /// Where directories are provisioned.
+    pub volume_dir: PathBuf,
     /// For tokens and claims.
     pub client: Client,
     /// Addresses and allocatable resources.
@@ -212,7 +214,8 @@ impl Preparation {
             (format!("{pod}-{}", volume.name), false)
         });
         if let Some((name, read_only)) = claim.or(generic) {
-            let (path, only) = claim::path(&self.client, &namespace, &name).await?;
+            let (path, only) =
+                claim::path(&self.client, &self.volume_dir, &namespace, &name).await?;
             let path = PathBuf::from(path);
             if let Some(group) = group {
                 let root = path.clone();

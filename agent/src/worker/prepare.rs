@@ -214,6 +214,7 @@ impl Worker {
         Preparation {
             pod: self.pod.clone(),
             directory: self.node.config.pod_dir(&self.uid),
+            volume_dir: self.node.config.volume_dir(),
             client: self.node.client.clone(),
             around: self.surroundings(),
             objects: self.objects.clone(),

@@ -3,6 +3,7 @@
 mod namespace_lifecycle;
 mod pod_priority;
 mod service_account;
+mod storage;
 mod tolerations;
 
 use api::Subresource;
@@ -20,8 +21,16 @@ pub(crate) async fn create(call: &Call<'_>, object: &mut Value) -> Result<(), Ap
         pod_priority::create(call, object)?;
         tolerations::create(object);
     }
-    if stored.group.is_empty() && stored.kind == "Secret" {
-        call.server.security.fill_token_secret(object)?;
+    match (stored.group, stored.kind) {
+        ("", "Secret") => {
+            call.server.security.fill_token_secret(object)?;
+        }
+        ("", "PersistentVolumeClaim") => {
+            storage::default_class(call, object)?;
+            storage::protect(object, "kubernetes.io/pvc-protection");
+        }
+        ("", "PersistentVolume") => storage::protect(object, "kubernetes.io/pv-protection"),
+        _ => {}
     }
     Ok(())
 }
@@ -52,6 +61,10 @@ pub(crate) async fn update(
     if is_pod(call) && subresource == Subresource::None {
         pod_priority::update(object, old);
         tolerations::create(object);
+    }
+    let stored = call.stored_as();
+    if stored.kind == "PersistentVolumeClaim" && subresource == Subresource::None {
+        storage::resize(call, object, old)?;
     }
     check_roles(call, object, Some(old))
 }

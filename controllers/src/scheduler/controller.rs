@@ -6,14 +6,14 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use jiff::Timestamp;
-use k8s_openapi::api::core::v1::{Binding, ObjectReference, Pod};
+use k8s_openapi::api::core::v1::{Binding, ObjectReference, PersistentVolumeClaim, Pod};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time};
 use kube::api::{Api, PostParams};
 use kube::{Resource, ResourceExt};
 use serde_json::{Value, json};
-use tokio::sync::{Notify, Semaphore};
+use tokio::sync::{Notify, Semaphore, watch};
 
-use crate::cache::ObjectKey;
+use crate::cache::{Cache, Cached, Change, ObjectKey};
 use crate::context::Context;
 use crate::error::Error;
 use crate::event::{Notice, Recorder};
@@ -22,9 +22,14 @@ use crate::request;
 use crate::scheduler::affinity::NamespaceLabels;
 use crate::scheduler::preempt::Eviction;
 use crate::scheduler::state::{Decision, NAME, State};
+use crate::scheduler::volumes::{self, Claims};
+use crate::volume::annotation::SELECTED_NODE;
+use crate::volume::matching::selected_node;
 
 /// How many bindings may be under way at once.
 const BINDINGS: usize = 64;
+/// How long a pod may wait for its volumes before its node is chosen anew.
+const VOLUME_PATIENCE: Duration = Duration::from_secs(600);
 /// The delay before a pod whose binding failed is tried again.
 const RETRY: Duration = Duration::from_secs(1);
 
@@ -34,6 +39,8 @@ struct Scheduler {
     state: Mutex<State>,
     wake: Notify,
     bindings: Arc<Semaphore>,
+    /// Counts what may end the wait for a volume.
+    progress: watch::Sender<u64>,
 }
 
 /// Subscribes to what matters and returns the scheduler, to be run when the caches are filled.
@@ -44,13 +51,20 @@ pub fn workers(context: &Arc<Context>) -> impl Future<Output = ()> + Send + use<
         state: Mutex::default(),
         wake: Notify::new(),
         bindings: Arc::new(Semaphore::new(BINDINGS)),
+        progress: watch::Sender::new(0),
     });
     let watcher = scheduler.clone();
     context.caches.pods.on_change(move |change| {
         if watcher.lock().pod_changed(change) {
             watcher.wake.notify_one();
         }
+        if matches!(change, Change::Deleted(_)) {
+            watcher.progress.send_modify(|count| *count += 1);
+        }
     });
+    scheduler.follow(&context.caches.claims);
+    scheduler.follow(&context.caches.volumes);
+    scheduler.follow(&context.caches.storage_classes);
     let watcher = scheduler.clone();
     context.caches.nodes.on_change(move |change| {
         if watcher.lock().node_changed(change) {
@@ -67,6 +81,17 @@ pub fn workers(context: &Arc<Context>) -> impl Future<Output = ()> + Send + use<
 }
 
 impl Scheduler {
+    /// A change of anything of that kind may let a pod go on.
+    fn follow<K: Cached>(self: &Arc<Self>, cache: &Cache<K>) {
+        let scheduler = self.clone();
+        cache.on_change(move |_| {
+            scheduler.progress.send_modify(|count| *count += 1);
+            if scheduler.lock().wake_all() {
+                scheduler.wake.notify_one();
+            }
+        });
+    }
+
     async fn run(self: Arc<Self>) {
         loop {
             let next = self.lock().pop();
@@ -80,9 +105,11 @@ impl Scheduler {
     /// Decides about one pod and starts what follows from it.
     fn schedule(self: &Arc<Self>, pod: Arc<Pod>) {
         let namespaces = self.namespaces(&pod);
+        let claims = Claims::of(&pod, &self.context.caches);
+        let unbound: Vec<_> = claims.unbound.iter().map(|known| known.claim.clone()).collect();
         let decision = {
             let mut state = self.lock();
-            let decision = state.decide(&pod, &namespaces);
+            let decision = state.decide(&pod, &namespaces, claims);
             if let Decision::Bind(node) = &decision {
                 state.assume(&pod, node);
             }
@@ -91,7 +118,7 @@ impl Scheduler {
         let scheduler = self.clone();
         match decision {
             Decision::Bind(node) => {
-                tokio::spawn(async move { scheduler.bind(pod, node).await });
+                tokio::spawn(async move { scheduler.bind(pod, node, unbound).await });
             }
             Decision::Unschedulable { message, eviction } => {
                 tokio::spawn(async move { scheduler.explain(pod, message, eviction).await });
@@ -99,10 +126,15 @@ impl Scheduler {
         }
     }
 
-    async fn bind(&self, pod: Arc<Pod>, node: String) {
-        let Ok(_permit) = self.bindings.acquire().await else { return };
+    async fn bind(&self, pod: Arc<Pod>, node: String, unbound: Vec<Arc<PersistentVolumeClaim>>) {
         let key = ObjectKey::of(pod.as_ref());
-        match self.post_binding(&pod, &key, &node).await {
+        let volumes = self.bind_volumes(&pod, &key, &node, &unbound).await;
+        let Ok(_permit) = self.bindings.acquire().await else { return };
+        let outcome = match volumes {
+            Ok(()) => self.post_binding(&pod, &key, &node).await,
+            Err(error) => Err(error),
+        };
+        match outcome {
             Ok(()) => {
                 let message = format!("Successfully assigned {key} to {node}");
                 self.recorder.record(pod.as_ref(), Notice::normal("Scheduled", message));
@@ -122,6 +154,46 @@ impl Scheduler {
                 tokio::time::sleep(RETRY).await;
                 self.lock().wake(&key);
                 self.wake.notify_one();
+            }
+        }
+    }
+
+    /// Tells where the volumes of a pod are to be, and waits until they are there.
+    async fn bind_volumes(
+        &self,
+        pod: &Pod,
+        key: &ObjectKey,
+        node: &str,
+        unbound: &[Arc<PersistentVolumeClaim>],
+    ) -> Result<(), Error> {
+        let caches = &self.context.caches;
+        let mut progress = self.progress.subscribe();
+        for claim in unbound.iter().filter(|claim| selected_node(claim) != Some(node)) {
+            let patch = json!({"metadata": {
+                "uid": claim.metadata.uid, "annotations": {SELECTED_NODE: node}}});
+            let written = request::merge::<PersistentVolumeClaim>(
+                &self.context.client,
+                &ObjectKey::of(claim.as_ref()),
+                &patch,
+            )
+            .await?;
+            caches.claims.observe(written);
+        }
+        let deadline = tokio::time::Instant::now() + VOLUME_PATIENCE;
+        loop {
+            progress.borrow_and_update();
+            let waiting = unbound.iter().any(|claim| {
+                let claim = caches.claims.get(&ObjectKey::of(claim.as_ref()));
+                claim.is_none_or(|claim| !volumes::is_served(&claim, caches))
+            });
+            let current = caches.pods.get(key);
+            let there = current.is_some_and(|current| current.metadata.uid == pod.metadata.uid);
+            // A pod that is gone waits for nothing; its binding will be refused.
+            if !waiting || !there {
+                return Ok(());
+            }
+            if tokio::time::timeout_at(deadline, progress.changed()).await.is_err() {
+                return Err(Error::VolumesLate { pod: key.to_string() });
             }
         }
     }

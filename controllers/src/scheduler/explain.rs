@@ -37,6 +37,17 @@ pub fn sentence(refusals: &[Refusal], preemption: &Preemption) -> String {
     format!("0/{total} nodes are available: {filtered}. preemption: {preempted}")
 }
 
+/// The sentence for a pod that something keeps from every one of `nodes` nodes.
+pub fn obstacle(nodes: usize, reason: &str) -> String {
+    if nodes == 0 {
+        return sentence(&[], &Preemption::Tried);
+    }
+    format!(
+        "0/{nodes} nodes are available: {reason}. preemption: 0/{nodes} nodes are available: \
+         {nodes} Preemption is not helpful for scheduling."
+    )
+}
+
 fn count(reasons: impl Iterator<Item = String>) -> String {
     let mut counts: BTreeMap<String, usize> = BTreeMap::new();
     for reason in reasons {

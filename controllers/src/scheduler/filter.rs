@@ -21,11 +21,13 @@ pub struct Refusal {
 }
 
 impl Refusal {
-    fn final_(reason: impl Into<String>) -> Self {
+    /// Nothing helps but another node.
+    pub fn final_(reason: impl Into<String>) -> Self {
         Self { reasons: vec![reason.into()], resolvable: false }
     }
 
-    fn for_now(reason: impl Into<String>) -> Self {
+    /// The removal of other pods might help.
+    pub fn for_now(reason: impl Into<String>) -> Self {
         Self { reasons: vec![reason.into()], resolvable: true }
     }
 }
@@ -70,6 +72,7 @@ pub fn check(
         return Err(Refusal::for_now("node(s) didn't have free ports for the requested pod ports"));
     }
     fits(wanted, name, node, nodes)?;
+    wanted.claims.check(pod, node, nodes)?;
     affinity::spreads(pod, name, nodes).map_err(|uneven| match uneven {
         Uneven::TooMany => Refusal::for_now("node(s) didn't match pod topology spread constraints"),
         Uneven::NoLabel => Refusal::final_(

@@ -11,5 +11,6 @@ pub mod node;
 pub mod preempt;
 pub mod resources;
 pub mod state;
+pub mod volumes;
 
 pub use controller::workers;

@@ -8,6 +8,7 @@ use kube::ResourceExt;
 
 use crate::pod;
 use crate::scheduler::resources::{self, Resources};
+use crate::scheduler::volumes::Claims;
 
 /// A port that a pod claims on the node: address (empty for all), protocol, number.
 pub type HostPort = (String, String, i32);
@@ -21,12 +22,19 @@ pub struct Use {
     pub requests: Resources,
     /// Its host ports.
     pub ports: Vec<HostPort>,
+    /// Its volumes; of no interest once it has a node.
+    pub claims: Claims,
 }
 
 impl Use {
     /// What `pod` uses.
     pub fn of(pod: Arc<Pod>) -> Self {
-        Self { requests: resources::requests(&pod), ports: host_ports(&pod), pod }
+        Self {
+            requests: resources::requests(&pod),
+            ports: host_ports(&pod),
+            claims: Claims::default(),
+            pod,
+        }
     }
 
     /// Its priority.

@@ -15,6 +15,7 @@ use crate::scheduler::explain::{self, Preemption};
 use crate::scheduler::filter;
 use crate::scheduler::node::{self, Nodes, Use};
 use crate::scheduler::preempt::{self, Eviction};
+use crate::scheduler::volumes::Claims;
 
 /// The scheduler's own name.
 pub const NAME: &str = "default-scheduler";
@@ -163,8 +164,12 @@ impl State {
     }
 
     /// Decides about one pod.
-    pub fn decide(&self, pod: &Arc<Pod>, namespaces: &NamespaceLabels) -> Decision {
-        let wanted = Use::of(pod.clone());
+    pub fn decide(&self, pod: &Arc<Pod>, namespaces: &NamespaceLabels, claims: Claims) -> Decision {
+        if let Some(obstacle) = &claims.obstacle {
+            let message = explain::obstacle(self.nodes.nodes.len(), obstacle);
+            return Decision::Unschedulable { message, eviction: None };
+        }
+        let wanted = Use { claims, ..Use::of(pod.clone()) };
         let mut refusals = Vec::new();
         let mut fitting: Vec<&String> = Vec::new();
         for name in self.nodes.nodes.keys() {
@@ -283,7 +288,7 @@ mod tests {
     }
 
     fn message(state: &State, pod: &Arc<Pod>) -> String {
-        match state.decide(pod, &NamespaceLabels::new()) {
+        match state.decide(pod, &NamespaceLabels::new(), Claims::default()) {
             Decision::Bind(node) => format!("bound to {node}"),
             Decision::Unschedulable { message, .. } => message,
         }
@@ -411,7 +416,7 @@ mod tests {
         let waiting = pod("waiting", asks("100m"));
         let mut state = state(&vm, &[low, waiting, high.clone()]);
         assert_eq!(state.pop().unwrap().name_any(), "high");
-        match state.decide(&high, &NamespaceLabels::new()) {
+        match state.decide(&high, &NamespaceLabels::new(), Claims::default()) {
             Decision::Unschedulable { eviction: Some(eviction), .. } => {
                 assert_eq!(eviction.victims.len(), 1);
                 assert_eq!(eviction.victims[0].name_any(), "low");

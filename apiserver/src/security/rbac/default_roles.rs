@@ -135,6 +135,8 @@ const CLUSTER_ROLES: &[(&str, &[Row])] = &[
             ("create", "core", "pods/eviction"),
             (READ, "core", "configmaps secrets"),
             ("get list watch", "core", "persistentvolumeclaims persistentvolumes"),
+            // Volumes on directories of the node are let go when the node has settled those.
+            ("patch", "core", "persistentvolumes"),
             ("get patch update", "core", "persistentvolumeclaims/status"),
             ("get", "core", "endpoints"),
             ("create get list watch", "certificates.k8s.io", "certificatesigningrequests"),
