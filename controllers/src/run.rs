@@ -44,6 +44,7 @@ pub async fn run(client: Client, config: ControllersConfig, token: CancellationT
         Box::pin(disruption::workers(&context)),
         Box::pin(volume::workers(&context)),
         Box::pin(volume::protection::workers(&context)),
+        Box::pin(volume::ephemeral::workers(&context)),
         Box::pin(scheduler::workers(&context)),
         Box::pin(namespace::workers(&context, &inventory)),
         Box::pin(garbage_collector::workers(&context, &inventory)),

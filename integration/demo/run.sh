@@ -104,6 +104,22 @@ else
 fi
 run kubectl get pods -l "'app in (nginx, other),pod-template-hash'" --field-selector=status.phase=Running
 
+say "Other building blocks"
+run kubectl apply -f daemonset.yml
+run kubectl rollout status daemonset/node-agent
+run kubectl get daemonsets
+run kubectl apply -f statefulset.yml
+run kubectl rollout status statefulset/mysql
+run kubectl get pods -l app=mysql
+run kubectl get persistentvolumeclaims,persistentvolumes
+run kubectl exec mysql-0 -- sh -c "'echo kept > /data/file'"
+run kubectl delete pod mysql-0
+run kubectl rollout status statefulset/mysql
+run kubectl exec mysql-0 -- cat /data/file
+run kubectl run lookup --image=busybox --image-pull-policy=IfNotPresent --restart=Never --command -- nslookup mysql-1.mysql.default.svc.cluster.local
+run kubectl wait --for=jsonpath="'{.status.phase}'"=Succeeded pod/lookup --timeout=30s "2>/dev/null || sleep 3"
+run kubectl logs lookup
+
 say "Secrets"
 run "echo -n 'This is a secret' > secret1.txt; echo -n 'This is another secret' > secret2.txt"
 run kubectl create secret generic my-secrets --from-file=secret1.txt --from-file=secret2.txt

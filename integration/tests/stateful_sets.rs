@@ -4,16 +4,18 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use coracle_integration::{Kubectl, Node, eventually, privileged, with_kubectls, within};
+use coracle_integration::{Kubectl, Node, privileged, with_kubectls, within};
 use serde_json::Value;
 
 const KUBECTLS: [&str; 2] = ["1.20", "1.33"];
 
-/// A database that knows its name and keeps what it wrote. It holds a lock on its data: a second
-/// holder of the same identity would leave a trace.
-const SCRIPT: &str = "exec 9>/data/lock; flock -n 9 || echo $HOSTNAME >> /data/violations; \
-                      echo $HOSTNAME >> /data/starts; trap 'exit 0' TERM; \
-                      while true; do sleep 0.2; done";
+/// A database that keeps what it wrote. It says in its data who owns them: one that still runs
+/// when another of the same identity has started notices it and leaves a trace.
+const SCRIPT: &str = "id=$(cat /proc/sys/kernel/random/uuid); echo $id > /data/new; \
+                      mv /data/new /data/owner; echo $id >> /data/starts; trap 'exit 0' TERM; \
+                      while true; do \
+                      [ $(cat /data/owner) = $id ] || echo $HOSTNAME $id >> /data/violations; \
+                      sleep 0.1; done";
 
 fn manifest(kind: &str, more: &str) -> String {
     format!(
@@ -114,12 +116,14 @@ fn step_13_names_order_dns_and_storage() {
 
         // Each is found by its own name, from another pod.
         let address = pods[1]["status"]["podIP"].as_str().unwrap();
-        let output = eventually(20, "the name of a pod resolves", || {
-            let output =
-                kubectl.run(&["exec", "mysql-0", "--", "nslookup", "-type=a", "mysql-1.mysql"]);
-            output.stdout.contains(address).then_some(output.stdout)
+        within(20, "the name of a pod resolves", || {
+            let ping = ["exec", "mysql-0", "--", "ping", "-c", "1", "-W", "2", "mysql-1.mysql"];
+            kubectl.run(&ping).stdout.contains(&format!("({address})"))
         });
-        assert!(output.contains("mysql-1.mysql."), "{output}");
+        let namespace = kubectl.jsonpath(&["pod", "mysql-0"], "{.metadata.namespace}");
+        let full = format!("mysql-1.mysql.{namespace}.svc.cluster.local");
+        let answer = kubectl.ok(&["exec", "mysql-0", "--", "nslookup", &full]);
+        assert!(answer.contains(&full) && answer.contains(address), "{answer}");
 
         // Data stays with the name; the names go from the top and come from the bottom.
         kubectl.ok(&["exec", "mysql-1", "--", "sh", "-c", "echo kept > /data/file"]);

@@ -7,6 +7,7 @@
 pub mod annotation;
 pub mod claim;
 pub mod controller;
+pub mod ephemeral;
 pub mod matching;
 pub mod protection;
 pub mod provision;
