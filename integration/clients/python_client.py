@@ -144,7 +144,13 @@ while chunk := socket.recv(4096):
     answer += chunk
 assert b"200 OK" in answer and b"Welcome to nginx!" in answer, answer
 assert forward.error(80) is None, forward.error(80)
-assert "GET / HTTP/1.0" in core.read_namespaced_pod_log(pod, namespace)
+# nginx writes its log after it has answered.
+for _ in range(100):
+    if "GET / HTTP/1.0" in core.read_namespaced_pod_log(pod, namespace):
+        break
+    time.sleep(0.1)
+else:
+    raise AssertionError(core.read_namespaced_pod_log(pod, namespace))
 
 # The dynamic client finds kinds through discovery.
 from kubernetes import dynamic
