@@ -98,9 +98,8 @@ fn service_usage(service: &Value) -> Amounts {
     let spec = &service["spec"];
     let ports = spec["ports"].as_array().map_or(0, Vec::len);
     let balanced = spec["type"] == "LoadBalancer";
-    let node_ports = if spec["type"] == "NodePort" {
-        ports
-    } else if balanced && spec["allocateLoadBalancerNodePorts"] != false {
+    let allocated = spec["allocateLoadBalancerNodePorts"] != false;
+    let node_ports = if spec["type"] == "NodePort" || (balanced && allocated) {
         ports
     } else {
         let assigned = spec["ports"].as_array().into_iter().flatten();

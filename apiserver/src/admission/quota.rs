@@ -83,10 +83,9 @@ fn check(call: &Call<'_>, new: &Value, old: Option<&Value>) -> Result<(), ApiErr
     for quota in &quotas {
         let name = object::name(quota);
         let hard = &quota["spec"]["hard"];
-        if group.is_empty() && plural == "pods" && old.is_none() {
-            if let Some(unsaid) = quota::unsaid(hard, new) {
-                return Err(forbidden(&format!("failed quota: {name}: must specify {unsaid}")));
-            }
+        let is_new_pod = group.is_empty() && plural == "pods" && old.is_none();
+        if let Some(unsaid) = quota::unsaid(hard, new).filter(|_| is_new_pod) {
+            return Err(forbidden(&format!("failed quota: {name}: must specify {unsaid}")));
         }
         let limits: BTreeMap<String, Quantity> = hard
             .as_object()
