@@ -75,7 +75,7 @@ fn validate_indexed(spec: &Field<'_>) -> ErrorList {
         return errors;
     }
     let rules = policy.at("rules");
-    if rules.len() == 0 {
+    if rules.is_empty() {
         errors.push(
             rules.required(
                 "at least one rules must be specified when the successPolicy is specified",
@@ -194,7 +194,7 @@ fn validate_exit_codes(spec: &Field<'_>, codes: &Field<'_>) -> ErrorList {
         }
     }
     let values = codes.at("values");
-    if values.len() == 0 {
+    if values.is_empty() {
         errors.push(values.invalid("at least one value is required"));
     } else if values.len() > EXIT_CODES_MAX {
         errors.push(values.invalid(format!("must have at most {EXIT_CODES_MAX} items")));
