@@ -13,6 +13,7 @@ mod events;
 mod hook;
 pub mod logs;
 pub mod machine;
+mod metrics;
 mod node;
 mod objects;
 mod picture;

@@ -56,6 +56,13 @@ async fn answer(node: &Arc<Node>, request: Request<Incoming>) -> Response<Body> 
         ["healthz"] => text(StatusCode::OK, "ok"),
         ["pods"] => pods(node),
         ["stats", "summary"] => summary(node).await,
+        ["metrics"] => exposition(crate::metrics::kubelet(node)),
+        ["metrics", "cadvisor"] => exposition(crate::metrics::cadvisor(node).await),
+        ["metrics", "resource"] => {
+            let (cpu_ns, available) = machine_usage();
+            let working_set = node.capacity.memory_bytes.saturating_sub(available);
+            exposition(crate::metrics::resource(node, (cpu_ns, working_set)).await)
+        }
         ["containerLogs", namespace, pod, container] => {
             container_logs(node, &request, namespace, pod, container)
         }
@@ -80,6 +87,14 @@ fn full(bytes: impl Into<Bytes>) -> Body {
 fn text(status: StatusCode, message: impl Into<String>) -> Response<Body> {
     let mut response = Response::new(full(message.into()));
     *response.status_mut() = status;
+    response
+}
+
+/// Text in the format of Prometheus.
+fn exposition(metrics: String) -> Response<Body> {
+    let mut response = Response::new(full(metrics));
+    let kind = http::HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8");
+    response.headers_mut().insert(http::header::CONTENT_TYPE, kind);
     response
 }
 

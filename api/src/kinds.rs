@@ -16,6 +16,7 @@ mod ingress_class;
 mod job;
 mod lease;
 mod limit_range;
+mod metrics;
 mod namespace;
 mod network_policy;
 mod node;
@@ -77,6 +78,8 @@ pub static RESOURCES: &[Resource] = &[
     ingress::RESOURCE,
     ingress_class::RESOURCE,
     network_policy::RESOURCE,
+    metrics::NODE,
+    metrics::POD,
     review::TOKEN_REVIEW,
     review::SELF_SUBJECT_REVIEW,
     review::SUBJECT_ACCESS_REVIEW,

@@ -13,6 +13,7 @@ pub mod openapi;
 pub mod pod;
 pub mod pod_spec;
 pub mod quantity;
+pub mod quota;
 pub mod registry;
 pub mod schedule;
 pub mod schema;

@@ -2,7 +2,7 @@
 
 use std::cmp::Reverse;
 
-use api::{Persistence, Resource, Served};
+use api::{Resource, Served};
 use serde_json::{Value, json};
 
 use crate::catalog::Catalog;
@@ -163,11 +163,8 @@ fn sorted<'a>(verbs: impl Iterator<Item = &'a str>) -> Vec<&'a str> {
     verbs
 }
 
-/// The verbs of a type; what is not stored can only be created.
+/// The verbs of a type.
 fn verbs(resource: &Resource) -> Vec<&'static str> {
-    if resource.persistence == Persistence::None {
-        return sorted(resource.verbs.iter().copied().filter(|v| *v == "create"));
-    }
     sorted(resource.verbs.iter().copied())
 }
 

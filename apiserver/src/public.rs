@@ -18,6 +18,7 @@ use crate::health;
 use crate::negotiate::{self, Accepted, Encoding, Form};
 use crate::openapi;
 use crate::request::RequestInfo;
+use crate::requests;
 use crate::server::{self, ApiServer};
 
 /// What these paths answer from.
@@ -60,6 +61,7 @@ pub(crate) async fn answer(
             let answer = openapi::answer(server, rest, parts).await?;
             return Ok(answer.unwrap_or_else(page_not_found));
         }
+        ["metrics"] => return Ok(requests::answer(server)),
         ["version"] => Some(server.public.version.clone()),
         ["healthz" | "livez" | "readyz", ..] => {
             return Ok(health::answer(server, parts, &segments).await);
@@ -127,6 +129,7 @@ fn paths(catalog: &Catalog) -> Value {
         "/apis",
         "/healthz",
         "/livez",
+        "/metrics",
         "/openapi/v2",
         "/openapi/v3",
         "/readyz",

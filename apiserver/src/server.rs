@@ -2,6 +2,7 @@
 
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
+use std::time::Instant;
 
 use api::{Resource, Subresource};
 use futures::FutureExt;
@@ -20,12 +21,13 @@ use crate::meta::Meta;
 use crate::openapi::Documents;
 use crate::public::PublicPaths;
 use crate::request::{Query, RequestInfo};
+use crate::requests::Requests;
 use crate::security::{Attributes, Security, User};
 use crate::services::Services;
 use crate::stream_proxy::{NodeDialer, Nodes};
 use crate::tls_listener::FromNetwork;
 use crate::ui::{self, Dashboard};
-use crate::{public, subresources, verbs};
+use crate::{metrics, public, subresources, verbs};
 
 /// The Kubernetes API over one store.
 pub struct ApiServer {
@@ -37,6 +39,11 @@ pub struct ApiServer {
     pub(crate) public: PublicPaths,
     pub(crate) openapi: Documents,
     pub(crate) ui: Dashboard,
+    /// Held by whoever creates something in a namespace with a quota.
+    pub(crate) quota_turn: tokio::sync::Mutex<()>,
+    pub(crate) sampler: metrics::Sampler,
+    /// What has been answered so far.
+    pub(crate) requests: Requests,
     in_flight: Semaphore,
     nodes: Nodes,
 }
@@ -70,6 +77,9 @@ impl ApiServer {
             public,
             openapi: Documents::default(),
             ui: Dashboard::default(),
+            quota_turn: tokio::sync::Mutex::default(),
+            sampler: metrics::Sampler::default(),
+            requests: Requests::default(),
             in_flight,
             nodes: Nodes::default(),
         })
@@ -83,6 +93,11 @@ impl ApiServer {
     /// Tells the server how to reach the kubelets of its nodes; once.
     pub fn set_node_dialer(&self, dialer: Arc<dyn NodeDialer>) {
         self.nodes.set(dialer);
+    }
+
+    /// Requests from outside the process that are being answered.
+    pub(crate) fn requests_in_flight(&self) -> usize {
+        self.config.max_requests_in_flight - self.in_flight.available_permits()
     }
 
     pub(crate) fn node_dialer(&self) -> Option<&Arc<dyn NodeDialer>> {
@@ -204,11 +219,14 @@ impl ApiServer {
         let headers = parts.headers.clone();
         let call = Call::new(self, user, info, query, &headers, found);
         call.warn_all(api::registry::deprecation_warning(found.1));
+        let began = Instant::now();
         let answer = match info.subresource.as_str() {
             "" => dispatch(&call, body).await,
             _ => subresources::dispatch(&call, parts, body).await,
         };
         let mut response = answer.unwrap_or_else(|error| body::failure(&error));
+        let took = (!info.is_long_running()).then(|| began.elapsed());
+        self.requests.count(info.verb, found.1, &info.subresource, response.status(), took);
         for warning in call.take_warnings() {
             let text = format!("299 - \"{}\"", warning.replace('\\', "\\\\").replace('"', "\\\""));
             if let Ok(value) = HeaderValue::from_str(&text) {
@@ -233,6 +251,9 @@ async fn dispatch(call: &Call<'_>, body: Body) -> Result<Response<Body>, ApiErro
         || (verb == "deletecollection" && call.resource.verbs.contains(&"delete"));
     if !known {
         return Err(ApiError::method_not_allowed());
+    }
+    if call.stored_as().group == metrics::GROUP {
+        return metrics::answer(call).await;
     }
     match verb {
         "get" => verbs::get::answer(call),

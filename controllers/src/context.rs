@@ -13,7 +13,7 @@ use k8s_openapi::api::autoscaling::v2::HorizontalPodAutoscaler;
 use k8s_openapi::api::batch::v1::{CronJob, Job};
 use k8s_openapi::api::core::v1::{
     ConfigMap, Endpoints, Namespace, Node, PersistentVolume, PersistentVolumeClaim, Pod,
-    ReplicationController, Service, ServiceAccount,
+    ReplicationController, ResourceQuota, Service, ServiceAccount,
 };
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
@@ -72,6 +72,8 @@ pub struct Caches {
     pub cron_jobs: Arc<Cache<CronJob>>,
     /// HorizontalPodAutoscalers.
     pub autoscalers: Arc<Cache<HorizontalPodAutoscaler>>,
+    /// ResourceQuotas.
+    pub quotas: Arc<Cache<ResourceQuota>>,
     /// PodDisruptionBudgets.
     pub budgets: Arc<Cache<PodDisruptionBudget>>,
     /// Services.
@@ -108,6 +110,7 @@ impl Caches {
             cron_jobs: Cache::new(),
             autoscalers: Cache::new(),
             budgets: Cache::new(),
+            quotas: Cache::new(),
             services: Cache::new(),
             endpoints: Cache::new(),
             endpoint_slices: Cache::new(),
@@ -140,6 +143,7 @@ impl Caches {
         self.cron_jobs.start(client, token);
         self.autoscalers.start(client, token);
         self.budgets.start(client, token);
+        self.quotas.start(client, token);
         let named = Selection { fields: Some("metadata.name=kube-root-ca.crt".to_owned()) };
         self.root_cas.start_selected(client, named, token);
     }
@@ -161,6 +165,7 @@ impl Caches {
             self.cron_jobs.synced(),
             self.autoscalers.synced(),
             self.budgets.synced(),
+            self.quotas.synced(),
             self.services.synced(),
             self.endpoints.synced(),
             self.endpoint_slices.synced(),

@@ -110,6 +110,7 @@ impl Inventory {
             ("autoscaling", "horizontalpodautoscalers") => {
                 self.listen(&caches.autoscalers, index);
             }
+            ("", "resourcequotas") => self.listen(&caches.quotas, index),
             ("policy", "poddisruptionbudgets") => self.listen(&caches.budgets, index),
             ("", "services") => self.listen(&caches.services, index),
             ("", "endpoints") => self.listen(&caches.endpoints, index),

@@ -25,6 +25,7 @@ pub mod ownership;
 pub mod pod;
 pub mod pod_control;
 pub mod queue;
+pub mod quota;
 pub mod replicas;
 pub mod replicaset;
 pub mod replication_controller;

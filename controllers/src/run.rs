@@ -12,7 +12,8 @@ use crate::endpoint::{legacy, mirror, slice};
 use crate::inventory::Inventory;
 use crate::{
     autoscaler, cron_job, daemonset, deployment, disruption, garbage_collector, job, load_balancer,
-    namespace, replicas, root_ca, scheduler, service_account, statefulset, volume, well_known,
+    namespace, quota, replicas, root_ca, scheduler, service_account, statefulset, volume,
+    well_known,
 };
 
 /// The workers of one controller.
@@ -46,6 +47,7 @@ pub async fn run(client: Client, config: ControllersConfig, token: CancellationT
         Box::pin(volume::protection::workers(&context)),
         Box::pin(volume::ephemeral::workers(&context)),
         Box::pin(scheduler::workers(&context)),
+        Box::pin(quota::workers(&context, &inventory)),
         Box::pin(namespace::workers(&context, &inventory)),
         Box::pin(garbage_collector::workers(&context, &inventory)),
     ];

@@ -1,5 +1,7 @@
 //! Job.
 
+mod policy;
+
 use jiff::Timestamp;
 use serde_json::Value;
 
@@ -180,16 +182,8 @@ pub fn validate_job_spec(spec: &Field<'_>) -> ErrorList {
     let mode = spec.at("completionMode");
     if mode.exists() {
         errors.extend(mode.one_of(&["NonIndexed", "Indexed"]));
-        let completions = spec.at("completions");
-        if mode.str() == "Indexed" && !completions.exists() {
-            let detail = "when completion mode is Indexed";
-            errors.push(completions.required(detail));
-        }
     }
-    let replacement = spec.at("podReplacementPolicy");
-    if replacement.exists() {
-        errors.extend(replacement.one_of(&["Failed", "TerminatingOrFailed"]));
-    }
+    errors.extend(policy::validate(spec));
     errors.extend(validate_template(&spec.at("template"), &["OnFailure", "Never"]));
     errors
 }

@@ -27,6 +27,10 @@ pub fn scale_version(served: &Served) -> (&'static str, &'static str) {
 
 /// Adds the paths of a resource.
 pub fn add(paths: &mut Map<String, Value>, dialect: Dialect, resource: &Resource, served: &Served) {
+    // Types without a schema of their own are served all the same.
+    if message(served.group, served.version, served.kind).is_none() {
+        return;
+    }
     let prefix = match served.group {
         "" => format!("/api/{}", served.version),
         group => format!("/apis/{group}/{}", served.version),

@@ -1,7 +1,9 @@
 //! Built-in admission: what the server adds to or refuses of valid requests, in upstream's order.
 
+mod limit_range;
 mod namespace_lifecycle;
 mod pod_priority;
+pub(crate) mod quota;
 mod service_account;
 mod storage;
 mod tolerations;
@@ -20,6 +22,10 @@ pub(crate) async fn create(call: &Call<'_>, object: &mut Value) -> Result<(), Ap
         service_account::create(call, object).await?;
         pod_priority::create(call, object)?;
         tolerations::create(object);
+        limit_range::create_pod(call, object)?;
+    }
+    if is_claim(call) {
+        limit_range::check_claim(call, object)?;
     }
     match (stored.group, stored.kind) {
         ("", "Secret") => {
@@ -62,9 +68,12 @@ pub(crate) async fn update(
         pod_priority::update(object, old);
         tolerations::create(object);
     }
-    let stored = call.stored_as();
-    if stored.kind == "PersistentVolumeClaim" && subresource == Subresource::None {
+    if is_claim(call) && subresource == Subresource::None {
         storage::resize(call, object, old)?;
+        limit_range::check_claim(call, object)?;
+    }
+    if subresource == Subresource::None {
+        quota::update(call, object, old)?;
     }
     check_roles(call, object, Some(old))
 }
@@ -72,6 +81,11 @@ pub(crate) async fn update(
 /// Before an object is deleted.
 pub(crate) fn delete(call: &Call<'_>, name: &str) -> Result<(), ApiError> {
     namespace_lifecycle::delete(call, name)
+}
+
+fn is_claim(call: &Call<'_>) -> bool {
+    let stored = call.stored_as();
+    stored.group.is_empty() && stored.kind == "PersistentVolumeClaim"
 }
 
 fn is_pod(call: &Call<'_>) -> bool {

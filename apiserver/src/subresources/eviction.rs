@@ -36,11 +36,37 @@ pub(crate) async fn answer(call: &Call<'_>, body: &Bytes) -> Result<Response<Bod
         spend_budget(call, &pod, options.dry_run).await?;
     }
     options.uid.get_or_insert_with(|| object::metadata_str(&pod, "uid").to_owned());
+    if !options.dry_run {
+        announce(call, &name).await?;
+    }
     delete::delete(call, &name, &options).await?;
     let status = json!({
         "kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success", "code": 201,
     });
     body::value(StatusCode::CREATED, &status, Encoding::Json, call.headers)
+}
+
+/// Says in the pod's status why it goes, so that its owner need not take it for a failure.
+async fn announce(call: &Call<'_>, name: &str) -> Result<(), ApiError> {
+    const KIND: &str = "DisruptionTarget";
+    let edit =
+        Edit { subresource: Subresource::Status, trusted: true, dry_run: false, manager: None };
+    write::modify(call, name, &edit, |current| {
+        let mut pod = current.object.clone();
+        let status = object::child_mut(&mut pod, "status");
+        let conditions = status.entry("conditions").or_insert_with(|| json!([]));
+        if let Some(list) = conditions.as_array_mut() {
+            list.retain(|condition| condition["type"] != KIND);
+            list.push(json!({
+                "type": KIND, "status": "True", "lastProbeTime": null,
+                "lastTransitionTime": object::time(Timestamp::now()),
+                "reason": "EvictionByEvictionAPI", "message": "Eviction API: evicting",
+            }));
+        }
+        Ok(pod)
+    })
+    .await?;
+    Ok(())
 }
 
 /// Whether the pod serves nobody, so that no budget protects it.

@@ -88,6 +88,7 @@ async fn create_named(
     }
     call.warn_all(behaviour.warnings(&object));
     admission::validate_create(call, &object)?;
+    let _turn = admission::quota::create(call, &object).await?;
     let key = call.key(&name);
     if options.dry_run {
         if call.server.store.get(&key).is_some() {
