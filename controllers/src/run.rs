@@ -12,7 +12,7 @@ use crate::endpoint::{legacy, mirror, slice};
 use crate::inventory::Inventory;
 use crate::{
     autoscaler, cron_job, daemonset, deployment, disruption, garbage_collector, job, load_balancer,
-    namespace, replicas, root_ca, scheduler, service_account, statefulset, well_known,
+    namespace, node_taint, replicas, root_ca, scheduler, service_account, statefulset, well_known,
 };
 
 /// The workers of one controller.
@@ -43,6 +43,7 @@ pub async fn run(client: Client, config: ControllersConfig, token: CancellationT
         Box::pin(autoscaler::workers(&context)),
         Box::pin(disruption::workers(&context)),
         Box::pin(scheduler::workers(&context)),
+        Box::pin(node_taint::workers(&context)),
         Box::pin(namespace::workers(&context, &inventory)),
         Box::pin(garbage_collector::workers(&context, &inventory)),
     ];
