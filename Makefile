@@ -6,7 +6,7 @@ RELEASE := $(TARGET_DIR)/$(TARGET)/release/coracle
 DEBUG := $(TARGET_DIR)/$(TARGET)/debug/coracle
 export PATH := $(HOME)/.cargo/bin:$(PATH)
 
-.PHONY: run test check clean build bench dashboard prerequisites images kubectl clients
+.PHONY: run test kills check clean build bench dashboard prerequisites images kubectl clients
 
 ## run: install what is missing, build, start a node, replay the story, stay up until Ctrl-C.
 ##      NETNS=1 puts the node into a network namespace of its own with no way out.
@@ -17,6 +17,12 @@ run: build images
 test: prerequisites dashboard/dist/assets.rs images kubectl clients check
 	cargo build --workspace
 	@CORACLE_BINARY=$(abspath $(DEBUG)) integration/scripts/test.sh
+
+## kills: the long run of the test that kills the agent at random moments (KILLS=200).
+KILLS ?= 200
+kills: prerequisites images kubectl
+	cargo build --workspace
+	CORACLE_BINARY=$(abspath $(DEBUG)) CORACLE_KILLS=$(KILLS) cargo test --workspace --test kills -- --nocapture
 
 ## check: formatting and lints.
 check: prerequisites

@@ -2,9 +2,11 @@
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures::StreamExt;
 use k8s_openapi::api::core::v1::Pod;
+use kube::api::ListParams;
 use kube::runtime::{WatchStreamExt, watcher};
 use kube::{Api, Client};
 use netproxy::PodNetwork;
@@ -13,18 +15,21 @@ use runtime::Runtime;
 use runtime::image::ImageStore;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
+use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
 use crate::config::AgentConfig;
 use crate::directory::Directory;
 use crate::events::Recorder;
+use crate::image_gc::ImageUses;
 use crate::machine::{Machine, PodSandbox};
 use crate::node::{Capacity, Node};
 use crate::objects::Objects;
+use crate::pressure::Gauge;
 use crate::services::Services;
 use crate::volume::provisioned;
 use crate::worker::{News, Worker};
-use crate::{real, registration, server};
+use crate::{pressure, real, registration, server};
 
 /// Why an agent cannot be started.
 #[derive(Debug, thiserror::Error)]
@@ -46,6 +51,9 @@ pub struct Agent {
     node: Arc<Node>,
     stop: CancellationToken,
 }
+
+/// After a start, how long pods that run and are not bound to this node are left alone.
+const UNCLAIMED: Duration = Duration::from_secs(60);
 
 struct Running {
     news: watch::Sender<News>,
@@ -84,6 +92,8 @@ impl Agent {
             objects: Objects::new(client.clone()),
             services: Services::start(client.clone(), stop.clone()),
             directory: Directory::default(),
+            image_uses: ImageUses::default(),
+            pressure: Gauge::default(),
             capacity: Capacity::of_this_machine(),
             config,
             client,
@@ -107,6 +117,7 @@ impl Agent {
             () = cancel.cancelled() => {}
             () = registration::run(self.node.clone()) => {}
             () = provisioned::reclaim(self.node.clone()) => {}
+            () = pressure::run(self.node.clone()) => {}
             () = self.follow_pods(adopted) => {}
         }
     }
@@ -128,7 +139,17 @@ impl Agent {
         let mut stream = std::pin::pin!(stream);
         let mut listed: HashMap<String, Arc<Pod>> = HashMap::new();
         let mut first = true;
-        while let Some(event) = stream.next().await {
+        loop {
+            let event = tokio::select! {
+                event = stream.next() => event,
+                () = sleep(UNCLAIMED), if !first && !adopted.is_empty() => {
+                    // Pods that nobody claimed: bound no more, or gone.
+                    let known = workers.keys().cloned().collect();
+                    self.clean_orphans(known, &mut adopted).await;
+                    continue;
+                }
+            };
+            let Some(event) = event else { return };
             match event {
                 Ok(watcher::Event::Init) => listed.clear(),
                 Ok(watcher::Event::InitApply(pod)) => {
@@ -138,7 +159,7 @@ impl Agent {
                 Ok(watcher::Event::InitDone) => {
                     let pods = std::mem::take(&mut listed);
                     if std::mem::take(&mut first) {
-                        self.clean_orphans(&pods, &mut adopted).await;
+                        self.clean_orphans(pods.keys().cloned().collect(), &mut adopted).await;
                     }
                     for (uid, running) in &workers {
                         if !pods.contains_key(uid) {
@@ -182,13 +203,29 @@ impl Agent {
         workers.insert(uid, Running { news, task: tokio::spawn(worker.run()) });
     }
 
-    /// Removes what is left of pods that are not there any more.
+    async fn unbound_pods(&self) -> Result<Vec<String>, kube::Error> {
+        let api = Api::<Pod>::all(self.node.client.clone());
+        let params = ListParams::default().fields("spec.nodeName=");
+        let list = api.list_metadata(&params).await?;
+        Ok(list.items.into_iter().filter_map(|pod| pod.metadata.uid).collect())
+    }
+
+    /// Removes what is left of pods that are not there any more. A pod that is there but bound to
+    /// no node was bound to this one before a crash undid it, and will be again: it keeps running.
     async fn clean_orphans(
         &self,
-        pods: &HashMap<String, Arc<Pod>>,
+        mut known: HashSet<String>,
         adopted: &mut HashMap<String, Arc<dyn PodSandbox>>,
     ) {
-        let known: HashSet<String> = pods.keys().cloned().collect();
+        if adopted.keys().any(|uid| !known.contains(uid)) {
+            match self.unbound_pods().await {
+                Ok(unbound) => known.extend(unbound),
+                Err(error) => {
+                    tracing::warn!(%error, "cannot tell which pods are gone");
+                    return;
+                }
+            }
+        }
         let orphans: Vec<String> =
             adopted.keys().filter(|uid| !known.contains(*uid)).cloned().collect();
         for uid in orphans {
@@ -207,6 +244,7 @@ impl Agent {
         }
         let pods_dir = self.node.config.data_dir.join("pods");
         let log_dir = self.node.config.pod_log_dir.clone();
+        let links = self.node.config.container_log_dir.clone();
         let cleaned = tokio::task::spawn_blocking(move || {
             for entry in std::fs::read_dir(&pods_dir).into_iter().flatten().flatten() {
                 let uid = entry.file_name().to_string_lossy().into_owned();
@@ -225,6 +263,15 @@ impl Agent {
                     && let Err(error) = std::fs::remove_dir_all(entry.path())
                 {
                     tracing::warn!(name, %error, "cannot remove orphaned logs");
+                }
+            }
+            for entry in std::fs::read_dir(&links).into_iter().flatten().flatten() {
+                let target = std::fs::read_link(entry.path()).unwrap_or_default();
+                if target.starts_with(&log_dir)
+                    && !target.exists()
+                    && let Err(error) = std::fs::remove_file(entry.path())
+                {
+                    tracing::warn!(?target, %error, "cannot remove the link of an orphaned log");
                 }
             }
         });

@@ -3,6 +3,9 @@
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::path::PathBuf;
+use std::time::Duration;
+
+use crate::pressure::threshold::{ENOUGH_BYTES, Threshold};
 
 /// How images are fetched.
 #[derive(Clone, Debug)]
@@ -63,6 +66,16 @@ pub struct AgentConfig {
     pub log_max_files: u32,
     /// Remove unused images when the file system of `data_dir` is fuller than this percentage.
     pub image_gc_high_percent: u8,
+    /// Then remove images until it is no fuller than this.
+    pub image_gc_low_percent: u8,
+    /// No image has to go while so many bytes of that file system are left.
+    pub image_gc_enough_bytes: u64,
+    /// Images stay for this long after they came or were used: somebody may be about to start them.
+    pub image_gc_min_age: Duration,
+    /// What the node must have left; pods end when it has less.
+    pub eviction_hard: Vec<Threshold>,
+    /// How long a shortage is reported after it was last seen.
+    pub eviction_transition: Duration,
     /// How images are fetched.
     pub registries: Registries,
     /// Certificate authority of the cluster, for audience of mounted tokens.
@@ -90,6 +103,11 @@ impl AgentConfig {
             log_max_bytes: 10 * 1024 * 1024,
             log_max_files: 5,
             image_gc_high_percent: 85,
+            image_gc_low_percent: 80,
+            image_gc_enough_bytes: ENOUGH_BYTES,
+            image_gc_min_age: Duration::from_secs(120),
+            eviction_hard: Threshold::usual(),
+            eviction_transition: Duration::from_secs(300),
             registries: Registries::default(),
             api_audiences: Vec::new(),
         }

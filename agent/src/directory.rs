@@ -1,10 +1,14 @@
 //! Where the containers of running pods are, for those who come through the kubelet API.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use k8s_openapi::api::core::v1::Pod;
+use tokio::sync::mpsc;
+
 use crate::machine::PodSandbox;
+use crate::worker::Note;
 
 /// A container of a pod.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -30,6 +34,14 @@ pub struct Where {
     pub netns: Option<PathBuf>,
     /// Its containers.
     pub containers: Vec<Place>,
+    /// The latest object.
+    pub pod: Arc<Pod>,
+    /// The names and identifiers of the images that its containers use.
+    pub images: Vec<String>,
+    /// It is about to end.
+    pub ending: bool,
+    /// Reaches its worker.
+    pub note: mpsc::UnboundedSender<Note>,
 }
 
 /// All pods by namespace and name.
@@ -60,6 +72,11 @@ impl Directory {
     /// Where a pod is.
     pub fn get(&self, namespace: &str, name: &str) -> Option<Where> {
         self.lock().get(&(namespace.to_owned(), name.to_owned())).cloned()
+    }
+
+    /// The names and identifiers of all images in use.
+    pub fn images(&self) -> HashSet<String> {
+        self.lock().values().flat_map(|place| place.images.iter().cloned()).collect()
     }
 
     /// Every pod with its namespace and name.

@@ -62,6 +62,8 @@ pub trait PodSandbox: Send + Sync {
     fn remove(&self) -> BoxFuture<'_, Result<(), Cause>>;
     /// What happens without being asked for; there is one receiver per sandbox.
     fn events(&self) -> mpsc::Receiver<SandboxEvent>;
+    /// Where its records and writable layers are.
+    fn directory(&self) -> PathBuf;
     /// The network namespace it was made with.
     fn netns(&self) -> Option<PathBuf>;
     /// What it and its containers use.

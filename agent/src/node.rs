@@ -5,8 +5,10 @@ use kube::Client;
 use crate::config::AgentConfig;
 use crate::directory::Directory;
 use crate::events::Recorder;
+use crate::image_gc::ImageUses;
 use crate::machine::Machine;
 use crate::objects::Objects;
+use crate::pressure::Gauge;
 use crate::services::Services;
 
 /// What the machine has.
@@ -45,6 +47,10 @@ pub struct Node {
     pub services: Services,
     /// Where containers are.
     pub directory: Directory,
+    /// When images were last wanted.
+    pub image_uses: ImageUses,
+    /// What the node is short of.
+    pub pressure: Gauge,
     /// What the machine has.
     pub capacity: Capacity,
 }

@@ -108,6 +108,10 @@ impl PodSandbox for RealSandbox {
         self.0.events()
     }
 
+    fn directory(&self) -> PathBuf {
+        self.0.directory()
+    }
+
     fn netns(&self) -> Option<PathBuf> {
         self.0.spec().netns.clone()
     }

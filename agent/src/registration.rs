@@ -13,6 +13,7 @@ use serde_json::{Value, json};
 use tokio::time::sleep;
 
 use crate::events::Level;
+use crate::image_gc;
 use crate::node::Node;
 
 /// Between renewals of the lease.
@@ -23,8 +24,6 @@ const LEASE_SECONDS: i32 = 40;
 const RETRY: Duration = Duration::from_millis(200);
 /// Images listed in the status.
 const MAX_IMAGES: usize = 50;
-/// A file system fuller than this has pressure.
-const DISK_PRESSURE_FREE_PERCENT: u64 = 10;
 
 /// Registers, then renews until dropped.
 pub async fn run(node: Arc<Node>) {
@@ -32,13 +31,8 @@ pub async fn run(node: Arc<Node>) {
         tracing::debug!(%error, "cannot register the node yet");
         sleep(RETRY).await;
     }
-    let object = ObjectReference {
-        kind: Some("Node".into()),
-        name: Some(node.config.node_name.clone()),
-        uid: Some(node.config.node_name.clone()),
-        ..ObjectReference::default()
-    };
-    node.recorder.record(object, Level::Normal, "Starting", "Starting kubelet.");
+    node.recorder.record(reference(&node), Level::Normal, "Starting", "Starting kubelet.");
+    let mut pressure = node.pressure.subscribe();
     let mut known = Value::Null;
     loop {
         if let Err(error) = renew(&node).await {
@@ -51,7 +45,21 @@ pub async fn run(node: Arc<Node>) {
                 Err(error) => tracing::warn!(%error, "cannot write the status of the node"),
             }
         }
-        sleep(RENEW).await;
+        tokio::select! {
+            () = sleep(RENEW) => {}
+            // The gauge lives as long as the node.
+            _ = pressure.changed() => {}
+        }
+    }
+}
+
+/// The node as events name it.
+pub fn reference(node: &Node) -> ObjectReference {
+    ObjectReference {
+        kind: Some("Node".into()),
+        name: Some(node.config.node_name.clone()),
+        uid: Some(node.config.node_name.clone()),
+        ..ObjectReference::default()
     }
 }
 
@@ -85,12 +93,26 @@ async fn register(node: &Node) -> Result<(), Error> {
     match api.create(&PostParams::default(), &typed).await {
         Ok(_) => {}
         Err(Error::Api(status)) if status.code == 409 => {
+            tell_of_reboot(node, &api).await?;
             let patch = json!({"metadata": {"labels": labels}});
             api.patch(name, &PatchParams::default(), &Patch::Merge(patch)).await?;
         }
         Err(error) => return Err(error),
     }
     write(node, &status(node).await).await
+}
+
+/// Says that the machine was started anew since the node was last seen.
+async fn tell_of_reboot(node: &Node, api: &Api<ApiNode>) -> Result<(), Error> {
+    let before = api.get_opt(&node.config.node_name).await?;
+    let before = before.and_then(|node| node.status).and_then(|status| status.node_info);
+    let boot_id = read("/proc/sys/kernel/random/boot_id");
+    if before.is_some_and(|info| !info.boot_id.is_empty() && info.boot_id != boot_id) {
+        let name = &node.config.node_name;
+        let message = format!("Node {name} has been rebooted, boot id: {boot_id}");
+        node.recorder.record(reference(node), Level::Warning, "Rebooted", message);
+    }
+    Ok(())
 }
 
 async fn write(node: &Node, status: &Value) -> Result<(), Error> {
@@ -149,7 +171,7 @@ fn os_image() -> String {
 async fn status(node: &Node) -> Value {
     let config = &node.config;
     let now = Timestamp::now().strftime("%Y-%m-%dT%H:%M:%SZ").to_string();
-    let (total, free) = disk(&config.data_dir);
+    let total = image_gc::observe(&config.data_dir).nodefs.capacity;
     let memory_kib = node.capacity.memory_bytes / 1024;
     let resources = json!({
         "cpu": (node.capacity.milli_cpu / 1000).to_string(),
@@ -165,7 +187,7 @@ async fn status(node: &Node) -> Value {
         .map(|ip| json!({"type": "InternalIP", "address": ip.to_string()}))
         .collect();
     addresses.push(json!({"type": "Hostname", "address": config.node_name}));
-    let disk_pressure = total > 0 && free * 100 / total < DISK_PRESSURE_FREE_PERCENT;
+    let pressure = node.pressure.read();
     let condition = |kind: &str, status: bool, reason: &str, message: &str| {
         json!({
             "type": kind,
@@ -176,10 +198,9 @@ async fn status(node: &Node) -> Value {
             "lastTransitionTime": now,
         })
     };
-    let disk = if disk_pressure {
-        condition("DiskPressure", true, "KubeletHasDiskPressure", "kubelet has disk pressure")
-    } else {
-        condition("DiskPressure", false, "KubeletHasNoDiskPressure", "kubelet has no disk pressure")
+    let short = |kind: &str, is: bool, low: (&str, &str), well: (&str, &str)| {
+        let (reason, message) = if is { low } else { well };
+        condition(kind, is, &format!("KubeletHas{reason}"), &format!("kubelet has {message}"))
     };
     let mut images = node.machine.images.list().await;
     images.sort_by_key(|image| std::cmp::Reverse(image.size_bytes));
@@ -197,11 +218,14 @@ async fn status(node: &Node) -> Value {
         "addresses": addresses,
         "daemonEndpoints": {"kubeletEndpoint": {"Port": config.kubelet_port}},
         "conditions": [
-            condition("MemoryPressure", false, "KubeletHasSufficientMemory",
-                "kubelet has sufficient memory available"),
-            disk,
-            condition("PIDPressure", false, "KubeletHasSufficientPID",
-                "kubelet has sufficient PID available"),
+            short("MemoryPressure", pressure.memory,
+                ("InsufficientMemory", "insufficient memory available"),
+                ("SufficientMemory", "sufficient memory available")),
+            short("DiskPressure", pressure.disk,
+                ("DiskPressure", "disk pressure"), ("NoDiskPressure", "no disk pressure")),
+            short("PIDPressure", pressure.pids,
+                ("InsufficientPID", "insufficient PID available"),
+                ("SufficientPID", "sufficient PID available")),
             condition("Ready", true, "KubeletReady", "kubelet is posting ready status"),
         ],
         "nodeInfo": {
@@ -218,17 +242,6 @@ async fn status(node: &Node) -> Value {
         },
         "images": images,
     })
-}
-
-/// Total and available bytes of the file system with the pods.
-fn disk(path: &std::path::Path) -> (u64, u64) {
-    match nix::sys::statvfs::statvfs(path) {
-        Ok(found) => {
-            let block = found.fragment_size();
-            (found.blocks() * block, found.blocks_available() * block)
-        }
-        Err(_) => (0, 0),
-    }
 }
 
 async fn renew(node: &Node) -> Result<(), Error> {

@@ -98,6 +98,8 @@ pub(crate) async fn modify(
         let durability = match plan {
             // The wish to delete is on disk already; that it came true can be found out again.
             Plan::Remove if object::is_deleting(&old) => lazy(call.durability(edit.subresource)),
+            // Who hears that a pod has ended releases what could tell of it.
+            Plan::Put if ends(call.resource, &new, &old) => call.durability(Subresource::None),
             _ => call.durability(edit.subresource),
         };
         match commit(call, &key, &record, durability, &plan, &new).await? {
@@ -113,6 +115,13 @@ pub(crate) async fn modify(
         }
     }
     Err(ApiError::modified(call.served, name))
+}
+
+/// Whether a change says that a pod is over, which must not be forgotten: it would run again.
+fn ends(resource: &Resource, new: &Value, old: &Value) -> bool {
+    let over =
+        |pod: &Value| matches!(pod["status"]["phase"].as_str(), Some("Succeeded" | "Failed"));
+    resource.served[0].kind == "Pod" && over(new) && !over(old) && !object::is_deleting(new)
 }
 
 pub(crate) fn lazy(durability: Durability) -> Durability {

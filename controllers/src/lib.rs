@@ -21,6 +21,7 @@ pub mod inventory;
 pub mod job;
 pub mod load_balancer;
 pub mod namespace;
+mod node_taint;
 pub mod ownership;
 pub mod pod;
 pub mod pod_control;

@@ -12,8 +12,8 @@ use crate::endpoint::{legacy, mirror, slice};
 use crate::inventory::Inventory;
 use crate::{
     autoscaler, cron_job, daemonset, deployment, disruption, garbage_collector, job, load_balancer,
-    namespace, quota, replicas, root_ca, scheduler, service_account, statefulset, volume,
-    well_known,
+    namespace, node_taint, quota, replicas, root_ca, scheduler, service_account, statefulset,
+    volume, well_known,
 };
 
 /// The workers of one controller.
@@ -48,6 +48,7 @@ pub async fn run(client: Client, config: ControllersConfig, token: CancellationT
         Box::pin(volume::ephemeral::workers(&context)),
         Box::pin(scheduler::workers(&context)),
         Box::pin(quota::workers(&context, &inventory)),
+        Box::pin(node_taint::workers(&context)),
         Box::pin(namespace::workers(&context, &inventory)),
         Box::pin(garbage_collector::workers(&context, &inventory)),
     ];

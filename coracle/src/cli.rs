@@ -116,6 +116,30 @@ pub struct UpOptions {
     /// A registry besides those on loopback that speaks plain HTTP.
     #[arg(long, value_name = "HOST:PORT", value_delimiter = ',')]
     pub plain_http_registry: Vec<String>,
+    /// What the node must have left of a resource, lest pods are evicted; an empty value is none.
+    /// Default: memory.available<100Mi, nodefs.available<10%, nodefs.inodesFree<5%,
+    /// imagefs.available<15%, imagefs.inodesFree<5%, where 2 GiB of a disk are always enough.
+    #[arg(long, value_name = "SIGNAL<AMOUNT", value_delimiter = ',')]
+    pub eviction_hard: Option<Vec<String>>,
+    /// How long a shortage is reported after it was last seen, in seconds.
+    #[arg(long, default_value_t = 300, value_name = "SECONDS")]
+    pub eviction_pressure_transition_period: u64,
+    /// Remove unused images when their disk is fuller than this. Default: 85, unless 2 GiB are
+    /// left.
+    #[arg(long, value_name = "PERCENT")]
+    pub image_gc_high_threshold: Option<u8>,
+    /// Then remove them until it is no fuller than this.
+    #[arg(long, default_value_t = 80, value_name = "PERCENT")]
+    pub image_gc_low_threshold: u8,
+    /// Keep unused images for so long after they came or were used, in seconds.
+    #[arg(long, default_value_t = 120, value_name = "SECONDS")]
+    pub image_gc_minimum_age: u64,
+    /// Begin another file when a container's log has so many bytes.
+    #[arg(long, default_value = "10Mi", value_name = "SIZE")]
+    pub container_log_max_size: String,
+    /// Keep so many files of a container's log.
+    #[arg(long, default_value_t = 5, value_name = "FILES")]
+    pub container_log_max_files: u32,
     /// Apply the manifests (YAML or JSON) in this directory at start.
     #[arg(long, value_name = "DIR")]
     pub manifests: Option<PathBuf>,

@@ -52,7 +52,7 @@ pub fn open(path: &Path, catalog: &Catalog) -> Result<Store<Meta>, StateError> {
 fn damaged(path: &Path) -> String {
     let path = path.display();
     format!(
-        "the object store {path} is damaged and was left as it is; put a backup of it in its place, \
+        "the object store {path} is damaged; put a backup of it in its place, \
          or start without it (mv {path} {path}.damaged) and apply your manifests again"
     )
 }

@@ -10,7 +10,9 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use agent::pressure::threshold::{ENOUGH_BYTES, Threshold};
 use agent::{Agent, AgentConfig, Registries};
+use api::quantity::Quantity;
 use apiserver::security::pki::{Pki, ServingNames, merge_into};
 use apiserver::security::{Security, SecurityConfig};
 use apiserver::stream_proxy::{AsyncReadWrite, NodeDialer};
@@ -45,6 +47,8 @@ const API_PORT: u16 = 6443;
 const END_TIMEOUT: Duration = Duration::from_secs(10);
 /// Bytes that may wait between the apiserver and the kubelet, per connection and direction.
 const PIPE_BYTES: usize = 64 << 10;
+/// Images are removed from a disk that is fuller than this.
+const IMAGE_GC_HIGH_PERCENT: u8 = 85;
 /// Where DNS is served.
 const DNS_PORT: u16 = 53;
 /// The resolvers behind systemd-resolved's stub.
@@ -331,6 +335,20 @@ async fn start_agent(
         cluster_domain: options.cluster_domain.clone(),
         host_resolv_conf: resolv_conf(options),
         reported_version: options.report_version.clone(),
+        eviction_hard: match &options.eviction_hard {
+            Some(texts) => thresholds(texts)?,
+            None => Threshold::usual(),
+        },
+        eviction_transition: Duration::from_secs(options.eviction_pressure_transition_period),
+        image_gc_high_percent: options.image_gc_high_threshold.unwrap_or(IMAGE_GC_HIGH_PERCENT),
+        image_gc_enough_bytes: match options.image_gc_high_threshold {
+            Some(_) => u64::MAX,
+            None => ENOUGH_BYTES,
+        },
+        image_gc_low_percent: options.image_gc_low_threshold,
+        image_gc_min_age: Duration::from_secs(options.image_gc_minimum_age),
+        log_max_bytes: size(&options.container_log_max_size)?,
+        log_max_files: options.container_log_max_files,
         ..AgentConfig::new(&facts.name, &paths.data_dir)
     };
     let client = client(server, node_user);
@@ -339,6 +357,17 @@ async fn start_agent(
     let token = token.clone();
     tasks.spawn(async move { agent.run(token).await });
     Ok(())
+}
+
+fn thresholds(texts: &[String]) -> Result<Vec<Threshold>, Failure> {
+    let texts = texts.iter().filter(|text| !text.is_empty());
+    Ok(texts.map(|text| text.parse()).collect::<Result<_, _>>()?)
+}
+
+/// A number of bytes written as a quantity.
+fn size(text: &str) -> Result<u64, Failure> {
+    let quantity: Quantity = Quantity::parse(text).map_err(|e| format!("{text}: {e}"))?;
+    u64::try_from(quantity.value()).map_err(|_| format!("{text}: negative").into())
 }
 
 /// Connects the apiserver to the kubelet of the same process.

@@ -29,7 +29,7 @@ impl Census {
 }
 
 fn mounts(mark: &str) -> BTreeSet<String> {
-    fs::read_to_string("/proc/self/mountinfo")
+    fs::read_to_string("/proc/thread-self/mountinfo")
         .unwrap()
         .lines()
         .filter(|line| line.contains(mark))
@@ -44,7 +44,11 @@ fn processes(mark: &str) -> BTreeSet<String> {
         let read = |file: &str| fs::read(entry.path().join(file)).unwrap_or_default();
         let command = String::from_utf8_lossy(&read("cmdline")).replace('\0', " ");
         let cgroup = String::from_utf8_lossy(&read("cgroup")).into_owned();
-        if pid != std::process::id() && (command.contains(mark) || cgroup.contains(mark)) {
+        // A shim has neither in its name nor in its group whose it is, but it has its log open.
+        let log = fs::read_link(entry.path().join("fd/2")).unwrap_or_default();
+        let is_shim = command.contains(" shim ") && log.display().to_string().contains(mark);
+        if pid != std::process::id() && (command.contains(mark) || cgroup.contains(mark) || is_shim)
+        {
             found.insert(format!("{pid} {command}"));
         }
     }

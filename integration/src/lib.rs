@@ -2,6 +2,7 @@
 //! binaries, terminals, and a census of what the machine carries before and after.
 #![allow(clippy::unwrap_used, clippy::panic, missing_docs)]
 
+pub mod api;
 pub mod census;
 pub mod kubectl;
 pub mod netns;
@@ -10,6 +11,7 @@ pub mod registry;
 pub mod terminal;
 pub mod wait;
 
+pub use api::Api;
 pub use census::Census;
 pub use kubectl::{Kubectl, Output};
 pub use netns::NetNs;

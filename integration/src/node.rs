@@ -8,6 +8,8 @@ use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
+use nix::mount::{MntFlags, MsFlags, mount, umount2};
+use nix::sched::CloneFlags;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
@@ -29,6 +31,9 @@ pub struct NodeOptions {
     pub arguments: Vec<String>,
     /// Load no images.
     pub without_images: bool,
+    /// A disk of its own of this size (as tmpfs writes it) for the data directory. The calling
+    /// thread gets a mount namespace of its own for it.
+    pub disk: Option<&'static str>,
 }
 
 /// A running node; dropped, it is stopped and reset.
@@ -71,6 +76,9 @@ impl Node {
         let outside = NetNs::new();
         ns.link("up0", &format!("{NODE_IP}/24"), &outside, "up0", &format!("{OUTSIDE_IP}/24"));
         std::fs::write(dir.path().join("resolv.conf"), "").unwrap();
+        if let Some(size) = options.disk {
+            make_disk(&dir.path().join("disk"), size);
+        }
         let before = Census::take(&mark, Some(&ns));
         let node = Self { ns, outside, dir, options, before, mark, child: None };
         if !node.options.without_images {
@@ -92,6 +100,19 @@ impl Node {
         self.dir.path().join(name)
     }
 
+    /// The data directory.
+    pub fn data(&self) -> PathBuf {
+        self.path(if self.options.disk.is_some() { "disk/data" } else { "data" })
+    }
+
+    /// Starts `coracle up`, which is expected to give up; returns what it printed.
+    pub fn up_fails(&self) -> String {
+        let output = self.up_command(&self.path("nobody-listens")).output().unwrap();
+        let text = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(!output.status.success(), "coracle up ended well: {text}");
+        text
+    }
+
     pub fn kubeconfig(&self) -> PathBuf {
         self.path("kubeconfig")
     }
@@ -100,11 +121,45 @@ impl Node {
     pub fn coracle(&self, verb: &[&str]) -> Command {
         let mut command = self.ns.command(binary().to_str().unwrap());
         command.args(verb);
-        for (flag, name) in [("data-dir", "data"), ("run-dir", "run"), ("log-dir", "logs")] {
+        command.arg(format!("--data-dir={}", self.data().display()));
+        for (flag, name) in [("run-dir", "run"), ("log-dir", "logs")] {
             command.arg(format!("--{flag}={}", self.path(name).display()));
         }
         command.arg(format!("--cgroup-root={}", self.mark));
         command.arg(format!("--kubeconfig={}", self.kubeconfig().display()));
+        command
+    }
+
+    /// What the machine carries of this node now.
+    pub fn census(&self) -> Census {
+        Census::take(&self.mark, Some(&self.ns))
+    }
+
+    /// Starts `coracle up` and kills it after that time, ready or not.
+    pub fn up_for(&mut self, time: Duration) {
+        let mut child = self.spawn(&self.path("nobody-listens"));
+        std::thread::sleep(time);
+        child.kill().unwrap();
+        child.wait().unwrap();
+    }
+
+    fn spawn(&self, notify: &Path) -> Child {
+        let log = File::options().create(true).append(true).open(self.path("log")).unwrap();
+        let mut command = self.up_command(notify);
+        command.stdout(Stdio::from(log.try_clone().unwrap())).stderr(Stdio::from(log));
+        command.spawn().unwrap()
+    }
+
+    fn up_command(&self, notify: &Path) -> Command {
+        let mut command = self.coracle(&["up"]);
+        command
+            .arg(format!("--node-ip={NODE_IP}"))
+            .args(["--node-name=node"])
+            .arg(format!("--resolv-conf={}", self.path("resolv.conf").display()))
+            .args(&self.options.arguments)
+            .env("NOTIFY_SOCKET", notify)
+            .env("RUST_LOG", std::env::var("RUST_LOG").unwrap_or_else(|_| "info".into()))
+            .stdin(Stdio::null());
         command
     }
 
@@ -114,19 +169,7 @@ impl Node {
         let _ = std::fs::remove_file(&socket_path);
         let socket = UnixDatagram::bind(&socket_path).unwrap();
         socket.set_read_timeout(Some(Duration::from_secs(1))).unwrap();
-        let log = File::options().create(true).append(true).open(self.path("log")).unwrap();
-        let mut command = self.coracle(&["up"]);
-        command
-            .arg(format!("--node-ip={NODE_IP}"))
-            .args(["--node-name=node"])
-            .arg(format!("--resolv-conf={}", self.path("resolv.conf").display()))
-            .args(&self.options.arguments)
-            .env("NOTIFY_SOCKET", &socket_path)
-            .env("RUST_LOG", std::env::var("RUST_LOG").unwrap_or_else(|_| "info".into()))
-            .stdin(Stdio::null())
-            .stdout(Stdio::from(log.try_clone().unwrap()))
-            .stderr(Stdio::from(log));
-        let mut child = command.spawn().unwrap();
+        let mut child = self.spawn(&socket_path);
         let mut buffer = [0; 256];
         for _ in 0..60 {
             if let Ok(n) = socket.recv(&mut buffer)
@@ -197,12 +240,21 @@ impl Node {
         );
         let after = Census::take(&self.mark, Some(&self.ns));
         assert_eq!(self.before, after, "reset left something behind");
-        for name in ["data", "run", "kubeconfig"] {
-            assert!(!self.path(name).exists(), "reset left {name} behind");
+        for path in [self.data(), self.path("run"), self.path("kubeconfig")] {
+            assert!(!path.exists(), "reset left {} behind", path.display());
         }
         let logs = self.path("logs");
         assert!(is_empty(&logs), "reset left logs behind");
     }
+}
+
+fn make_disk(path: &Path, size: &str) {
+    nix::sched::unshare(CloneFlags::CLONE_NEWNS).unwrap();
+    let none = None::<&str>;
+    mount(none, "/", none, MsFlags::MS_REC | MsFlags::MS_PRIVATE, none).unwrap();
+    std::fs::create_dir(path).unwrap();
+    let size = format!("size={size}");
+    mount(Some("disk"), path, Some("tmpfs"), MsFlags::empty(), Some(size.as_str())).unwrap();
 }
 
 fn is_empty(dir: &Path) -> bool {
@@ -222,6 +274,10 @@ impl Drop for Node {
             let _ = self.coracle(&["reset", "--yes"]).output();
         } else {
             self.reset();
+        }
+        if self.options.disk.is_some() {
+            // It would go with its namespace, but the directory cannot be removed before.
+            let _ = umount2(&self.path("disk"), MntFlags::MNT_DETACH);
         }
     }
 }

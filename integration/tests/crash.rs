@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::process::Stdio;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use coracle_integration::{Kubectl, Node, eventually, privileged, story, within};
 
@@ -120,102 +120,4 @@ spec:
         assert_eq!(line, format!("line {number}"));
     }
     assert!(log.lines().count() > 100);
-}
-
-/// Kills at random moments of a churn; `CORACLE_KILLS` sets how many (200 in the long run).
-#[test]
-fn acknowledged_writes_survive_kills() {
-    if !privileged() {
-        return;
-    }
-    let kills: u32 = std::env::var("CORACLE_KILLS").ok().and_then(|k| k.parse().ok()).unwrap_or(20);
-    let mut node = Node::start();
-    let kubectl = node.any_kubectl();
-    let mut expected: BTreeMap<String, String> = BTreeMap::new();
-    let mut newest_revision = 0u64;
-    let mut seed = 0x9e37_79b9_7f4a_7c15u64;
-    let mut random = move |below: u64| {
-        seed ^= seed << 13;
-        seed ^= seed >> 7;
-        seed ^= seed << 17;
-        seed % below
-    };
-    for round in 0..kills {
-        let kill_at = Instant::now() + Duration::from_millis(random(1500));
-        let mut sequence = 0;
-        while Instant::now() < kill_at {
-            let name = format!("c{}", random(20));
-            let value = format!("{round}-{sequence}");
-            sequence += 1;
-            let output = if expected.contains_key(&name) && random(3) == 0 {
-                let output = kubectl.run(&["delete", "configmap", &name, "--wait=false"]);
-                if output.code == 0 {
-                    expected.remove(&name);
-                }
-                output
-            } else {
-                let manifest = format!(
-                    "{{apiVersion: v1, kind: ConfigMap, metadata: {{name: {name}}}, data: {{v: '{value}'}}}}"
-                );
-                let output = kubectl.run_with_input(&["apply", "-f", "-", "-o", "json"], &manifest);
-                if output.code == 0 {
-                    expected.insert(name.clone(), value);
-                    let object: serde_json::Value = serde_json::from_str(&output.stdout).unwrap();
-                    let revision: u64 =
-                        object["metadata"]["resourceVersion"].as_str().unwrap().parse().unwrap();
-                    newest_revision = newest_revision.max(revision);
-                }
-                output
-            };
-            assert_eq!(output.code, 0, "{}", output.stderr);
-            if random(4) == 0 {
-                let pod = format!("p{}", random(6));
-                let _ = kubectl.run(&["delete", "pod", &pod, "--wait=false", "--grace-period=1"]);
-                let _ = kubectl.run(&[
-                    "run",
-                    &pod,
-                    "--image=busybox",
-                    "--image-pull-policy=IfNotPresent",
-                    "--command",
-                    "--",
-                    "sleep",
-                    "1000",
-                ]);
-            }
-        }
-        node.kill_agent();
-        node.up();
-        let list = kubectl.json(&["configmaps", "-l", "!x"]);
-        let revision: u64 = list["metadata"]["resourceVersion"]
-            .as_str()
-            .and_then(|r| r.parse().ok())
-            .unwrap_or(u64::MAX);
-        assert!(revision >= newest_revision, "{revision} after {newest_revision}");
-        let found: BTreeMap<String, String> = list["items"]
-            .as_array()
-            .unwrap()
-            .iter()
-            .filter(|c| c["metadata"]["name"] != "kube-root-ca.crt")
-            .map(|c| {
-                (
-                    c["metadata"]["name"].as_str().unwrap().to_owned(),
-                    c["data"]["v"].as_str().unwrap().to_owned(),
-                )
-            })
-            .collect();
-        assert_eq!(found, expected, "after kill {round}");
-    }
-    // No pod is stuck: those that exist run, and can be deleted.
-    eventually(60, "every pod runs", || {
-        let pods = kubectl.json(&["pods"]);
-        pods["items"]
-            .as_array()
-            .unwrap()
-            .iter()
-            .all(|p| {
-                p["status"]["phase"] == "Running" && p["metadata"]["deletionTimestamp"].is_null()
-            })
-            .then_some(())
-    });
-    kubectl.ok(&["delete", "pods", "--all", "--grace-period=1", "--timeout=60s"]);
 }

@@ -309,9 +309,10 @@ impl Sandbox {
         .await
     }
 
-    /// The directory with the files that a container has written, for disk accounting.
-    pub fn writable_layer(&self, id: &str) -> PathBuf {
-        self.state(id).join("upper")
+    /// The directory with its records and all that its containers have written, for disk
+    /// accounting.
+    pub fn directory(&self) -> PathBuf {
+        self.inner.engine.state(&self.inner.spec.id)
     }
 }
 

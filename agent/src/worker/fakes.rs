@@ -109,6 +109,10 @@ impl FakeSandbox {
 }
 
 impl PodSandbox for FakeSandbox {
+    fn directory(&self) -> PathBuf {
+        PathBuf::new()
+    }
+
     fn create_container(&self, spec: ContainerSpec) -> BoxFuture<'_, Result<(), Cause>> {
         let process = Process { labels: spec.labels, started_at: None, exit: None };
         self.inside.lock().unwrap().processes.insert(spec.id, process);

@@ -38,7 +38,7 @@ use crate::volume::prepare::Ready;
 use crate::volume::references::references;
 use crate::volume::token::Token;
 use plan::{Action, plan, spec_grace};
-use state::{Finished, PodState, Run, Setup, Termination};
+use state::{Failure, Finished, Picture, PodState, Run, Setup, Termination};
 
 /// What the pod source says of a pod.
 #[derive(Clone)]
@@ -57,7 +57,12 @@ pub enum Note {
     Sandbox(SandboxEvent),
     /// A probe changed its mind.
     Probe(crate::probe::Verdict),
+    /// The node cannot keep the pod.
+    Evict(Failure),
 }
+
+/// How long the containers of an evicted pod have to end.
+const EVICTION_GRACE: Duration = Duration::from_secs(1);
 
 /// The task of one pod.
 pub struct Worker {
@@ -130,8 +135,17 @@ impl Worker {
     /// Lives as long as the pod has anything on this node.
     pub async fn run(mut self) {
         self.begin().await;
+        let untouched = self.sandbox.is_none()
+            && self.state.containers.iter().all(|record| !record.attempted)
+            && self.pod.metadata.deletion_timestamp.is_none()
+            && !self.is_over();
+        if let Some(failure) = untouched.then(|| self.node.pressure.refusal(&self.pod)).flatten() {
+            self.fail(failure, EVICTION_GRACE);
+        }
         loop {
             self.follow_termination();
+            let phase = self.status_known["phase"].as_str();
+            self.state.outcome_known = matches!(phase, Some("Succeeded" | "Failed"));
             let mut deadline = None;
             // Acting changes the state, which may allow the next action at once.
             for _ in 0..64 {
@@ -287,6 +301,11 @@ impl Worker {
             }
             Note::Sandbox(SandboxEvent::ShimLost) => self.shim_lost(),
             Note::Probe(verdict) => self.judge(verdict),
+            Note::Evict(failure) => {
+                if self.state.termination.is_none() && !self.is_over() {
+                    self.fail(failure, EVICTION_GRACE);
+                }
+            }
         }
     }
 
@@ -363,12 +382,32 @@ impl Worker {
             containers: containers
                 .map(|(name, id, attempt)| directory::Place { name, id, attempt })
                 .collect(),
+            pod: self.pod.clone(),
+            images: self.images_in_use(),
+            ending: self.state.termination.is_some() || self.is_over(),
+            note: self.note.clone(),
         };
         self.node.directory.put(
             metadata.namespace.as_deref().unwrap_or_default(),
             metadata.name.as_deref().unwrap_or_default(),
             place,
         );
+    }
+
+    /// Images that containers of this pod run from, or are about to.
+    fn images_in_use(&self) -> Vec<String> {
+        if self.is_over() {
+            return Vec::new();
+        }
+        let records = self.state.containers.iter();
+        let facts = records.flat_map(|record| {
+            let next = match &record.picture {
+                Picture::Present(facts) => Some(facts),
+                Picture::Unknown | Picture::Ensuring => None,
+            };
+            record.shown_image.iter().chain(next)
+        });
+        facts.flat_map(|facts| [facts.name.clone(), facts.id.clone()]).collect()
     }
 
     fn log_directory(&self) -> std::path::PathBuf {

@@ -71,7 +71,6 @@ impl Worker {
 
     /// Begins one action of a plan.
     pub(crate) fn perform(&mut self, action: Action) {
-        let now = Instant::now();
         match action {
             Action::Prepare => {
                 self.state.setup = Setup::Preparing;
@@ -118,7 +117,7 @@ impl Worker {
                 let text = "Error: ImagePullBackOff";
                 recorder.container(&self.pod, &name, Level::Warning, "Failed", text);
             }
-            Action::Fail(failure) => self.fail(failure, now),
+            Action::Fail(failure) => self.fail(failure, spec_grace(&self.pod)),
             Action::Replace => {
                 self.state.setup = Setup::Replacing;
                 self.release(false);
@@ -133,11 +132,12 @@ impl Worker {
         }
     }
 
-    fn fail(&mut self, failure: Failure, now: Instant) {
+    /// Ends the pod as failed; its object stays.
+    pub(crate) fn fail(&mut self, failure: Failure, grace: Duration) {
+        let now = Instant::now();
         let recorder = &self.node.recorder;
         recorder.pod(&self.pod, Level::Warning, &failure.reason, failure.message.clone());
         self.state.failure = Some(failure);
-        let grace = spec_grace(&self.pod);
         self.state.termination = Some(Termination { begun: now, grace, delete: false });
         self.stop_restarting_probes();
     }
@@ -147,7 +147,8 @@ impl Worker {
         record.picture = Picture::Ensuring;
         record.hold = record.hold.take().filter(|hold| hold.reason != "ErrImagePull");
         let Some(container) = container(&self.pod, &record.name) else { return };
-        let (images, recorder) = (self.node.machine.images.clone(), self.node.recorder.clone());
+        let node = self.node.clone();
+        let (images, recorder) = (node.machine.images.clone(), node.recorder.clone());
         let pod = self.pod.clone();
         let secrets = self.pull_secrets();
         self.spawn(async move {
@@ -169,6 +170,9 @@ impl Worker {
                 recorder.pod(&pod, Level::Warning, reason, message);
             }
             let found = picture::ensure(&images, &recorder, &pod, &container, &credentials).await;
+            if let Ok(image) = &found {
+                node.image_uses.touch(&image.id);
+            }
             Outcome::Image(index, found)
         });
     }
@@ -347,6 +351,10 @@ impl Worker {
                     Some(previous) => Run::Exited(previous),
                     None => Run::Waiting,
                 };
+                if reason == "CreateContainerError" {
+                    // Its image may have gone: it is looked for again.
+                    record.picture = Picture::Unknown;
+                }
                 let wait = delay((Duration::from_secs(1), PULL_RETRY.1), record.failures);
                 record.failures += 1;
                 // What it lacked may have come while it was being made.

@@ -350,8 +350,14 @@ fn wind_down(pod: &Pod, state: &PodState, now: Instant, plan: &mut Plan) {
     if state.containers.iter().any(Record::is_active) {
         return;
     }
+    // What tells how the pod ended goes only when nobody will ask for it.
+    let doomed = state.vanished || state.termination.as_ref().is_some_and(|t| t.delete);
     match state.setup {
-        Setup::Absent { .. } | Setup::Blocked | Setup::Ready => plan.push(Action::TearDown),
+        Setup::Absent { .. } | Setup::Blocked | Setup::Ready => {
+            if doomed || state.outcome_known {
+                plan.push(Action::TearDown);
+            }
+        }
         Setup::Preparing | Setup::Replacing | Setup::Removing => {}
         Setup::Removed => {
             if state.vanished {

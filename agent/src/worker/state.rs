@@ -261,6 +261,8 @@ pub struct PodState {
     pub started_clock: Instant,
     /// The object is gone from the API.
     pub vanished: bool,
+    /// The API server knows that the pod is over: it will not be run again, whatever happens.
+    pub outcome_known: bool,
     /// The final status is known to the API server.
     pub final_status_written: bool,
     /// The delete request is out.
@@ -285,6 +287,7 @@ impl PodState {
             start_time,
             started_clock: now.checked_sub(age).unwrap_or(now),
             vanished: false,
+            outcome_known: false,
             final_status_written: false,
             deleting: false,
         };

@@ -65,7 +65,7 @@ pub fn status(
 
 /// The phase of the pod, by the rules of the kubelet.
 pub fn phase(pod: &Pod, state: &PodState) -> &'static str {
-    if state.failure.is_some() {
+    if state.failure.is_some() && !any_active(state) {
         return "Failed";
     }
     let policy = RestartPolicy::of(pod);

@@ -13,8 +13,10 @@ use super::*;
 use crate::config::AgentConfig;
 use crate::directory::Directory;
 use crate::events::Recorder;
+use crate::image_gc::ImageUses;
 use crate::node::Capacity;
 use crate::objects::Objects;
+use crate::pressure::Gauge;
 use crate::services::Services;
 
 /// Longest that anything here may take on a busy machine.
@@ -65,6 +67,8 @@ impl Stand {
             objects: Objects::new(client.clone()),
             services: Services::start(client, stop.clone()),
             directory: Directory::default(),
+            image_uses: ImageUses::default(),
+            pressure: Gauge::default(),
             capacity: Capacity { milli_cpu: 1000, memory_bytes: 1 << 30 },
         };
         let (news, receiver) = watch::channel(News { pod: Arc::new(pod), vanished: false });

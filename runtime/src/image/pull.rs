@@ -26,6 +26,8 @@ const CHUNK_QUEUE: usize = 16;
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// A registry that sends nothing for this long hangs.
 const READ_TIMEOUT: Duration = Duration::from_secs(30);
+/// So much is read of a layer that cannot be unpacked, to see whether it is the promised one.
+const MAX_UNWANTED_BYTES: usize = 64 << 20;
 /// Image configurations larger than this are refused.
 const MAX_CONFIG_BYTES: i64 = 8 << 20;
 
@@ -305,6 +307,7 @@ impl ImageStore {
             move || store.add_layer(ChunkReader { receiver, chunk: Bytes::new() }, &diff_id)
         });
         let mut network_error = None;
+        let mut unwanted = 0;
         while let Some(chunk) = chunks.next().await {
             let chunk = match chunk {
                 Ok(chunk) => chunk,
@@ -319,8 +322,14 @@ impl ImageStore {
                 digest: layer.digest.clone(),
                 bytes: chunk.len() as u64,
             });
+            let bytes = chunk.len();
             if sender.send(Ok(chunk)).await.is_err() {
-                break;
+                // The unpacker stumbled. If the registry lied, that is what has to be said; its
+                // lie shows at the end of the stream.
+                unwanted += bytes;
+                if unwanted > MAX_UNWANTED_BYTES {
+                    break;
+                }
             }
         }
         drop(sender);
