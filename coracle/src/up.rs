@@ -417,3 +417,7 @@ async fn wait_for_signal() -> Result<(), Failure> {
     }
     Ok(())
 }
+
+#[cfg(test)]
+#[path = "up_tests.rs"]
+mod tests;
