@@ -106,8 +106,11 @@ mod tests {
 
     use super::*;
 
-    /// A workspace of these packages, each with its dependencies and their kinds.
-    fn workspace(packages: &[(&str, &[(&str, Option<&str>)])]) -> Value {
+    /// A package with its dependencies and their kinds.
+    type Package<'a> = (&'a str, &'a [(&'a str, Option<&'a str>)]);
+
+    /// A workspace of these packages.
+    fn workspace(packages: &[Package<'_>]) -> Value {
         let id = |name: &str| format!("path+file:///{name}");
         let of = |dependencies: &[(&str, Option<&str>)]| -> Vec<Value> {
             let one = |(name, kind): &(&str, Option<&str>)| json!({"name": name, "kind": kind});
@@ -122,7 +125,7 @@ mod tests {
     }
 
     /// The violations among these packages, not those for want of the others.
-    fn found(packages: &[(&str, &[(&str, Option<&str>)])]) -> Vec<String> {
+    fn found(packages: &[Package<'_>]) -> Vec<String> {
         let mut found = violations(&workspace(packages));
         found.retain(|line| !line.contains("not in the workspace"));
         found
@@ -130,7 +133,7 @@ mod tests {
 
     #[test]
     fn allowed_arrows_pass() {
-        let packages: &[(&str, &[(&str, Option<&str>)])] = &[
+        let packages: &[Package<'_>] = &[
             ("coracle-api", &[("serde_json", None)]),
             ("coracle-store", &[("redb", None)]),
             ("coracle-apiserver", &[("coracle-api", None), ("coracle-store", None)]),
@@ -141,7 +144,7 @@ mod tests {
 
     #[test]
     fn a_forbidden_arrow_is_found() {
-        let packages: &[(&str, &[(&str, Option<&str>)])] = &[
+        let packages: &[Package<'_>] = &[
             ("coracle-api", &[("coracle-store", None)]),
             ("coracle-store", &[]),
             ("coracle-controllers", &[("coracle-store", Some("build"))]),
@@ -157,15 +160,14 @@ mod tests {
 
     #[test]
     fn tests_may_reach_further() {
-        let packages: &[(&str, &[(&str, Option<&str>)])] =
+        let packages: &[Package<'_>] =
             &[("coracle-apiserver", &[("coracle-agent", Some("dev"))]), ("coracle-agent", &[])];
         assert_eq!(found(packages), Vec::<String>::new());
     }
 
     #[test]
     fn libraries_have_owners() {
-        let packages: &[(&str, &[(&str, Option<&str>)])] =
-            &[("coracle-runtime", &[("kube", None)])];
+        let packages: &[Package<'_>] = &[("coracle-runtime", &[("kube", None)])];
         assert_eq!(found(packages).len(), 1);
     }
 

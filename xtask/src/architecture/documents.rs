@@ -11,7 +11,8 @@ pub fn violations(root: &Path) -> Result<Vec<String>, String> {
     let read = |path: &Path| {
         fs::read_to_string(path).map_err(|error| format!("{}: {error}", path.display()))
     };
-    let targets = targets(&read(&root.join("Makefile"))?);
+    let makefile = read(&root.join("Makefile"))?;
+    let targets = targets(&makefile);
     let mut pages: Vec<_> = DOCUMENTS.iter().map(|name| root.join(name)).collect();
     let decisions = root.join("docs/decisions");
     for entry in fs::read_dir(&decisions).map_err(|e| format!("{}: {e}", decisions.display()))? {
