@@ -22,6 +22,7 @@ mod negotiate;
 mod object;
 mod openapi;
 mod options;
+mod percent;
 mod public;
 mod render;
 mod request;

@@ -21,7 +21,7 @@ impl Selection {
     pub(crate) fn parse(call: &Call<'_>) -> Result<Self, ApiError> {
         let unparsable = |e: &dyn std::fmt::Display| ApiError::bad_request(e.to_string());
         let labels = LabelSelector::parse(call.query.get("labelSelector").unwrap_or(""))
-            .map_err(|e| unparsable(&format!("unable to parse requirement: {e}")))?;
+            .map_err(|e| unparsable(&e))?;
         let fields = FieldSelector::parse(call.query.get("fieldSelector").unwrap_or(""))
             .map_err(|e| unparsable(&e))?;
         let supported = call.resource.behaviour.selectable_fields(&Value::Null);

@@ -103,9 +103,6 @@ impl Services {
         if !is_service(call.resource) || !service["spec"].is_object() {
             return Ok(Reservation::default());
         }
-        if let Some(old) = old {
-            inherit(service, old);
-        }
         let had = old.map(Holdings::of).unwrap_or_default();
         let mut reservation = Reservation::default();
         reservation.taken = Some(self.taken.clone());
@@ -405,81 +402,12 @@ fn needs_node_ports(spec: &Spec) -> bool {
     }
 }
 
-fn needs_health_check(spec: &Spec) -> bool {
-    text(spec, "type") == "LoadBalancer" && text(spec, "externalTrafficPolicy") == "Local"
-}
-
-/// Copies what the old state was given and the new one leaves open, and drops what a change of
-/// type makes meaningless (upstream `patchAllocatedValues` and `dropTypeDependentFields`).
-fn inherit(service: &mut Value, old: &Value) {
-    let Some(before) = old["spec"].as_object() else { return };
-    let spec = object::child_mut(service, "spec");
-    if needs_address(before) && needs_address(spec) {
-        if text(spec, "clusterIP").is_empty() {
-            copy(spec, before, "clusterIP");
-        }
-        if text(spec, "clusterIP") == text(before, "clusterIP") {
-            for field in ["clusterIPs", "ipFamilies", "ipFamilyPolicy"] {
-                if spec.get(field).is_none_or(Value::is_null) {
-                    copy(spec, before, field);
-                }
-            }
-        }
-    }
-    let node_ports = (may_have_node_ports(before), needs_node_ports(spec));
-    match node_ports {
-        (true, true) => inherit_node_ports(spec, before),
-        (true, false) if node_port_list(spec) == node_port_list(before) => {
-            for port in spec.get_mut("ports").and_then(Value::as_array_mut).into_iter().flatten() {
-                if let Some(port) = port.as_object_mut() {
-                    port.remove("nodePort");
-                }
-            }
-        }
-        _ => {}
-    }
-    match (needs_health_check(before), needs_health_check(spec)) {
-        (true, true)
-            if spec.get("healthCheckNodePort").and_then(Value::as_i64).unwrap_or(0) == 0 =>
-        {
-            copy(spec, before, "healthCheckNodePort");
-        }
-        (true, false) if spec.get("healthCheckNodePort") == before.get("healthCheckNodePort") => {
-            spec.remove("healthCheckNodePort");
-        }
-        _ => {}
-    }
-}
-
 fn may_have_node_ports(spec: &Spec) -> bool {
     matches!(text(spec, "type"), "NodePort" | "LoadBalancer")
 }
 
-fn copy(to: &mut Spec, from: &Spec, field: &str) {
-    if let Some(value) = from.get(field) {
-        to.insert(field.into(), value.clone());
-    }
-}
-
-fn node_port_list(spec: &Spec) -> Vec<i64> {
-    let ports = spec.get("ports").and_then(Value::as_array).into_iter().flatten();
-    ports.map(|p| p["nodePort"].as_i64().unwrap_or(0)).collect()
-}
-
-fn inherit_node_ports(spec: &mut Spec, before: &Spec) {
-    let used: HashSet<i64> = node_port_list(spec).into_iter().filter(|p| *p != 0).collect();
-    let old = before.get("ports").and_then(Value::as_array).cloned().unwrap_or_default();
-    let name = |port: &Value| port["name"].as_str().unwrap_or_default().to_owned();
-    for port in spec.get_mut("ports").and_then(Value::as_array_mut).into_iter().flatten() {
-        if port["nodePort"].as_i64().unwrap_or(0) != 0 {
-            continue;
-        }
-        let same = old.iter().find(|o| name(o) == name(port));
-        let number = same.and_then(|o| o["nodePort"].as_i64()).unwrap_or(0);
-        if number != 0 && !used.contains(&number) {
-            port["nodePort"] = number.into();
-        }
-    }
+fn needs_health_check(spec: &Spec) -> bool {
+    text(spec, "type") == "LoadBalancer" && text(spec, "externalTrafficPolicy") == "Local"
 }
 
 fn is_service(resource: &Resource) -> bool {

@@ -1,5 +1,7 @@
 //! What every controller in the process shares: the client, the caches, the event writer.
 
+use std::fmt::Debug;
+use std::hash::Hash;
 use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -22,7 +24,9 @@ use kube::Client;
 use tokio_util::sync::CancellationToken;
 
 use crate::cache::{Cache, Selection};
+use crate::error::Error;
 use crate::event::Recorder;
+use crate::queue::{Queue, Requeue};
 
 /// What the controllers must be told.
 #[derive(Clone)]
@@ -202,6 +206,21 @@ impl Context {
     pub fn new(client: Client, config: ControllersConfig, token: CancellationToken) -> Arc<Self> {
         let recorder = Recorder::start(client.clone(), "controllermanager", token.clone());
         Arc::new(Self { client, config, caches: Caches::new(), recorder, token })
+    }
+
+    /// Lets `workers` at a time serve the keys of `queue`, until the process stops.
+    pub async fn serve<K, Fut>(
+        self: Arc<Self>,
+        queue: Arc<Queue<K>>,
+        controller: &'static str,
+        workers: usize,
+        reconcile: fn(Arc<Self>, K) -> Fut,
+    ) where
+        K: Clone + Eq + Hash + Debug + Send + 'static,
+        Fut: Future<Output = Result<Requeue, Error>> + Send + 'static,
+    {
+        let token = self.token.clone();
+        queue.run(controller, workers, token, move |key| reconcile(self.clone(), key)).await;
     }
 
     /// The address of the node: what its object says, or else the configured one.

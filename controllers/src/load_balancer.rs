@@ -174,13 +174,7 @@ pub fn workers(context: &Arc<Context>) -> impl Future<Output = ()> + Send + use<
             wake_all();
         }
     });
-    let context = context.clone();
-    async move {
-        let token = context.token.clone();
-        queue
-            .run("service-controller", WORKERS, token, move |key| reconcile(context.clone(), key))
-            .await;
-    }
+    context.clone().serve(queue, "service-controller", WORKERS, reconcile)
 }
 
 async fn reconcile(context: Arc<Context>, key: ObjectKey) -> Result<Requeue, Error> {

@@ -38,15 +38,7 @@ pub fn workers(context: &Arc<Context>) -> impl Future<Output = ()> + Send + use<
             wake.add(key.namespace);
         }
     });
-    let context = context.clone();
-    async move {
-        let token = context.token.clone();
-        queue
-            .run("serviceaccount-controller", WORKERS, token, move |namespace| {
-                reconcile(context.clone(), namespace)
-            })
-            .await;
-    }
+    context.clone().serve(queue, "serviceaccount-controller", WORKERS, reconcile)
 }
 
 async fn reconcile(context: Arc<Context>, namespace: String) -> Result<Requeue, Error> {

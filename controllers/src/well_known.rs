@@ -209,15 +209,7 @@ pub fn workers(context: &Arc<Context>) -> impl Future<Output = ()> + Send + use<
             }
         }
     });
-    let context = context.clone();
-    async move {
-        let token = context.token.clone();
-        queue
-            .run("well-known-services", WellKnown::ALL.len(), token, move |which| {
-                reconcile(context.clone(), which)
-            })
-            .await;
-    }
+    context.clone().serve(queue, "well-known-services", WellKnown::ALL.len(), reconcile)
 }
 
 fn watch<K: Cached>(cache: &Cache<K>, queue: &Arc<Queue<WellKnown>>) {

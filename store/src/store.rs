@@ -1,5 +1,8 @@
 //! The store itself: an index in memory in front of the file, one writer thread with group commit.
 
+mod commit;
+mod watch;
+
 use std::collections::{BTreeMap, HashMap};
 use std::ops::Bound;
 use std::path::Path;
@@ -8,11 +11,13 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use tokio::sync::{oneshot, watch};
+use tokio::sync::{oneshot, watch as signal};
 
-use crate::disk::{Disk, DiskError, RESERVE_REVISIONS, Write};
+use crate::disk::{Disk, DiskError, RESERVE_REVISIONS};
 use crate::history::{Change, ChangeKind, Ring};
 use crate::record::{Record, Revision, bucket_of};
+
+pub use watch::Watch;
 
 /// How much of a write must survive a crash before it is acknowledged.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -134,7 +139,7 @@ struct Shared<M> {
     work: Condvar,
     back: RwLock<Back<M>>,
     /// One wake-up channel per bucket; the value is the bucket's last revision.
-    wakers: RwLock<HashMap<Box<str>, watch::Sender<Revision>>>,
+    wakers: RwLock<HashMap<Box<str>, signal::Sender<Revision>>>,
     options: Options,
     writer: Mutex<Option<JoinHandle<()>>>,
     /// Why the last commit failed, until one succeeds.
@@ -224,7 +229,7 @@ impl<M: Send + Sync + 'static> Store<M> {
             .name("store-writer".into())
             .spawn({
                 let shared = shared.clone();
-                move || write_loop(&shared, disk)
+                move || commit::write_loop(&shared, disk)
             })
             .expect("the process can start one thread at start-up");
         *lock(&shared.writer) = Some(writer);
@@ -354,7 +359,7 @@ impl<M: Send + Sync + 'static> Store<M> {
             match wakers.get(bucket) {
                 Some(waker) => waker.subscribe(),
                 None => {
-                    let (sender, receiver) = watch::channel(0);
+                    let (sender, receiver) = signal::channel(0);
                     wakers.insert(bucket.into(), sender);
                     receiver
                 }
@@ -463,169 +468,6 @@ impl<M> Shared<M> {
                 waker.send_replace(revision);
             }
         }
-    }
-}
-
-/// A position in the history of one key prefix. It holds no queue: a slow reader costs nothing and
-/// is told [`WatchError::TooOld`] once the history has moved past it.
-pub struct Watch<M> {
-    store: Store<M>,
-    prefix: Box<str>,
-    cursor: Revision,
-    wake: watch::Receiver<Revision>,
-}
-
-impl<M: Send + Sync + 'static> Watch<M> {
-    /// The changes since the last call, perhaps none, without waiting.
-    pub fn poll(&mut self) -> Result<WatchBatch<M>, WatchError> {
-        self.wake.borrow_and_update();
-        let bucket = bucket_of(&self.prefix);
-        let (changes, revision) = self.store.back(|back| {
-            let changes = match back.rings.get(bucket) {
-                Some(ring) => ring.after(self.cursor, &self.prefix),
-                None => Some(Vec::new()),
-            };
-            (changes, back.revision)
-        });
-        let changes = changes.ok_or(WatchError::TooOld(self.cursor))?;
-        self.cursor = revision;
-        Ok(WatchBatch { changes, revision })
-    }
-
-    /// Waits until the bucket changes after the last [`Watch::poll`].
-    pub async fn changed(&mut self) {
-        // The sender lives in the store, which `self` keeps alive.
-        let _ = self.wake.changed().await;
-    }
-}
-
-/// Commits batches until the store is closed and everything accepted is on disk.
-fn write_loop<M>(shared: &Shared<M>, mut disk: Disk) {
-    loop {
-        let Some(batch) = next_batch(shared) else { return };
-        let ceiling = batch.new_ceiling();
-        let idle = ceiling.is_none() && !batch.probe && batch.writes().next().is_none();
-        let result = if idle { Ok(()) } else { disk.reserve(batch.writes(), ceiling) };
-        match result {
-            Ok(()) => complete(shared, batch),
-            Err(error) => {
-                tracing::error!(%error, "the state file cannot be written");
-                fail(shared, batch, Arc::new(error));
-                if lock(&shared.front).closed {
-                    return;
-                }
-            }
-        }
-    }
-}
-
-/// What one commit takes to disk.
-struct Batch<M> {
-    queue: Vec<Queued<M>>,
-    unsaved: HashMap<Box<str>, Option<Arc<Record<M>>>>,
-    reserved: Revision,
-    ceiling: Revision,
-    probe: bool,
-}
-
-impl<M> Batch<M> {
-    fn writes(&self) -> impl Iterator<Item = Write<'_>> {
-        let lazy = self.unsaved.iter().map(|(key, record)| Write {
-            key,
-            record: record.as_ref().map(|r| (r.revision, &r.value[..])),
-        });
-        let lasting = self.queue.iter().filter(|q| q.durability != Durability::Volatile);
-        let queued = lasting.filter_map(|q| q.change.as_ref()).map(|change| {
-            let record = &change.record;
-            let stored = change.kind != ChangeKind::Deleted;
-            Write { key: &record.key, record: stored.then(|| (record.revision, &record.value[..])) }
-        });
-        lazy.chain(queued)
-    }
-
-    /// The new promise about revisions, if there is one.
-    fn new_ceiling(&self) -> Option<Revision> {
-        Some(self.ceiling).filter(|ceiling| *ceiling != self.reserved)
-    }
-}
-
-/// Waits for work: a queued write, or lazy writes that have waited long enough.
-fn next_batch<M>(shared: &Shared<M>) -> Option<Batch<M>> {
-    let mut front = lock(&shared.front);
-    loop {
-        let lazy_due = front.unsaved_since.map(|since| since + shared.options.lazy_flush_delay);
-        let due = lazy_due.is_some_and(|due| front.closed || due <= Instant::now());
-        if !front.queue.is_empty() || due {
-            break;
-        }
-        if front.closed {
-            return None;
-        }
-        front = match lazy_due {
-            Some(due) => {
-                let wait = due.saturating_duration_since(Instant::now());
-                shared.work.wait_timeout(front, wait).unwrap_or_else(PoisonError::into_inner).0
-            }
-            None => shared.work.wait(front).unwrap_or_else(PoisonError::into_inner),
-        };
-    }
-    front.committing = true;
-    front.unsaved_since = None;
-    let reserved = front.ceiling;
-    let low = front.next_revision + RESERVE_REVISIONS / 2 > reserved;
-    let ceiling = if low { front.next_revision + RESERVE_REVISIONS } else { reserved };
-    Some(Batch {
-        queue: std::mem::take(&mut front.queue),
-        unsaved: std::mem::take(&mut front.unsaved),
-        reserved,
-        ceiling,
-        probe: std::mem::take(&mut front.probe),
-    })
-}
-
-fn complete<M>(shared: &Shared<M>, batch: Batch<M>) {
-    lock(&shared.trouble).take();
-    let mut front = lock(&shared.front);
-    front.committing = false;
-    front.ceiling = batch.ceiling;
-    for change in batch.queue.iter().filter_map(|q| q.change.as_ref()) {
-        let record = &change.record;
-        let newest = front.pending.get(&record.key).map(|newest| {
-            newest
-                .as_ref()
-                .map_or(change.kind == ChangeKind::Deleted, |n| n.revision == record.revision)
-        });
-        if newest == Some(true) {
-            front.pending.remove(&record.key);
-        }
-    }
-    let (changes, waiters): (Vec<_>, Vec<_>) =
-        batch.queue.into_iter().map(|q| (q.change, q.done)).unzip();
-    shared.publish(changes.into_iter().flatten());
-    drop(front);
-    for done in waiters {
-        // A caller that went away does not need the answer.
-        let _ = done.send(Ok(()));
-    }
-}
-
-/// Refuses the batch and everything queued behind it, which was decided upon states that never
-/// came to be.
-fn fail<M>(shared: &Shared<M>, batch: Batch<M>, error: Arc<DiskError>) {
-    lock(&shared.trouble).replace(error.clone());
-    let mut front = lock(&shared.front);
-    front.committing = false;
-    front.pending.clear();
-    for (key, record) in batch.unsaved {
-        front.unsaved.entry(key).or_insert(record);
-    }
-    if !front.unsaved.is_empty() {
-        front.unsaved_since = Some(Instant::now());
-    }
-    let queued = std::mem::take(&mut front.queue);
-    drop(front);
-    for queued in batch.queue.into_iter().chain(queued) {
-        let _ = queued.done.send(Err(error.clone()));
     }
 }
 

@@ -1,5 +1,6 @@
-//! Code generators of the workspace: `cargo xtask generate-schema [--check]`.
+//! Tasks of the workspace: `cargo xtask generate-schema [--check]`, `cargo xtask check`.
 
+mod architecture;
 mod emit;
 mod join;
 mod parse_openapi;
@@ -10,10 +11,11 @@ mod sources;
 
 use std::process::ExitCode;
 
-const USAGE: &str = "usage: cargo xtask generate-schema [--check]
+const USAGE: &str = "usage: cargo xtask generate-schema [--check] | check
 
   generate-schema          writes api/src/schema/generated.rs and descriptions.z
-  generate-schema --check  fails if what is checked in differs from what would be written";
+  generate-schema --check  fails if what is checked in differs from what would be written
+  check                    fails where the tree is not as ARCHITECTURE.md says";
 
 fn main() -> ExitCode {
     let args: Vec<String> = std::env::args().skip(1).collect();
@@ -21,6 +23,10 @@ fn main() -> ExitCode {
     let result = match args.as_slice() {
         ["generate-schema"] => generate().and_then(|schema| schema.write()),
         ["generate-schema", "--check"] => generate().and_then(|schema| schema.check()),
+        ["check"] => architecture::violations().and_then(|found| match found.as_slice() {
+            [] => Ok("the tree is as ARCHITECTURE.md says".to_owned()),
+            lines => Err(lines.join("\n")),
+        }),
         _ => Err(USAGE.to_owned()),
     };
     match result {

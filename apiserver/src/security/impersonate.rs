@@ -29,7 +29,7 @@ pub(super) fn impersonate(rbac: &Rbac, user: User, headers: &HeaderMap) -> Resul
     let mut extra: BTreeMap<String, Vec<String>> = BTreeMap::new();
     for header in headers.keys() {
         if let Some(key) = header.as_str().strip_prefix(EXTRA) {
-            extra.insert(crate::security::percent::decode(key), all(header.as_str()));
+            extra.insert(crate::percent::decode(key), all(header.as_str()));
         }
     }
     if name.is_empty() {

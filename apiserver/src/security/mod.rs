@@ -7,7 +7,6 @@ mod attributes;
 mod authenticate;
 mod impersonate;
 mod objects;
-mod percent;
 pub mod pki;
 pub mod rbac;
 mod refusal;

@@ -5,8 +5,9 @@
 
 use std::sync::Arc;
 
+use api::int_or_string::IntOrString;
 use k8s_openapi::api::apps::v1::{Deployment, ReplicaSet};
-use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
+use k8s_openapi::apimachinery::pkg::util::intstr;
 
 use crate::deployment::revision::{self, DESIRED_REPLICAS, MAX_REPLICAS};
 use crate::deployment::status::{spec, wanted};
@@ -95,20 +96,13 @@ pub fn bounds(deployment: &Deployment) -> Bounds {
     Bounds { surge, unavailable: unavailable.min(replicas) }
 }
 
-/// A number, or a percentage of `replicas`; the default percentage if absent.
-pub fn resolve(value: Option<&IntOrString>, replicas: i32, up: bool) -> i32 {
-    match value {
-        Some(IntOrString::Int(number)) => (*number).max(0),
-        Some(IntOrString::String(text)) => percent(text, replicas, up),
-        None => percent(DEFAULT_PERCENT, replicas, up),
-    }
-}
-
-fn percent(text: &str, replicas: i32, up: bool) -> i32 {
-    let percent: i64 = text.strip_suffix('%').and_then(|text| text.parse().ok()).unwrap_or(0);
-    let product = percent * i64::from(replicas);
-    let rounded = if up { (product + 99).div_euclid(100) } else { product.div_euclid(100) };
-    i32::try_from(rounded.max(0)).unwrap_or(i32::MAX)
+/// A bound as a number of pods, the default percentage if it is absent; what is no percentage
+/// allows none.
+pub fn resolve(bound: Option<&intstr::IntOrString>, replicas: i32, up: bool) -> i32 {
+    let usual = || IntOrString::String(DEFAULT_PERCENT.to_owned());
+    let bound = bound.map_or_else(usual, IntOrString::from);
+    let pods = bound.scaled(i64::from(replicas), up).unwrap_or(0);
+    i32::try_from(pods.max(0)).unwrap_or(i32::MAX)
 }
 
 /// Scales `set` and notes on it what the Deployment wants.

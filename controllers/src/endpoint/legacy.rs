@@ -164,13 +164,7 @@ pub fn workers(context: &Arc<Context>) -> impl Future<Output = ()> + Send + use<
             wake.add(key);
         }
     });
-    let context = context.clone();
-    async move {
-        let token = context.token.clone();
-        queue
-            .run("endpoint-controller", WORKERS, token, move |key| reconcile(context.clone(), key))
-            .await;
-    }
+    context.clone().serve(queue, "endpoint-controller", WORKERS, reconcile)
 }
 
 fn is_computed(endpoints: &Endpoints) -> bool {

@@ -12,7 +12,7 @@ use k8s_openapi::api::discovery::v1::{Endpoint, EndpointConditions};
 use crate::cache::ObjectKey;
 use crate::context::Context;
 use crate::endpoint::address::{Ports, TRIGGER_TIME};
-use crate::endpoint::slice::{apply, is_managed_by, managed, service_of};
+use crate::endpoint::slice::{apply, managed, wake_services};
 use crate::endpoint::slices::{self, Frame, Group, MANAGED_BY, Plan, SERVICE_NAME};
 use crate::error::Error;
 use crate::event::Notice;
@@ -156,23 +156,8 @@ pub fn workers(context: &Arc<Context>) -> impl Future<Output = ()> + Send + use<
     caches.services.on_change(move |change| wake.add(ObjectKey::of(change.object().as_ref())));
     let wake = queue.clone();
     caches.endpoints.on_change(move |change| wake.add(ObjectKey::of(change.object().as_ref())));
-    let wake = queue.clone();
-    caches.endpoint_slices.on_change(move |change| {
-        for state in change.states().filter(|state| is_managed_by(state, CONTROLLER)) {
-            if let Some(service) = service_of(state) {
-                wake.add(service);
-            }
-        }
-    });
-    let context = context.clone();
-    async move {
-        let token = context.token.clone();
-        queue
-            .run("endpoint-slice-mirroring-controller", WORKERS, token, move |key| {
-                reconcile(context.clone(), key)
-            })
-            .await;
-    }
+    wake_services(&caches.endpoint_slices, CONTROLLER, &queue);
+    context.clone().serve(queue, "endpoint-slice-mirroring-controller", WORKERS, reconcile)
 }
 
 async fn reconcile(context: Arc<Context>, key: ObjectKey) -> Result<Requeue, Error> {

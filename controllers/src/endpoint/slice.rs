@@ -8,7 +8,7 @@ use futures::future::join_all;
 use k8s_openapi::api::core::v1::{Pod, Service};
 use k8s_openapi::api::discovery::v1::{Endpoint, EndpointConditions, EndpointSlice};
 
-use crate::cache::ObjectKey;
+use crate::cache::{Cache, ObjectKey};
 use crate::context::Context;
 use crate::endpoint::address::{self, Ports};
 use crate::endpoint::slices::{
@@ -91,6 +91,19 @@ pub fn service_of(slice: &EndpointSlice) -> Option<ObjectKey> {
     Some(ObjectKey::new(slice.metadata.namespace.clone().unwrap_or_default(), name))
 }
 
+/// Queues the Service of every slice that changes, if `controller` manages the slice.
+pub fn wake_services(
+    slices: &Cache<EndpointSlice>,
+    controller: &'static str,
+    queue: &Arc<Queue<ObjectKey>>,
+) {
+    let queue = queue.clone();
+    slices.on_change(move |change| {
+        let managed = change.states().filter(|state| is_managed_by(state, controller));
+        managed.filter_map(|slice| service_of(slice)).for_each(|service| queue.add(service));
+    });
+}
+
 /// The slices of a Service that `controller` manages.
 pub fn managed(
     context: &Context,
@@ -133,23 +146,8 @@ pub fn workers(context: &Arc<Context>) -> impl Future<Output = ()> + Send + use<
     caches.services.on_change(move |change| wake.add(ObjectKey::of(change.object().as_ref())));
     let (wake, services) = (queue.clone(), caches.services.clone());
     caches.pods.on_change(move |change| address::queue_services_of(change, &services, &wake));
-    let wake = queue.clone();
-    caches.endpoint_slices.on_change(move |change| {
-        for state in change.states().filter(|state| is_managed_by(state, CONTROLLER)) {
-            if let Some(service) = service_of(state) {
-                wake.add(service);
-            }
-        }
-    });
-    let context = context.clone();
-    async move {
-        let token = context.token.clone();
-        queue
-            .run("endpoint-slice-controller", WORKERS, token, move |key| {
-                reconcile(context.clone(), key)
-            })
-            .await;
-    }
+    wake_services(&caches.endpoint_slices, CONTROLLER, &queue);
+    context.clone().serve(queue, "endpoint-slice-controller", WORKERS, reconcile)
 }
 
 async fn reconcile(context: Arc<Context>, key: ObjectKey) -> Result<Requeue, Error> {

@@ -43,16 +43,9 @@ pub fn workers(context: &Arc<Context>) -> impl Future<Output = ()> + Send + use<
             }
         }
     });
-    let context = context.clone();
-    async move {
-        let token = context.token.clone();
-        queue
-            .run("job-orphan-pods", WORKERS, token, move |key| {
-                let context = context.clone();
-                async move { reconcile(&context, &key).await }
-            })
-            .await;
-    }
+    context.clone().serve(queue, "job-orphan-pods", WORKERS, |context, key| async move {
+        reconcile(&context, &key).await
+    })
 }
 
 async fn reconcile(context: &Context, key: &ObjectKey) -> Result<Requeue, Error> {

@@ -39,16 +39,12 @@ pub fn workers(context: &Arc<Context>) -> impl Future<Output = ()> + Send + use<
             wake.add(ObjectKey::of(job.as_ref()));
         }
     });
-    let context = context.clone();
-    async move {
-        let token = context.token.clone();
-        queue
-            .run("ttl-after-finished-controller", WORKERS, token, move |key| {
-                let context = context.clone();
-                async move { reconcile(&context, &key).await }
-            })
-            .await;
-    }
+    context.clone().serve(
+        queue,
+        "ttl-after-finished-controller",
+        WORKERS,
+        |context, key| async move { reconcile(&context, &key).await },
+    )
 }
 
 async fn reconcile(context: &Context, key: &ObjectKey) -> Result<Requeue, Error> {

@@ -2,8 +2,9 @@
 
 use std::collections::BTreeMap;
 
+use api::quantity::Quantity;
 use k8s_openapi::api::core::v1::{Container, Pod};
-use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
+use k8s_openapi::apimachinery::pkg::api::resource;
 
 /// Amounts by resource name: thousandths for `cpu`, whole units for all others.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -11,7 +12,7 @@ pub struct Resources(pub BTreeMap<String, i64>);
 
 impl Resources {
     /// The amounts of a `requests`, `limits` or `allocatable` map.
-    pub fn from_map(map: Option<&BTreeMap<String, Quantity>>) -> Self {
+    pub fn from_map(map: Option<&BTreeMap<String, resource::Quantity>>) -> Self {
         let amounts = map.into_iter().flatten();
         Self(amounts.map(|(name, text)| (name.clone(), amount(name, &text.0))).collect())
     }
@@ -81,57 +82,8 @@ pub fn requests(pod: &Pod) -> Resources {
 
 /// A quantity in the unit of its resource, rounded up; what cannot be read counts as nothing.
 pub fn amount(name: &str, text: &str) -> i64 {
-    let scale: i128 = if name == "cpu" { 1000 } else { 1 };
-    parse(text).map_or(0, |(mantissa, divisor)| {
-        let scaled = mantissa.saturating_mul(scale);
-        let rounded = scaled.div_euclid(divisor) + i128::from(scaled.rem_euclid(divisor) != 0);
-        i64::try_from(rounded).unwrap_or(i64::MAX)
-    })
-}
-
-/// A quantity as a fraction of two whole numbers.
-fn parse(text: &str) -> Option<(i128, i128)> {
-    let end = text
-        .find(|c: char| !(c.is_ascii_digit() || c == '.' || c == '+' || c == '-'))
-        .unwrap_or(text.len());
-    let (number, suffix) = text.split_at(end);
-    let (whole, fraction) = number.split_once('.').unwrap_or((number, ""));
-    let digits: i128 = format!("{whole}{fraction}").parse().ok()?;
-    let mut divisor = 10_i128.checked_pow(u32::try_from(fraction.len()).ok()?)?;
-    let factor: i128 = match suffix {
-        "" => 1,
-        "n" | "u" | "m" => {
-            divisor *= match suffix {
-                "n" => 1_000_000_000,
-                "u" => 1_000_000,
-                _ => 1000,
-            };
-            1
-        }
-        "k" => 1000,
-        "M" => 1_000_000,
-        "G" => 1_000_000_000,
-        "T" => 1_000_000_000_000,
-        "P" => 1_000_000_000_000_000,
-        "E" => 1_000_000_000_000_000_000,
-        "Ki" => 1 << 10,
-        "Mi" => 1 << 20,
-        "Gi" => 1 << 30,
-        "Ti" => 1 << 40,
-        "Pi" => 1 << 50,
-        "Ei" => 1 << 60,
-        _ => {
-            let power: i32 = suffix.strip_prefix(['e', 'E'])?.parse().ok()?;
-            let scale = 10_i128.checked_pow(power.unsigned_abs())?;
-            if power < 0 {
-                divisor = divisor.checked_mul(scale)?;
-                1
-            } else {
-                scale
-            }
-        }
-    };
-    Some((digits.checked_mul(factor)?, divisor))
+    let quantity = Quantity::parse(text).unwrap_or_default();
+    if name == "cpu" { quantity.milli_value() } else { quantity.value() }
 }
 
 #[cfg(test)]

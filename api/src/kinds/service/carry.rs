@@ -49,9 +49,9 @@ pub fn keep_allocated(object: &mut Value, old: &Value) {
         let mut taken: Vec<Value> =
             items_at(spec, "ports").map(|p| p["nodePort"].clone()).collect();
         for port in items_at(spec, "ports").filter(|port| is_unset(&port["nodePort"])) {
-            let same_port =
-                |p: &&Value| p["protocol"] == port["protocol"] && p["port"] == port["port"];
-            if let Some(previous) = had.iter().find(same_port)
+            // A port is known by its name; the last of several without one counts.
+            let same_port = |p: &&Value| same(&p["name"], &port["name"]);
+            if let Some(previous) = had.iter().rfind(same_port)
                 && !taken.contains(&previous["nodePort"])
             {
                 taken.push(previous["nodePort"].clone());

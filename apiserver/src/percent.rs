@@ -2,6 +2,9 @@
 
 /// Decodes `%41` sequences; broken ones stay as they are.
 pub(crate) fn decode(text: &str) -> String {
+    if !text.contains('%') {
+        return text.to_owned();
+    }
     let bytes = text.as_bytes();
     let mut decoded = Vec::with_capacity(bytes.len());
     let mut at = 0;
