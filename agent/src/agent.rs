@@ -22,6 +22,7 @@ use crate::machine::{Machine, PodSandbox};
 use crate::node::{Capacity, Node};
 use crate::objects::Objects;
 use crate::services::Services;
+use crate::start_up::StartUps;
 use crate::worker::{News, Worker};
 use crate::{real, registration, server};
 
@@ -84,6 +85,7 @@ impl Agent {
             services: Services::start(client.clone(), stop.clone()),
             directory: Directory::default(),
             capacity: Capacity::of_this_machine(),
+            start_ups: StartUps::default(),
             config,
             client,
             machine,

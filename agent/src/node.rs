@@ -8,6 +8,7 @@ use crate::events::Recorder;
 use crate::machine::Machine;
 use crate::objects::Objects;
 use crate::services::Services;
+use crate::start_up::StartUps;
 
 /// What the machine has.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -47,4 +48,6 @@ pub struct Node {
     pub directory: Directory,
     /// What the machine has.
     pub capacity: Capacity,
+    /// When pods started.
+    pub start_ups: StartUps,
 }

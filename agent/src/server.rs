@@ -56,6 +56,10 @@ async fn answer(node: &Arc<Node>, request: Request<Incoming>) -> Response<Body> 
         ["healthz"] => text(StatusCode::OK, "ok"),
         ["pods"] => pods(node),
         ["stats", "summary"] => summary(node).await,
+        ["startUp", uid] => match node.start_ups.of(uid) {
+            Some(steps) => json_response(&steps),
+            None => text(StatusCode::NOT_FOUND, "the start of this pod was not seen"),
+        },
         ["containerLogs", namespace, pod, container] => {
             container_logs(node, &request, namespace, pod, container)
         }
