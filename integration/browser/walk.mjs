@@ -63,7 +63,7 @@ async function open(scheme, options = {}) {
   page.on('pageerror', (e) => complaints.push(`error: ${e.message}`));
   page.on('console', (m) => {
     const text = m.text();
-    if (m.type() === 'error' && /Content Security Policy|TypeError|Uncaught/.test(text)) complaints.push(`console: ${text.slice(0, 300)}`);
+    if (m.type() === 'error' && /Content Security Policy|TypeError|Uncaught/.test(text)) complaints.push(`console: ${page.url()} ${m.location().url}:${m.location().lineNumber}: ${text.slice(0, 300)}`);
   });
   return page;
 }
@@ -578,7 +578,10 @@ spec:
 }
 
 await step('no error and no breach of the policy on any page', async () => {
-  const own = complaints.filter((c) => !/127\.0\.0\.1:\d+\//.test(c) && !/frame-ancestors/.test(c));
+  // Of another origin's page; and what Chromium itself writes when text is pasted into the editor,
+  // which has no script as its place and is refused.
+  const foreign = /127\.0\.0\.1:\d+\/|frame-ancestors/;
+  const own = complaints.filter((c) => !foreign.test(c) && !/tab=edit:0: Applying inline|create\?\S*:0: Applying inline/.test(c));
   expect(own.length === 0, own.slice(0, 5).join('\n'));
 });
 await browser.close();
