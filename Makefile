@@ -6,7 +6,7 @@ RELEASE := $(TARGET_DIR)/$(TARGET)/release/coracle
 DEBUG := $(TARGET_DIR)/$(TARGET)/debug/coracle
 export PATH := $(HOME)/.cargo/bin:$(PATH)
 
-.PHONY: run test kills check clean build bench dashboard prerequisites images kubectl clients
+.PHONY: run test kills check clean build bench dashboard browser prerequisites images kubectl clients
 
 ## run: install what is missing, build, start a node, replay the story, stay up until Ctrl-C.
 ##      NETNS=1 puts the node into a network namespace of its own with no way out.
@@ -14,7 +14,7 @@ run: build images
 	@CORACLE_BINARY=$(abspath $(RELEASE)) NETNS=$(NETNS) integration/demo/run.sh
 
 ## test: everything a contributor must pass; ends in the test runner's summary.
-test: prerequisites dashboard/dist/assets.rs images kubectl clients check
+test: prerequisites dashboard/dist/assets.rs images kubectl clients browser check
 	cargo build --workspace
 	@CORACLE_BINARY=$(abspath $(DEBUG)) integration/scripts/test.sh
 
@@ -38,6 +38,10 @@ dashboard:
 
 dashboard/dist/assets.rs:
 	$(MAKE) dashboard
+
+## browser: what drives the dashboard in the tests; where it cannot be had they say that they skip it.
+browser:
+	@integration/scripts/browser.sh
 
 ## build: the static release binary.
 build: prerequisites dashboard/dist/assets.rs

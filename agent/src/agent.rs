@@ -27,6 +27,7 @@ use crate::node::{Capacity, Node};
 use crate::objects::Objects;
 use crate::pressure::Gauge;
 use crate::services::Services;
+use crate::start_up::StartUps;
 use crate::volume::provisioned;
 use crate::worker::{News, Worker};
 use crate::{pressure, real, registration, server};
@@ -95,6 +96,7 @@ impl Agent {
             image_uses: ImageUses::default(),
             pressure: Gauge::default(),
             capacity: Capacity::of_this_machine(),
+            start_ups: StartUps::default(),
             config,
             client,
             machine,

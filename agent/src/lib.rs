@@ -26,6 +26,7 @@ mod registration;
 mod server;
 mod services;
 mod sockets;
+mod start_up;
 pub mod streaming;
 pub mod volume;
 pub mod worker;

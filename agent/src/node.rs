@@ -10,6 +10,7 @@ use crate::machine::Machine;
 use crate::objects::Objects;
 use crate::pressure::Gauge;
 use crate::services::Services;
+use crate::start_up::StartUps;
 
 /// What the machine has.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -53,4 +54,6 @@ pub struct Node {
     pub pressure: Gauge,
     /// What the machine has.
     pub capacity: Capacity,
+    /// When pods started.
+    pub start_ups: StartUps,
 }

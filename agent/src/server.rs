@@ -63,6 +63,10 @@ async fn answer(node: &Arc<Node>, request: Request<Incoming>) -> Response<Body> 
             let working_set = node.capacity.memory_bytes.saturating_sub(available);
             exposition(crate::metrics::resource(node, (cpu_ns, working_set)).await)
         }
+        ["startUp", uid] => match node.start_ups.of(uid) {
+            Some(steps) => json_response(&steps),
+            None => text(StatusCode::NOT_FOUND, "the start of this pod was not seen"),
+        },
         ["containerLogs", namespace, pod, container] => {
             container_logs(node, &request, namespace, pod, container)
         }

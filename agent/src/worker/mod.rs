@@ -34,6 +34,7 @@ use crate::machine::{Link, PodSandbox};
 use crate::node::Node;
 use crate::objects::{Key, Subscription};
 use crate::probe::Purpose;
+use crate::start_up::Step;
 use crate::volume::prepare::Ready;
 use crate::volume::references::references;
 use crate::volume::token::Token;
@@ -104,8 +105,12 @@ impl Worker {
         let (note, notes) = mpsc::unbounded_channel();
         let now = Instant::now();
         let status_known = status_value(&pod);
+        let uid = pod.metadata.uid.clone().unwrap_or_default();
+        if adopted.is_none() {
+            node.start_ups.note(&uid, Step::Seen, Timestamp::now());
+        }
         Self {
-            uid: pod.metadata.uid.clone().unwrap_or_default(),
+            uid,
             state: PodState::new(&pod, now, Timestamp::now()),
             node,
             pod,

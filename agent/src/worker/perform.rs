@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
-use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::api::core::v1::{Pod, PodCondition};
 use kube::Api;
 use kube::api::{DeleteParams, Patch, PatchParams, Preconditions};
 use runtime::image::Image;
@@ -18,6 +18,7 @@ use super::{Note, Worker, status, status_value};
 use crate::credential;
 use crate::events::Level;
 use crate::picture::{self, NoImage};
+use crate::start_up::Step;
 use crate::volume::prepare::{MountError, Prepared};
 
 /// What came of a task.
@@ -309,6 +310,7 @@ impl Worker {
                 record.run = Run::Running(live);
                 self.images.remove(&name);
                 let recorder = &self.node.recorder;
+                self.node.start_ups.note(&self.uid, Step::Started, Timestamp::now());
                 let text = format!("Started container {name}");
                 recorder.container(&self.pod, &name, Level::Normal, "Started", text);
                 if !self.begin_post_start(index) {
@@ -387,6 +389,10 @@ impl Worker {
         let now = Instant::now();
         let host = &self.node.config.node_ips;
         let desired = status::status(&self.pod, &self.state, host, now, Timestamp::now());
+        let is_ready = |c: &PodCondition| c.type_ == "Ready" && c.status == "True";
+        if desired.conditions.iter().flatten().any(is_ready) {
+            self.node.start_ups.note(&self.uid, Step::Ready, Timestamp::now());
+        }
         let Ok(desired) = serde_json::to_value(desired) else { return };
         let Some(patch) = status::patch(&self.uid, &self.status_known, &desired) else {
             let was = self.state.final_status_written;

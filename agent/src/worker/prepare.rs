@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Pod;
 use runtime::sandbox::{NamespaceMode, SandboxSpec};
 use serde_json::json;
@@ -21,6 +22,7 @@ use crate::events::Level;
 use crate::machine::{Cause, HostPort, Link, PodSandbox};
 use crate::node::Node;
 use crate::objects::Key;
+use crate::start_up::Step;
 use crate::volume::mount;
 use crate::volume::prepare::{MountError, Preparation, Prepared};
 
@@ -76,7 +78,14 @@ impl Work {
         let needs_address = needs_address(&self.pod);
         let volumes = self.volumes.clone();
         let (sandbox, prepared) = tokio::join!(self.sandbox(), async {
-            if needs_address { None } else { Some(volumes.run().await) }
+            if needs_address {
+                return None;
+            }
+            let prepared = volumes.run().await;
+            if prepared.is_ok() {
+                self.done(Step::Volumes);
+            }
+            Some(prepared)
         });
         let (link, sandbox) = sandbox?;
         let prepared = match prepared {
@@ -90,7 +99,10 @@ impl Work {
             }
         };
         let volumes = match prepared {
-            Ok(prepared) => Ok(prepared),
+            Ok(prepared) => {
+                self.done(Step::Volumes);
+                Ok(prepared)
+            }
             Err(error) => {
                 let hint = match error.cause.missing() {
                     Some((kind, name)) => {
@@ -113,14 +125,22 @@ impl Work {
         } else {
             let ports = host_ports(&self.pod);
             let link = self.node.machine.network.attach(&self.uid, &ports).await;
-            Some(link.map_err(PrepareError::Network)?)
+            let link = link.map_err(PrepareError::Network)?;
+            self.done(Step::Network);
+            Some(link)
         };
         if let Some(sandbox) = &self.sandbox {
             return Ok((link, sandbox.clone()));
         }
         let wanted = sandbox_spec(&self.pod, &self.uid, link.as_ref(), &self.node);
         let made = self.node.machine.runtime.create_sandbox(wanted).await;
-        Ok((link, made.map_err(PrepareError::Sandbox)?))
+        let made = made.map_err(PrepareError::Sandbox)?;
+        self.done(Step::Sandbox);
+        Ok((link, made))
+    }
+
+    fn done(&self, step: Step) {
+        self.node.start_ups.note(&self.uid, step, Timestamp::now());
     }
 }
 

@@ -17,7 +17,6 @@ export interface Meta {
 }
 
 /* An object of any kind: what is read from it is checked by the reader. */
-// eslint-disable-next-line @typescript-eslint/no-explicit-any
 export type Obj = { apiVersion?: string; kind?: string; metadata: Meta; [field: string]: any };
 
 /** Where the API is: the page is at `<root>ui/`, whatever prefix a proxy puts before it. */
@@ -67,8 +66,9 @@ export async function send(path: string, init: Init = {}): Promise<Response> {
     cache: 'no-store',
   });
   if (!response.ok) throw await failureOf(response);
+  // What a list says of its own version helps nobody who only looks.
   const warning = response.headers.get('warning');
-  if (warning) warnings.add(warning);
+  if (warning && init.method) warnings.add(warning);
   return response;
 }
 

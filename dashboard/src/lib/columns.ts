@@ -5,6 +5,7 @@ import type { Kind } from './kinds.svelte';
 import type { Collection } from './live.svelte';
 import { quantity } from './format';
 import { external, internal } from './services';
+import { eventTime } from './problems';
 import { images, podReason, pods, restarts, state } from './status';
 
 export interface Col {
@@ -73,6 +74,17 @@ const classic: Record<string, Col[]> = {
     { id: 'internal', title: 'Internal endpoints', text: (o) => internal(o).join(' ') },
     { id: 'external', title: 'External endpoints', text: (o) => external(o).map((e) => e.text).join(' ') },
     c.age,
+  ],
+  '/events': [
+    {
+      id: 'seen', title: 'Last seen', width: '92px', text: (o) => eventTime(o) ?? '-',
+      order: (o) => -Date.parse(eventTime(o) ?? '') || 0,
+    },
+    { id: 'type', title: 'Type', width: '80px', text: (o) => (o.type as string) ?? '' },
+    { id: 'reason', title: 'Reason', width: '180px', text: (o) => (o.reason as string) ?? '' },
+    { id: 'object', title: 'Object', width: '280px', text: (o) => `${o.involvedObject?.kind ?? ''} ${o.involvedObject?.name ?? ''}` },
+    { id: 'message', title: 'Message', text: (o) => (o.message as string) ?? '' },
+    { id: 'count', title: 'Count', width: '70px', num: true, text: (o) => String(o.series?.count ?? o.count ?? 1), order: (o) => Number(o.series?.count ?? o.count ?? 1) },
   ],
   '/namespaces': [c.name, c.labels, c.status, c.age],
   '/nodes': [

@@ -66,7 +66,6 @@ export function decode64(value: string): Uint8Array {
 export function asText(data: Uint8Array): string | undefined {
   try {
     const text = new TextDecoder('utf-8', { fatal: true }).decode(data);
-    // eslint-disable-next-line no-control-regex
     return /[\u0000-\u0008\u000b\u000c\u000e-\u001f]/.test(text) ? undefined : text;
   } catch {
     return undefined;

@@ -57,9 +57,11 @@ function versioned(apiVersion: string, kind: string): Kind | undefined {
 /** Where in the text the server's complaint about a field belongs. */
 export function faultsOf(error: unknown, part: Part): Fault[] {
   const causes: Cause[] = error instanceof ApiFailure && error.causes.length ? error.causes : [{ message: text(error) }];
-  return causes.map(({ field, message }) => {
-    const [from, to] = rangeOf(part, field ?? '');
-    return { from, to, field, message: field ? `${field}: ${message ?? ''}` : (message ?? '') };
+  return causes.map(({ field, message = '' }) => {
+    // Strict decoding names its fields in the text only.
+    const named = /(?:unknown|duplicate) field "([^"]+)"/.exec(message)?.[1];
+    const [from, to] = rangeOf(part, field ?? named ?? '');
+    return { from, to, field, message: field && !message.startsWith(field) ? `${field}: ${message}` : message };
   });
 }
 
@@ -112,9 +114,9 @@ export async function present(part: Part): Promise<Obj | undefined> {
 
 /** An object without what the server keeps of its own, for comparing and editing. */
 export function bare(object: Obj, status = false): Obj {
-  const copy = structuredClone(object);
-  const meta = copy.metadata;
-  delete meta.managedFields;
+  const { apiVersion, kind, metadata, ...rest } = structuredClone(object);
+  const copy: Obj = { apiVersion, kind, metadata, ...rest };
+  delete metadata.managedFields;
   if (!status) delete copy.status;
   return copy;
 }

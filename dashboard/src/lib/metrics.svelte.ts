@@ -3,6 +3,7 @@
 import { ApiFailure, get } from './api';
 import { clock } from './clock.svelte';
 import { quantity } from './format';
+import { kinds } from './kinds.svelte';
 
 export interface Sample {
   at: number;
@@ -57,6 +58,10 @@ class Metrics {
 
   private async poll() {
     if (document.hidden) return;
+    if (!kinds.versions.some((k) => k.group === 'metrics.k8s.io')) {
+      this.served = false;
+      return;
+    }
     try {
       const base = 'apis/metrics.k8s.io/v1beta1';
       const [pods, nodes] = await Promise.all([
@@ -82,7 +87,7 @@ class Metrics {
       }
       this.version++;
     } catch (error) {
-      if (error instanceof ApiFailure && [403, 404, 503].includes(error.code)) this.served = this.served ?? false;
+      if (error instanceof ApiFailure && [403, 404, 503].includes(error.code)) this.served ??= false;
     }
   }
 }

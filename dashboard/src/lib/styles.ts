@@ -1,6 +1,11 @@
 // xterm.js writes style elements and style attributes, which the page's policy forbids. It is given
-// a document whose style elements put their text into a constructed style sheet instead, and whose
-// spans take their style attribute as properties; the policy allows both.
+// a document whose style elements put their text into a constructed style sheet instead, and spans
+// (its cells) take their style attribute as properties; the policy allows both.
+
+HTMLSpanElement.prototype.setAttribute = function (key: string, value: string) {
+  if (key === 'style') this.style.cssText = value;
+  else Element.prototype.setAttribute.call(this, key, value);
+};
 
 export interface Styles {
   document: Document;
@@ -14,14 +19,6 @@ export function styles(): Styles {
   const real = document.createElement.bind(document);
 
   function create(name: string, options?: ElementCreationOptions): HTMLElement {
-    if (name === 'span') {
-      const span = real(name);
-      span.setAttribute = (key: string, value: string) => {
-        if (key === 'style') span.style.cssText = value;
-        else Element.prototype.setAttribute.call(span, key, value);
-      };
-      return span;
-    }
     if (name !== 'style') return real(name, options);
     const sheet = new CSSStyleSheet();
     sheets.push(sheet);

@@ -1,7 +1,7 @@
 // When each step of a pod's start happened. Times in objects are whole seconds, but the name of a
 // kubelet's event ends in the nanosecond of its writing, as upstream's do.
 
-import type { Obj } from './api';
+import { get, type Obj } from './api';
 import { condition, containerStatuses } from './status';
 
 export interface Step {
@@ -23,10 +23,21 @@ export function nameTime(name: string): number | undefined {
   return ms > 1.4e12 && ms < 4e12 ? ms : undefined;
 }
 
-/** What the agent noted of the start, in milliseconds after it saw the pod. */
-export const NOTE = 'coracle.dev/start-up';
+/** What the kubelet noted of the start, asked for through its node. */
+export async function noted(pod: Obj): Promise<[string, number][]> {
+  const { nodeName } = pod.spec ?? {};
+  if (!nodeName) return [];
+  try {
+    const path = `api/v1/nodes/${encodeURIComponent(nodeName)}/proxy/startUp/${pod.metadata.uid}`;
+    const { steps } = await get<{ steps: { step: string; microseconds: number }[] }>(path);
+    return steps.map((s) => [s.step, s.microseconds / 1000]);
+  } catch {
+    // It started before the agent did, or long ago.
+    return [];
+  }
+}
 
-export function startUp(pod: Obj, events: Obj[]): Step[] {
+export function startUp(pod: Obj, events: Obj[], notes: [string, number][]): Step[] {
   const found: { what: string; detail?: string; ms: number; exact: boolean }[] = [];
   const started = containerStatuses(pod).some((c) => c.restartCount > 0) ? 'first' : 'only';
   const words: Record<string, string> = { Scheduled: 'Scheduled', Pulling: 'Pull begins', Pulled: 'Image there', RegistryUnreachable: 'Image there', Created: 'Container made', Started: 'Started' };
@@ -44,18 +55,8 @@ export function startUp(pod: Obj, events: Obj[]): Step[] {
     const many = (pod.spec?.containers?.length ?? 1) + (pod.spec?.initContainers?.length ?? 0) > 1;
     if (ms) found.push({ what: container && many ? `${what} (${container})` : what, detail: e.message, ms, exact: exact !== undefined });
   }
-  const note = pod.metadata.annotations?.[NOTE];
-  if (note) {
-    try {
-      const { at, ...steps } = JSON.parse(note) as Record<string, number>;
-      const names: Record<string, string> = { network: 'Network', volumes: 'Volumes', ready: 'Ready' };
-      for (const [key, after] of Object.entries(steps)) {
-        if (names[key] && Number.isFinite(after) && Number.isFinite(at)) found.push({ what: names[key], ms: at + after, exact: true });
-      }
-    } catch {
-      // Somebody else's annotation.
-    }
-  }
+  const names: Record<string, string> = { Network: 'Network', Sandbox: 'Sandbox', Volumes: 'Volumes', Ready: 'Ready' };
+  for (const [step, ms] of notes) if (names[step]) found.push({ what: names[step], ms, exact: true });
   const ready = condition(pod, 'Ready');
   if (!found.some((s) => s.what === 'Ready') && ready?.status === 'True' && started === 'only' && ready.lastTransitionTime) {
     found.push({ what: 'Ready', ms: Date.parse(ready.lastTransitionTime), exact: false });

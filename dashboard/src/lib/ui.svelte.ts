@@ -12,7 +12,6 @@ export interface Note {
 class Ui {
   notes = $state<Note[]>([]);
   filter = $state('');
-  // eslint-disable-next-line @typescript-eslint/no-explicit-any
   dialog = $state.raw<{ component: Component<any>; props: Record<string, unknown> } | null>(null);
   private counter = 0;
   private returnTo: HTMLElement | null = null;

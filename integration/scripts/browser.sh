@@ -1,0 +1,20 @@
+#!/usr/bin/env bash
+# Installs Chromium and its driver for the dashboard's tests. Never fails: what cannot be had is
+# told, and the test skips itself visibly.
+set -uo pipefail
+cd "$(dirname "$0")/../.."
+export DEBIAN_FRONTEND=noninteractive
+
+missing=()
+command -v node >/dev/null && command -v npm >/dev/null || missing+=(nodejs npm)
+command -v chromium >/dev/null || missing+=(chromium fonts-dejavu-core)
+if [ ${#missing[@]} -gt 0 ] && [ "$(id -u)" = 0 ]; then
+    echo "installing: ${missing[*]}"
+    timeout 300 apt-get install -y -qq --no-install-recommends "${missing[@]}" >/dev/null 2>&1 ||
+        echo "the browser cannot be installed: the dashboard's browser test will be skipped" >&2
+fi
+if command -v npm >/dev/null && [ ! -d integration/browser/node_modules/playwright-core ]; then
+    (cd integration/browser && timeout 120 npm ci --no-audit --no-fund --silent >/dev/null 2>&1) ||
+        echo "the browser's driver cannot be installed: the dashboard's browser test will be skipped" >&2
+fi
+exit 0
