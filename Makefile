@@ -18,10 +18,11 @@ test: prerequisites dashboard/dist/assets.rs images kubectl clients check
 	cargo build --workspace
 	@CORACLE_BINARY=$(abspath $(DEBUG)) integration/scripts/test.sh
 
-## check: formatting and lints.
+## check: formatting, lints, and whether the tree is as ARCHITECTURE.md says.
 check: prerequisites
 	cargo fmt --all --check
 	cargo clippy --workspace --all-targets --quiet -- -D warnings
+	cargo run --quiet --package coracle-xtask -- check
 
 
 ## dashboard: the page at /ui, from its sources (needs Node and npm). Its built files are kept with

@@ -5,6 +5,8 @@ pub mod defaults;
 pub mod duration;
 pub mod field;
 pub mod field_error;
+#[cfg(test)]
+mod fuzz_tests;
 pub mod int_or_string;
 mod kinds;
 pub mod metadata;

@@ -1,5 +1,8 @@
 //! DNS messages: reading queries, writing answers, walking the records of a foreign answer.
 
+#[cfg(test)]
+mod fuzz_tests;
+
 use std::net::IpAddr;
 
 use crate::name::Name;

@@ -1,5 +1,8 @@
 //! Links, addresses, routes and neighbours through rtnetlink.
 
+#[cfg(test)]
+mod fuzz_tests;
+
 use std::net::Ipv4Addr;
 use std::os::fd::{AsRawFd, BorrowedFd};
 

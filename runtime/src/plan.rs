@@ -6,6 +6,9 @@
 mod mount;
 mod process;
 
+#[cfg(test)]
+mod fuzz_tests;
+
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 

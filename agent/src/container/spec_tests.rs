@@ -1,3 +1,5 @@
+//! From a container to a runtime spec.
+
 #![allow(clippy::unwrap_used)]
 
 use super::*;

@@ -1,3 +1,5 @@
+//! HTTP probes against servers of the tests.
+
 #![allow(clippy::unwrap_used)]
 
 use std::convert::Infallible;

@@ -18,4 +18,6 @@ pub use port_forward::{Dial, port_forward};
 pub use remote_command::{StreamOptions, attach, exec};
 
 #[cfg(test)]
+mod fuzz_tests;
+#[cfg(test)]
 mod tests;

@@ -1,3 +1,5 @@
+//! Both framings, and sessions over both.
+
 #![allow(clippy::unwrap_used)]
 
 use std::io;

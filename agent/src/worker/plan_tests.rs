@@ -1,3 +1,5 @@
+//! From a state to a plan.
+
 #![allow(clippy::unwrap_used)]
 
 use super::*;

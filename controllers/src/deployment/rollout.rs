@@ -99,11 +99,8 @@ pub fn bounds(deployment: &Deployment) -> Bounds {
 /// A bound as a number of pods, the default percentage if it is absent; what is no percentage
 /// allows none.
 pub fn resolve(bound: Option<&intstr::IntOrString>, replicas: i32, up: bool) -> i32 {
-    let bound = match bound {
-        Some(intstr::IntOrString::Int(number)) => IntOrString::Int(i64::from(*number)),
-        Some(intstr::IntOrString::String(text)) => IntOrString::String(text.clone()),
-        None => IntOrString::String(DEFAULT_PERCENT.to_owned()),
-    };
+    let usual = || IntOrString::String(DEFAULT_PERCENT.to_owned());
+    let bound = bound.map_or_else(usual, IntOrString::from);
     let pods = bound.scaled(i64::from(replicas), up).unwrap_or(0);
     i32::try_from(pods.max(0)).unwrap_or(i32::MAX)
 }

@@ -1,3 +1,5 @@
+//! From a question to an answer.
+
 #![allow(clippy::unwrap_used)]
 
 use serde_json::json;

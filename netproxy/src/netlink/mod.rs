@@ -1,5 +1,7 @@
 //! Netlink as this crate needs it: pure message encoding and parsing, and one blocking socket.
 
+#[cfg(test)]
+mod fuzz_tests;
 mod message;
 mod socket;
 

@@ -27,6 +27,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("coracle-netproxy", &["coracle-api"]),
     ("coracle-dns", &["coracle-api"]),
     ("coracle", ALL),
+    ("coracle-fuzz", &[]),
     ("coracle-integration", &[]),
     ("coracle-xtask", &[]),
 ];
@@ -44,7 +45,6 @@ const LIBRARIES: &[(&str, &[&str])] = &[
     ("indicatif", &["coracle"]),
     ("tracing-subscriber", &["coracle"]),
     ("rcgen", &["coracle-apiserver"]),
-    ("tokio-rustls", &["coracle-apiserver", "coracle"]),
     ("json-patch", &["coracle-apiserver"]),
     (
         "kube",

@@ -61,8 +61,8 @@ fn is_path(word: &str) -> bool {
         "runtime",
         "netproxy",
         "dns",
-        "coracle",
         "dashboard",
+        "fuzz",
         "integration",
         "xtask",
         "docs",
@@ -74,7 +74,9 @@ fn is_path(word: &str) -> bool {
     }
     let sources = word.ends_with(".rs") || word.ends_with(".sh") || word.ends_with(".md");
     let first = word.split('/').next().unwrap_or_default();
-    sources || (word.contains('/') && ROOTS.contains(&first))
+    // Names in the API begin with `coracle/`, too.
+    let inside = ROOTS.contains(&first) || word.starts_with("coracle/src");
+    sources || (word.contains('/') && inside)
 }
 
 /// The targets that a document tells to make.

@@ -1,3 +1,5 @@
+//! Certificates, over time and after damage.
+
 #![allow(clippy::unwrap_used)]
 
 use std::os::unix::fs::PermissionsExt;

@@ -1,3 +1,5 @@
+//! Who may what.
+
 #![allow(clippy::unwrap_used)]
 
 use std::collections::BTreeMap;

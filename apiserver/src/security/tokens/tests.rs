@@ -1,3 +1,5 @@
+//! Tokens, and what ends them.
+
 #![allow(clippy::unwrap_used)]
 
 use std::time::{Duration, SystemTime};

@@ -1,3 +1,5 @@
+//! From Services to maps.
+
 #![allow(clippy::unwrap_used)]
 
 use serde_json::{Value, json};
