@@ -1,4 +1,5 @@
-//! An API server in memory: one pod, secrets with their watches, and whatever else is empty.
+//! An API server in memory: one pod, secrets with their watches, the headless Service `front`, and
+//! whatever else is empty.
 #![allow(clippy::unwrap_used)]
 
 use std::convert::Infallible;
@@ -114,12 +115,16 @@ impl FakeApi {
             return self.watch(secrets.then(|| wanted.to_owned()));
         }
         // Secrets appear after the first list only; the metadata of others is for hints.
-        let kind = match path.rsplit('/').next() {
-            Some("secrets") => "SecretList",
-            _ => "ServiceList",
+        let (kind, items) = match path.rsplit('/').next() {
+            Some("secrets") => ("SecretList", json!([])),
+            _ => (
+                "ServiceList",
+                json!([{"metadata": {"namespace": "d", "name": "front"},
+                    "spec": {"clusterIP": "None", "selector": {"app": "front"}}}]),
+            ),
         };
         json_response(&json!({"apiVersion": "v1", "kind": kind,
-            "metadata": {"resourceVersion": "1"}, "items": []}))
+            "metadata": {"resourceVersion": "1"}, "items": items}))
     }
 
     fn watch(&self, secret: Option<String>) -> Response<Body> {

@@ -37,7 +37,7 @@ impl Worker {
         let handler = spec.lifecycle.as_ref().and_then(|lifecycle| lifecycle.pre_stop.clone());
         let target = self.target(index);
         let (pod, uid) = (self.pod.clone(), self.uid.clone());
-        let withdrawal = self.withdrawal();
+        let withdrawal = self.withdrawal().filter(|_| !grace.is_zero());
         self.spawn(async move {
             if let (Some(handler), Some(target)) = (handler, target)
                 && !grace.is_zero()

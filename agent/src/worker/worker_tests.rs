@@ -214,6 +214,31 @@ async fn crashes_back_off_after_the_first_restart() {
 }
 
 #[tokio::test]
+async fn a_pod_behind_a_service_is_signalled_once_no_connection_can_come() {
+    let mut stand = Stand::start("withdrawal", FakeMachine::new(), one(json!({})));
+    stand.until("it is ready", |stand| stand.ready()).await;
+    stand.api.pod(|pod| pod["metadata"]["labels"] = json!({"app": "front"}));
+    stand.delete(30);
+    stand.finish().await;
+    assert_eq!(
+        stand.machine.journal.all(),
+        ["make sandbox", "start a", "withdraw d/front", "signal a 15", "remove sandbox", "detach"]
+    );
+}
+
+#[tokio::test]
+async fn who_has_no_time_to_end_is_not_withdrawn_first() {
+    let mut stand = Stand::start("no-withdrawal", FakeMachine::new(), one(json!({})));
+    stand.until("it is ready", |stand| stand.ready()).await;
+    stand.api.pod(|pod| pod["metadata"]["labels"] = json!({"app": "front"}));
+    stand.delete(0);
+    stand.finish().await;
+    let journal = stand.machine.journal.all();
+    assert!(journal.contains(&"signal a 9".to_owned()), "{journal:?}");
+    assert!(!journal.iter().any(|line| line.starts_with("withdraw")), "{journal:?}");
+}
+
+#[tokio::test]
 async fn a_stubborn_container_is_killed_when_its_grace_is_over() {
     let machine = FakeMachine::new();
     machine.sandbox.ignore_signals("a");
