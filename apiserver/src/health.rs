@@ -69,7 +69,7 @@ async fn all(server: &Arc<ApiServer>, which: &str, query: &Query) -> Response<Bo
         let text = format!("{lines}{which} check failed\n");
         return body::text(StatusCode::INTERNAL_SERVER_ERROR, text);
     }
-    match query.get("verbose").is_some() {
+    match query.all("verbose").next().is_some() {
         true => body::text(StatusCode::OK, format!("{lines}{which} check passed\n")),
         false => body::text(StatusCode::OK, "ok"),
     }

@@ -7,7 +7,9 @@ use coracle_integration::{Kubectl, Node, eventually, story, with_every_kubectl, 
 /// Starts a busybox pod that stays, for commands to be run in.
 fn busybox(kubectl: &Kubectl, name: &str) {
     let mut arguments = vec!["run", name, "--image=busybox", "--image-pull-policy=IfNotPresent"];
-    arguments.extend(["--restart=Never", "--command", "--", "sleep", "3600"]);
+    // A first process ends on a signal only when it says so.
+    let script = "trap exit TERM; sleep 3600 & wait";
+    arguments.extend(["--restart=Never", "--command", "--", "sh", "-c", script]);
     kubectl.ok(&arguments);
     kubectl.ok(&["wait", "--for=condition=Ready", &format!("pod/{name}"), "--timeout=60s"]);
 }
@@ -79,7 +81,7 @@ fn step_06_to_12_services() {
         let server = shell(kubectl, "shell", "nslookup 10.47.240.10");
         assert!(server.contains("name = kube-dns.kube-system.svc.cluster.local\n"), "{server}");
         for name in ["nginx-service", &format!("nginx-service.{namespace}"), &full] {
-            let page = shell(kubectl, "shell", &format!("wget -T 10 -qO- {name}"));
+            let page = shell(kubectl, "shell", &format!("wget -qO- {name}"));
             assert!(page.contains("Welcome to nginx!"), "{name}: {page}");
         }
 

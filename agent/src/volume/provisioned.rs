@@ -1,5 +1,5 @@
 //! Directories that were provisioned as persistent volumes: made when they are mounted first,
-//! removed when their volume goes (`docs/decisions/0005`).
+//! removed when their volume goes (`docs/decisions/0007`).
 //!
 //! Invariant: only directories directly below the volume directory are ever made or removed,
 //! whatever an object of the API says.

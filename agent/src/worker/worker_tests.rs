@@ -69,6 +69,7 @@ impl Stand {
             directory: Directory::default(),
             image_uses: ImageUses::default(),
             pressure: Gauge::default(),
+            start_ups: StartUps::default(),
             capacity: Capacity { milli_cpu: 1000, memory_bytes: 1 << 30 },
         };
         let (news, receiver) = watch::channel(News { pod: Arc::new(pod), vanished: false });

@@ -2,7 +2,7 @@
 //! and reclaim, and the protection of what is in use.
 //!
 //! `claim` and `released` decide, `controller` carries it out. Making and removing directories is
-//! work of the node's agent (`docs/decisions/0005`).
+//! work of the node's agent (`docs/decisions/0007`).
 
 pub mod annotation;
 pub mod claim;

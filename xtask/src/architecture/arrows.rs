@@ -54,6 +54,7 @@ const LIBRARIES: &[(&str, &[&str])] = &[
         "k8s-openapi",
         &[
             "coracle-api",
+            "coracle-apiserver",
             "coracle-controllers",
             "coracle-agent",
             "coracle-netproxy",
