@@ -18,6 +18,7 @@ use crate::node::Capacity;
 use crate::objects::Objects;
 use crate::pressure::Gauge;
 use crate::services::Services;
+use crate::start_up::StartUps;
 
 /// Longest that anything here may take on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(60);
