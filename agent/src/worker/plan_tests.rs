@@ -91,6 +91,9 @@ fn a_pod_that_never_restarts_is_torn_down_when_its_containers_ended() {
     let now = Instant::now();
     let mut state = ready(&pod, now);
     state.containers[0].run = exited(3, now);
+    // Not before the API server knows how it ended: after a crash nobody else could tell.
+    assert_eq!(plan(&pod, &state, now).actions, []);
+    state.outcome_known = true;
     assert_eq!(plan(&pod, &state, now).actions, [Action::TearDown]);
     state.setup = Setup::Removed;
     assert_eq!(plan(&pod, &state, now).actions, []);
@@ -104,6 +107,7 @@ fn a_failed_init_container_ends_a_pod_that_never_restarts() {
     let now = Instant::now();
     let mut state = ready(&pod, now);
     state.containers[0].run = exited(1, now);
+    state.outcome_known = true;
     assert_eq!(plan(&pod, &state, now).actions, [Action::TearDown]);
 }
 
