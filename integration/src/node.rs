@@ -238,7 +238,15 @@ impl Node {
             String::from_utf8_lossy(&output.stdout),
             String::from_utf8_lossy(&output.stderr)
         );
-        let after = Census::take(&self.mark, Some(&self.ns));
+        // Shims that were told to end may still be on their way out.
+        let mut after = self.census();
+        for _ in 0..50 {
+            if after == self.before {
+                break;
+            }
+            std::thread::sleep(Duration::from_millis(100));
+            after = self.census();
+        }
         assert_eq!(self.before, after, "reset left something behind");
         for path in [self.data(), self.path("run"), self.path("kubeconfig")] {
             assert!(!path.exists(), "reset left {} behind", path.display());
