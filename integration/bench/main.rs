@@ -62,7 +62,7 @@ fn main() -> ExitCode {
     if !chosen.is_empty() {
         let mut node = Node::start_with(NodeOptions {
             arguments: vec![format!("--service-cidr={SERVICE_CIDR}")],
-            without_images: false,
+            ..NodeOptions::default()
         });
         let world = World::new(&node);
         for (name, measurement) in chosen {

@@ -167,7 +167,8 @@ fn step_04_a_switch_leaves_the_stale_change_cause_as_upstream_does() {
         return;
     }
     let arguments = vec!["--no-change-cause".to_owned()];
-    let node = Node::start_with(NodeOptions { arguments, without_images: true });
+    let node =
+        Node::start_with(NodeOptions { arguments, without_images: true, ..NodeOptions::default() });
     let rows = record_causes(&node.any_kubectl());
     assert_eq!(rows[1], rows[0]);
     assert!(rows[2].starts_with("kubectl set image "), "{rows:?}");
