@@ -241,7 +241,7 @@ mod tests {
         assert_eq!(world.ask(15, 30), (8, "ScaleUpLimit"));
         assert_eq!(world.ask(15, 9), (16, "ScaleUpLimit"));
         assert_eq!(world.ask(15, 3), (20, "TooManyReplicas"));
-        assert_eq!(world.ask(290, 3), (9, "ScaleDownStabilized"));
+        assert_eq!(world.ask(280, 3), (9, "ScaleDownStabilized"));
         assert_eq!(world.ask(300, 0), (1, "TooFewReplicas"));
     }
 

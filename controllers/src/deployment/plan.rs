@@ -241,7 +241,7 @@ impl<'a> Rollout<'a> {
         let mut set = new_set(self.deployment, self.status.collision_count);
         revision::annotate_new(self.deployment, &mut set, next, false);
         let mut new = Set { observed: None, target: set };
-        let size = rollout::new_size(self.deployment, 0, self.old.iter().map(Set::size).sum());
+        let size = rollout::new_size(self.deployment, 0, self.old.iter().map(Set::held).sum());
         rollout::scale(self.deployment, &mut new, size);
         self.revision = Some(next.to_string());
         if status::deadline(self.deployment).is_some() {

@@ -47,6 +47,13 @@ impl Set {
         self.available().min(self.size())
     }
 
+    /// The pods that it may have at this moment: a status that has not caught up with a smaller
+    /// size counts pods that are not yet marked as going. Upstream counts sizes, and has one pod
+    /// too many for as long as that takes.
+    pub fn held(&self) -> i32 {
+        self.actual().max(self.size())
+    }
+
     /// Its active pods.
     pub fn actual(&self) -> i32 {
         self.target.status.as_ref().map_or(0, |status| status.replicas)
@@ -132,7 +139,8 @@ pub fn grow_new(deployment: &Deployment, new: &mut Set, old: &[Set]) -> bool {
     let target = if current >= replicas {
         replicas
     } else {
-        new_size(deployment, current, old.iter().map(Set::size).sum())
+        let going = new.held() - current;
+        new_size(deployment, current, going + old.iter().map(Set::held).sum::<i32>())
     };
     if target == current {
         return false;
