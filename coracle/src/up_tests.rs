@@ -164,9 +164,10 @@ fn the_network_follows_the_api() {
         nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNET).unwrap();
         for line in [
             "link set lo up",
-            "link add up0 type dummy",
+            "link add up0 type veth peer name up1",
             "address add 192.0.2.10/24 dev up0",
             "link set up0 up",
+            "link set up1 up",
         ] {
             assert!(Command::new("ip").args(line.split(' ')).status().unwrap().success(), "{line}");
         }

@@ -142,7 +142,7 @@ fn a_dead_shim_and_a_reboot_are_survived() {
         "SandboxChanged",
         "Pod sandbox changed, it will be killed and re-created.",
     );
-    assert_eq!(processes(&node, "sleep 10001").len(), 1);
+    within(20, "one process of the pod", || processes(&node, "sleep 10001").len() == 1);
 
     // The machine is started anew: no process, no mount, no namespace, no rule, an empty /run.
     node.kill_agent();

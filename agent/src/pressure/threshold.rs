@@ -126,6 +126,8 @@ impl FromStr for Threshold {
             Some(percent) => {
                 Least::Percent(percent.parse().ok().filter(|p| *p <= 100).ok_or_else(error)?)
             }
+            // An empty quantity would be zero.
+            None if least.is_empty() => return Err(error()),
             None => {
                 let units = resources::units(&Quantity(least.to_owned()));
                 Least::Amount(units.and_then(|u| u64::try_from(u).ok()).ok_or_else(error)?)
