@@ -149,7 +149,7 @@ async fn names_and_rules_follow_the_api() {
     token.cancel();
     tasks.close();
     tasks.wait().await;
-    drop(network);
+    network.0.teardown().await.unwrap();
     server.store().close();
 }
 
