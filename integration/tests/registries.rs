@@ -60,7 +60,8 @@ fn images_are_pulled() {
     let kubectl = node.any_kubectl();
     let registry = Registry::start(&node.ns, 5000);
     registry.push("busybox-latest", "library/busybox", "latest");
-    registry.push("busybox-latest", "team/app", "v1");
+    // Another image: one that has several names is reported by any of them.
+    registry.push("nginx-1.9.1", "team/app", "v1");
 
     // From the mirror of docker.io, and from a registry on loopback without further ado.
     let app = "127.0.0.1:5000/team/app";
