@@ -39,6 +39,8 @@ pub struct AgentConfig {
     pub data_dir: PathBuf,
     /// `/var/log/pods` unless told otherwise.
     pub pod_log_dir: PathBuf,
+    /// The control group above `kubepods`; empty for the top.
+    pub cgroup_root: String,
     /// `/var/log/containers` unless told otherwise: one symlink per container log.
     pub container_log_dir: PathBuf,
     /// Address of the cluster DNS service, written to `/etc/resolv.conf` of pods.
@@ -90,6 +92,7 @@ impl AgentConfig {
             node_ips: Vec::new(),
             data_dir: data_dir.into(),
             pod_log_dir: "/var/log/pods".into(),
+            cgroup_root: String::new(),
             container_log_dir: "/var/log/containers".into(),
             cluster_dns: Vec::new(),
             cluster_domain: "cluster.local".into(),

@@ -21,6 +21,14 @@ pub enum PathError {
         /// What the system said.
         source: io::Error,
     },
+    /// The disk has no room for it.
+    #[error("the disk with {path} is full; free some space (coracle image prune may help)")]
+    Full {
+        /// The path.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
     /// Another node runs on the same directory.
     #[error("another coracle (pid {pid}) runs with {data_dir}")]
     Busy {
@@ -29,6 +37,17 @@ pub enum PathError {
         /// The directory.
         data_dir: PathBuf,
     },
+}
+
+impl PathError {
+    fn create(path: &Path) -> impl Fn(io::Error) -> Self {
+        move |source| match source.kind() {
+            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
+                Self::Full { path: path.to_owned(), source }
+            }
+            _ => Self::Create { path: path.to_owned(), source },
+        }
+    }
 }
 
 /// The files of one node.
@@ -79,7 +98,7 @@ impl Paths {
                 .recursive(true)
                 .mode(0o700)
                 .create(dir)
-                .map_err(|source| PathError::Create { path: dir.clone(), source })?;
+                .map_err(PathError::create(dir))?;
         }
         Ok(())
     }
@@ -87,7 +106,7 @@ impl Paths {
     /// Takes the lock of this node for the life of the process.
     pub fn take_lock(&self) -> Result<Flock<File>, PathError> {
         let path = self.lock();
-        let create = |source| PathError::Create { path: path.clone(), source };
+        let create = PathError::create(&path);
         let file = OpenOptions::new()
             .read(true)
             .write(true)
@@ -95,11 +114,11 @@ impl Paths {
             .truncate(false)
             .mode(0o600)
             .open(&path)
-            .map_err(create)?;
+            .map_err(&create)?;
         match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
             Ok(mut lock) => {
-                lock.set_len(0).map_err(create)?;
-                writeln!(lock, "{}", std::process::id()).map_err(create)?;
+                lock.set_len(0).map_err(&create)?;
+                writeln!(lock, "{}", std::process::id()).map_err(&create)?;
                 Ok(lock)
             }
             Err((mut file, Errno::EWOULDBLOCK)) => {

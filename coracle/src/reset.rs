@@ -9,7 +9,7 @@ use nix::mount::{MntFlags, umount2};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use runtime::Runtime;
-use runtime::sandbox::RuntimeConfig;
+use runtime::sandbox::{RuntimeConfig, shim_group};
 
 use crate::Failure;
 use crate::cli::ResetOptions;
@@ -17,6 +17,8 @@ use crate::paths::{Paths, remove};
 
 /// How long a running agent may take to end.
 const AGENT_TIMEOUT: Duration = Duration::from_secs(15);
+/// How long the last shims, which were told to, may take to leave.
+const SHIM_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Leaves the machine as it was found.
 pub fn run(options: &ResetOptions) -> Result<(), Failure> {
@@ -33,6 +35,7 @@ pub fn run(options: &ResetOptions) -> Result<(), Failure> {
                 state_dir: paths.containers(),
                 run_dir: paths.run_dir.clone(),
                 shim_binary: "/proc/self/exe".into(),
+                shim_group: shim_group(&options.dirs.cgroup_root),
             })?;
             runtime.cleanup(&HashSet::new()).await
         })?;
@@ -119,7 +122,8 @@ fn remove_logs(dir: &Path) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Removes the control groups above the pods', which are empty by now.
+/// Removes the control groups above the pods', which are empty by now, and the shims', which are as
+/// soon as the last shim has left.
 fn remove_cgroups(root: &str) {
     fn remove_tree(dir: &Path) {
         for entry in std::fs::read_dir(dir).into_iter().flatten().flatten() {
@@ -130,12 +134,21 @@ fn remove_cgroups(root: &str) {
         // What is still in use stays, and is nothing of ours.
         let _ = std::fs::remove_dir(dir);
     }
-    let hierarchies = std::fs::read_dir("/sys/fs/cgroup").into_iter().flatten().flatten();
-    for hierarchy in hierarchies.map(|e| e.path()).chain([Path::new("/sys/fs/cgroup").to_owned()]) {
-        let top = if root.is_empty() { "kubepods" } else { root };
-        let dir = hierarchy.join(top.trim_start_matches('/'));
-        if dir.is_dir() {
-            remove_tree(&dir);
+    let root = root.trim_matches('/');
+    let tops = if root.is_empty() { vec!["kubepods", "coracle"] } else { vec![root] };
+    let mounted = Path::new("/sys/fs/cgroup");
+    let hierarchies = std::fs::read_dir(mounted).into_iter().flatten().flatten();
+    let groups: Vec<PathBuf> = hierarchies
+        .map(|entry| entry.path())
+        .chain([mounted.to_owned()])
+        .flat_map(|hierarchy| tops.iter().map(move |top| hierarchy.join(top)))
+        .collect();
+    let deadline = Instant::now() + SHIM_TIMEOUT;
+    loop {
+        groups.iter().filter(|group| group.is_dir()).for_each(|group| remove_tree(group));
+        if Instant::now() > deadline || !groups.iter().any(|group| group.is_dir()) {
+            return;
         }
+        std::thread::sleep(Duration::from_millis(20));
     }
 }

@@ -27,7 +27,7 @@ use netproxy::proxy::{ProxyConfig, Withdrawals};
 use netproxy::{NetworkConfig, PodNetwork};
 use runtime::Runtime;
 use runtime::image::ImageStore;
-use runtime::sandbox::RuntimeConfig;
+use runtime::sandbox::{RuntimeConfig, shim_group};
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
@@ -320,6 +320,7 @@ async fn start_agent(
         state_dir: paths.containers(),
         run_dir: paths.run_dir.clone(),
         shim_binary: "/proc/self/exe".into(),
+        shim_group: shim_group(&options.dirs.cgroup_root),
     })?;
     let images = ImageStore::open(&paths.images())?;
     let node_user = component(&format!("system:node:{}", facts.name), &["system:nodes"]);
@@ -330,6 +331,7 @@ async fn start_agent(
         registries: Registries { mirrors, plain_http, ..Registries::default() },
         node_ips: vec![facts.ip],
         pod_log_dir: options.dirs.log_dir.clone(),
+        cgroup_root: options.dirs.cgroup_root.clone(),
         container_log_dir: container_logs,
         cluster_dns: vec![facts.dns_ip.into()],
         cluster_domain: options.cluster_domain.clone(),

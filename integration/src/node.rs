@@ -165,6 +165,13 @@ impl Node {
 
     /// Starts `coracle up` and waits until it reports that it is ready.
     pub fn up(&mut self) {
+        if let Err(said) = self.try_up() {
+            panic!("{said}");
+        }
+    }
+
+    /// Starts `coracle up` and waits until it reports that it is ready, or gives up and says why.
+    pub fn try_up(&mut self) -> Result<(), String> {
         let socket_path = self.path("notify");
         let _ = std::fs::remove_file(&socket_path);
         let socket = UnixDatagram::bind(&socket_path).unwrap();
@@ -176,13 +183,14 @@ impl Node {
                 && buffer[..n].starts_with(b"READY=1")
             {
                 self.child = Some(child);
-                return;
+                return Ok(());
             }
             if let Some(status) = child.try_wait().unwrap() {
-                panic!("coracle up ended with {status}:\n{}", self.log());
+                return Err(format!("coracle up ended with {status}:\n{}", self.log()));
             }
         }
         let _ = child.kill();
+        let _ = child.wait();
         panic!("coracle up did not become ready:\n{}", self.log());
     }
 

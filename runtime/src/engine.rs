@@ -18,9 +18,6 @@ use crate::sandbox::{NamespaceMode, RuntimeConfig, SandboxSpec};
 use crate::sys::mount::{Attributes, CWD, clone_tree, set_attributes};
 use crate::{Error, Result, Sandbox};
 
-/// The control group of all shims: out of the agent's, so that they survive its end.
-const SHIM_GROUP: &str = "coracle/shims";
-
 /// Levels of empty groups above a sandbox's that a cleanup removes.
 const MAX_GROUP_DEPTH: usize = 8;
 
@@ -60,7 +57,7 @@ impl Runtime {
         }
         inner
             .cgroups
-            .create(SHIM_GROUP)
+            .create(&inner.config.shim_group)
             .map_err(Error::kernel("making the control group of the shims"))?;
         Ok(Self { inner: Arc::new(inner) })
     }
@@ -71,7 +68,7 @@ impl Runtime {
         let id = spec.id.clone();
         let warm = Arc::clone(&inner);
         // Overlaps with the start of the shim, and is over when the first process needs it.
-        drop(tokio::task::spawn_blocking(move || warm.cgroups.warm_up(SHIM_GROUP)));
+        drop(tokio::task::spawn_blocking(move || warm.cgroups.warm_up(&warm.config.shim_group)));
         let prepared = {
             let inner = Arc::clone(&inner);
             let spec = spec.clone();
@@ -84,7 +81,7 @@ impl Runtime {
         let setup = Setup {
             version: VERSION,
             socket: inner.socket(&id),
-            cgroup_procs: inner.cgroups.procs(SHIM_GROUP),
+            cgroup_procs: inner.cgroups.procs(&inner.config.shim_group),
             netns: spec.netns.clone(),
             hostname: spec.hostname.clone(),
             own_ipc: spec.ipc == NamespaceMode::Sandbox,
@@ -160,8 +157,9 @@ impl Runtime {
             }
             let _ = fs::remove_file(self.inner.parents_file());
             // Fails while a shim is still leaving; the next cleanup takes it.
-            let _ = self.inner.cgroups.try_remove(SHIM_GROUP);
-            self.inner.cgroups.prune(SHIM_GROUP, 1);
+            let shims = &self.inner.config.shim_group;
+            let _ = self.inner.cgroups.try_remove(shims);
+            self.inner.cgroups.prune(shims, MAX_GROUP_DEPTH);
         }
         Ok(())
     }
@@ -223,7 +221,7 @@ impl Inner {
         }
         // A directory removed by `coracle reset` beside us.
         self.cgroups
-            .create(SHIM_GROUP)
+            .create(&self.config.shim_group)
             .map_err(Error::kernel("making the control group of the shims"))?;
         self.spawn(&spec.id, &state)
     }

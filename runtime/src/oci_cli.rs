@@ -18,7 +18,7 @@ use crate::protocol::Operation;
 use crate::records::{self, Durability};
 use crate::sandbox::{
     ContainerSpec, ContainerStatus, ExecSpec, NamespaceMode, RuntimeConfig, SandboxEvent,
-    SandboxSpec,
+    SandboxSpec, shim_group,
 };
 use crate::{Runtime, Sandbox};
 
@@ -133,6 +133,7 @@ async fn command(arguments: &Arguments) -> Result<i32, CommandError> {
         state_dir: root.clone(),
         run_dir: root.join("run"),
         shim_binary: "/proc/self/exe".into(),
+        shim_group: shim_group(""),
     })?;
     let id = arguments.id()?;
     match name.as_str() {

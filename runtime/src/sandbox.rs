@@ -17,6 +17,21 @@ pub struct RuntimeConfig {
     pub run_dir: PathBuf,
     /// The binary to re-execute as `coracle shim …`; normally `/proc/self/exe`.
     pub shim_binary: PathBuf,
+    /// The control group of all shims: out of the agent's, so that they survive its end.
+    pub shim_group: String,
+}
+
+/// The usual [`RuntimeConfig::shim_group`], below a root that is `/` or empty for the top.
+pub fn shim_group(root: &str) -> String {
+    below(root, "coracle/shims")
+}
+
+/// A control group below another, as one relative path.
+pub fn below(root: &str, group: &str) -> String {
+    match root.trim_matches('/') {
+        "" => group.to_owned(),
+        root => format!("{root}/{group}"),
+    }
 }
 
 /// Which namespaces the containers of a sandbox share.

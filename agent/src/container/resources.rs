@@ -5,6 +5,7 @@ use std::fmt;
 
 use k8s_openapi::api::core::v1::{Container, Pod, ResourceRequirements};
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
+use runtime::sandbox::below;
 use serde_json::{Value, json};
 
 /// Quality of service of a pod.
@@ -126,14 +127,15 @@ pub fn qos_class(pod: &Pod) -> Qos {
     }
 }
 
-/// The cgroup of a pod, relative to the root of the hierarchy.
-pub fn pod_cgroup(pod: &Pod) -> String {
+/// The cgroup of a pod below the node's, relative to the root of the hierarchy.
+pub fn pod_cgroup(root: &str, pod: &Pod) -> String {
     let uid = pod.metadata.uid.as_deref().unwrap_or_default();
-    match qos_class(pod) {
+    let group = match qos_class(pod) {
         Qos::Guaranteed => format!("kubepods/pod{uid}"),
         Qos::Burstable => format!("kubepods/burstable/pod{uid}"),
         Qos::BestEffort => format!("kubepods/besteffort/pod{uid}"),
-    }
+    };
+    below(root, &group)
 }
 
 const CPU_PERIOD_US: i128 = 100_000;
@@ -253,12 +255,12 @@ mod tests {
     #[test]
     fn quality_of_service_and_cgroups() {
         let best = pod(json!([{"name": "a"}]));
-        assert_eq!(pod_cgroup(&best), "kubepods/besteffort/podu");
+        assert_eq!(pod_cgroup("", &best), "kubepods/besteffort/podu");
         let burst = pod(json!([{"name": "a", "resources": {"requests": {"cpu": "256m"}}}]));
-        assert_eq!(pod_cgroup(&burst), "kubepods/burstable/podu");
+        assert_eq!(pod_cgroup("/", &burst), "kubepods/burstable/podu");
         let limits = json!({"cpu": "1", "memory": "1Gi"});
         let sure = pod(json!([{"name": "a", "resources": {"limits": limits}}]));
-        assert_eq!(pod_cgroup(&sure), "kubepods/podu");
+        assert_eq!(pod_cgroup("/a/b", &sure), "a/b/kubepods/podu");
         let container = &sure.spec.as_ref().unwrap().containers[0];
         let bytes = 1i64 << 30;
         assert_eq!(

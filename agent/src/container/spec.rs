@@ -46,6 +46,8 @@ pub struct Ingredients<'a> {
     pub hostname: &'a str,
     /// Identifier of the container.
     pub id: &'a str,
+    /// The control group above `kubepods`; empty for the top.
+    pub cgroup_root: &'a str,
     /// Bytes of memory of the machine.
     pub memory_capacity: u64,
     /// Where profiles of seccomp type `Localhost` are.
@@ -182,7 +184,7 @@ pub fn build(from: &Ingredients<'_>) -> Result<Spec, SpecError> {
 
     let mut linux = json!({
         "resources": resources::container_resources(container),
-        "cgroupsPath": format!("/{}/{}", resources::pod_cgroup(pod), from.id),
+        "cgroupsPath": format!("/{}/{}", resources::pod_cgroup(from.cgroup_root, pod), from.id),
         "namespaces": namespaces(&pod_spec, from.join_pid),
     });
     linux["resources"]["devices"] = devices(privileged);

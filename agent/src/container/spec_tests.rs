@@ -31,6 +31,7 @@ fn make(spec: Value, config: Value) -> Result<Value, SpecError> {
         binds: &binds,
         hostname: "p",
         id: "abc",
+        cgroup_root: "",
         memory_capacity: 1 << 33,
         seccomp_dir: Path::new("/nowhere"),
         join_pid: None,

@@ -200,7 +200,7 @@ pub fn sandbox_spec(pod: &Pod, uid: &str, link: Option<&Link>, node: &Node) -> S
         netns: link.map(|link| link.netns.clone()),
         ipc: mode(spec.host_ipc, NamespaceMode::Sandbox),
         pid: mode(spec.host_pid, pid),
-        cgroup: resources::pod_cgroup(pod),
+        cgroup: resources::pod_cgroup(&node.config.cgroup_root, pod),
         resources: serde_json::from_value(json!(limits)).ok(),
         sysctls: sysctls.into_iter().flatten().map(|s| (s.name, s.value)).collect(),
         labels: BTreeMap::from([

@@ -235,6 +235,7 @@ impl Work {
             etc_files::hostname(&self.pod, &self.node.config.cluster_domain).0
         };
         let spec = spec::build(&Ingredients {
+            cgroup_root: &self.node.config.cgroup_root,
             pod: &self.pod,
             container: &self.container,
             image: &self.image.config,

@@ -53,6 +53,7 @@ pub fn open(directory: &Path) -> Runtime {
         state_dir: directory.join("state"),
         run_dir: directory.join("run"),
         shim_binary: "/proc/self/exe".into(),
+        shim_group: coracle_runtime::sandbox::shim_group(""),
     })
     .unwrap()
 }
