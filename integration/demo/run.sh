@@ -119,6 +119,27 @@ run kubectl exec mysql-0 -- cat /data/file
 run kubectl run lookup --image=busybox --image-pull-policy=IfNotPresent --restart=Never --command -- nslookup mysql-1.mysql.default.svc.cluster.local
 run kubectl wait --for=jsonpath="'{.status.phase}'"=Succeeded pod/lookup --timeout=30s "2>/dev/null || sleep 3"
 run kubectl logs lookup
+run kubectl apply -f petset.yml
+run kubectl wait --for=jsonpath="'{.status.readyReplicas}'"=2 statefulset/pet --timeout=30s "2>/dev/null || sleep 3"
+run kubectl get statefulsets,pods -l "'app in (mysql, pet)'"
+run kubectl apply -f replicationcontroller.yml
+run kubectl scale replicationcontroller/ancestor --replicas=3
+run kubectl wait --for=jsonpath="'{.status.readyReplicas}'"=3 replicationcontroller/ancestor --timeout=30s "2>/dev/null || sleep 3"
+run kubectl get replicationcontrollers
+run kubectl apply -f jobs.yml
+run kubectl wait --for=condition=complete job/sums --timeout=60s
+run kubectl logs -l job-name=sums --prefix
+run kubectl create job backup-by-hand --from=cronjob/backup
+run kubectl wait --for=condition=complete job/backup-by-hand --timeout=60s
+run kubectl get jobs,cronjobs
+run kubectl apply -f busy.yml
+run kubectl rollout status deployment/busy
+run kubectl autoscale deployment/busy --min=1 --max=3 --cpu-percent=50
+run kubectl wait --for=jsonpath="'{.status.readyReplicas}'"=3 deployment/busy --timeout=60s "2>/dev/null || sleep 20"
+run kubectl get horizontalpodautoscalers,deployments busy
+run kubectl top nodes
+run kubectl top pods -l app=busy
+run kubectl delete deployment/busy hpa/busy
 
 say "Secrets"
 run "echo -n 'This is a secret' > secret1.txt; echo -n 'This is another secret' > secret2.txt"
