@@ -7,7 +7,7 @@ use std::time::Duration;
 use futures::StreamExt;
 use k8s_openapi::api::core::v1::Pod;
 use kube::api::ListParams;
-use kube::runtime::{WatchStreamExt, watcher};
+use kube::runtime::watcher;
 use kube::{Api, Client};
 use netproxy::PodNetwork;
 use netproxy::proxy::Withdrawals;
@@ -136,8 +136,7 @@ impl Agent {
         let mut workers: HashMap<String, Running> = HashMap::new();
         let config = watcher::Config::default()
             .fields(&format!("spec.nodeName={}", self.node.config.node_name));
-        let api = Api::<Pod>::all(self.node.client.clone());
-        let stream = watcher(api, config).default_backoff();
+        let stream = ::watch::follow::<Pod>(Api::all(self.node.client.clone()), config);
         let mut stream = std::pin::pin!(stream);
         let mut listed: HashMap<String, Arc<Pod>> = HashMap::new();
         let mut first = true;

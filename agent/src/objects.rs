@@ -4,9 +4,10 @@ use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
+use ::watch::OwnText;
 use futures::StreamExt;
 use k8s_openapi::api::core::v1::{ConfigMap, Secret};
-use kube::runtime::{WatchStreamExt, watcher};
+use kube::runtime::watcher;
 use kube::{Api, Client};
 use tokio::sync::{Notify, watch};
 use tokio::task::JoinHandle;
@@ -144,8 +145,8 @@ impl Objects {
         let task = tokio::spawn(async move {
             match key.kind {
                 Kind::Secret => {
-                    let api = Api::<Secret>::namespaced(client, &key.namespace);
-                    follow(api, &key.name, sender, told, |secret| Payload {
+                    let api = Api::namespaced(client, &key.namespace);
+                    follow(api, &key.name, sender, told, |secret: Secret| Payload {
                         data: secret
                             .data
                             .into_iter()
@@ -156,8 +157,8 @@ impl Objects {
                     .await;
                 }
                 Kind::ConfigMap => {
-                    let api = Api::<ConfigMap>::namespaced(client, &key.namespace);
-                    follow(api, &key.name, sender, told, |map| {
+                    let api = Api::namespaced(client, &key.namespace);
+                    follow(api, &key.name, sender, told, |map: ConfigMap| {
                         let text = map.data.into_iter().flatten();
                         let binary = map.binary_data.into_iter().flatten();
                         Payload {
@@ -194,7 +195,7 @@ impl Objects {
 }
 
 async fn follow<K>(
-    api: Api<K>,
+    api: Api<OwnText<K>>,
     name: &str,
     state: watch::Sender<Lookup>,
     listeners: Arc<Mutex<Vec<Weak<Notify>>>>,
@@ -203,7 +204,7 @@ async fn follow<K>(
     K: kube::Resource + Clone + serde::de::DeserializeOwned + fmt::Debug + Send + 'static,
 {
     let config = watcher::Config::default().fields(&format!("metadata.name={name}"));
-    let stream = watcher(api, config).default_backoff();
+    let stream = ::watch::follow(api, config);
     let mut stream = std::pin::pin!(stream);
     let mut fresh = None;
     while let Some(event) = stream.next().await {

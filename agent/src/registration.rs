@@ -89,7 +89,7 @@ async fn register(node: &Node) -> Result<(), Error> {
         "spec": {},
     });
     object["status"] = status(node).await;
-    let typed: ApiNode = serde_json::from_value(object).map_err(Error::SerdeError)?;
+    let typed: ApiNode = ::api::typed(&object).map_err(Error::SerdeError)?;
     match api.create(&PostParams::default(), &typed).await {
         Ok(_) => {}
         Err(Error::Api(status)) if status.code == 409 => {
@@ -268,6 +268,6 @@ async fn renew(node: &Node) -> Result<(), Error> {
             "renewTime": now,
         },
     });
-    let lease: Lease = serde_json::from_value(lease).map_err(Error::SerdeError)?;
+    let lease: Lease = ::api::typed(&lease).map_err(Error::SerdeError)?;
     api.create(&PostParams::default(), &lease).await.map(drop)
 }

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use futures::StreamExt;
 use k8s_openapi::api::core::v1::Service;
-use kube::runtime::{WatchStreamExt, watcher};
+use kube::runtime::watcher;
 use kube::{Api, Client};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
@@ -134,7 +134,7 @@ fn visible(known: &Known, namespace: &str, links: bool) -> Vec<ServiceFacts> {
 async fn follow(client: Client, known: Arc<Mutex<Known>>, synced: watch::Sender<bool>) {
     let lock = || known.lock().unwrap_or_else(PoisonError::into_inner);
     let config = watcher::Config::default();
-    let stream = watcher(Api::<Service>::all(client), config).default_backoff();
+    let stream = ::watch::follow::<Service>(Api::all(client), config);
     let mut stream = std::pin::pin!(stream);
     let mut fresh = Known::new();
     while let Some(event) = stream.next().await {

@@ -20,6 +20,8 @@ pub mod registry;
 pub mod schedule;
 pub mod schema;
 pub mod selector;
+mod typed;
 
 pub use field_error::{ErrorList, FieldError};
 pub use registry::{Behaviour, Cell, Column, Persistence, Resource, Served, Subresource};
+pub use typed::typed;

@@ -76,7 +76,7 @@ pub fn usage(group: &str, plural: &str, object: &Value) -> Amounts {
 
 fn pod_usage(object: &Value) -> Amounts {
     let mut used = Amounts::new();
-    let Ok(pod) = serde_json::from_value::<Pod>(object.clone()) else { return used };
+    let Ok(pod) = crate::typed::<Pod>(object) else { return used };
     // A pod that has ended takes nothing but its place among all objects.
     if is_terminal(&pod) {
         return used;

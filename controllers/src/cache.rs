@@ -9,6 +9,7 @@ use std::fmt::Debug;
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Duration;
 
+use ::watch::OwnText;
 use futures::TryStreamExt;
 use kube::api::{Api, ListParams, WatchEvent, WatchParams};
 use kube::{Client, Resource, ResourceExt};
@@ -174,7 +175,12 @@ impl<K: Cached> Cache<K> {
     }
 
     /// Follows the server until `token` is cancelled.
-    pub async fn run(self: Arc<Self>, api: Api<K>, selector: Selection, token: CancellationToken) {
+    pub async fn run(
+        self: Arc<Self>,
+        api: Api<OwnText<K>>,
+        selector: Selection,
+        token: CancellationToken,
+    ) {
         let follow = self.follow(api, selector);
         tokio::select! {
             () = token.cancelled() => {}
@@ -182,7 +188,7 @@ impl<K: Cached> Cache<K> {
         }
     }
 
-    async fn follow(&self, api: Api<K>, selector: Selection) {
+    async fn follow(&self, api: Api<OwnText<K>>, selector: Selection) {
         let mut version = None;
         let mut failures = 0;
         loop {
@@ -206,7 +212,11 @@ impl<K: Cached> Cache<K> {
         }
     }
 
-    async fn list(&self, api: &Api<K>, selector: &Selection) -> Result<String, kube::Error> {
+    async fn list(
+        &self,
+        api: &Api<OwnText<K>>,
+        selector: &Selection,
+    ) -> Result<String, kube::Error> {
         let parameters =
             ListParams { field_selector: selector.fields.clone(), ..ListParams::default() };
         let list = api.list(&parameters).await?;
@@ -214,7 +224,7 @@ impl<K: Cached> Cache<K> {
         let mut followed = self.followed.lock().unwrap_or_else(PoisonError::into_inner);
         *followed = (*followed).max(listed.parse().unwrap_or(0));
         let mut gone: BTreeMap<ObjectKey, Arc<K>> = self.read().clone();
-        for object in list.items {
+        for OwnText(object) in list.items {
             gone.remove(&ObjectKey::of(&object));
             let version = self::version(&object);
             self.apply(object, version);
@@ -232,7 +242,7 @@ impl<K: Cached> Cache<K> {
 
     async fn watch(
         &self,
-        api: &Api<K>,
+        api: &Api<OwnText<K>>,
         selector: &Selection,
         from: String,
         version: &mut Option<String>,
@@ -246,14 +256,14 @@ impl<K: Cached> Cache<K> {
         let mut stream = std::pin::pin!(stream);
         while let Some(event) = stream.try_next().await? {
             match event {
-                WatchEvent::Added(object) | WatchEvent::Modified(object) => {
+                WatchEvent::Added(OwnText(object)) | WatchEvent::Modified(OwnText(object)) => {
                     *version = object.resource_version();
                     let number = self::version(&object);
                     let mut followed = self.followed.lock().unwrap_or_else(PoisonError::into_inner);
                     *followed = (*followed).max(number);
                     self.apply(object, number);
                 }
-                WatchEvent::Deleted(object) => {
+                WatchEvent::Deleted(OwnText(object)) => {
                     *version = object.resource_version();
                     let number = self::version(&object);
                     let mut followed = self.followed.lock().unwrap_or_else(PoisonError::into_inner);

@@ -30,7 +30,7 @@ pub fn template_of(revision: &ControllerRevision) -> Option<PodTemplateSpec> {
     if let Some(fields) = template.as_object_mut() {
         fields.remove("$patch");
     }
-    serde_json::from_value(template).ok()
+    api::typed(&template).ok()
 }
 
 /// A patch that gives an owner this template, in the form that kubectl compares and applies.

@@ -72,7 +72,7 @@ impl Inventory {
     /// Starts following the kinds that nobody else follows.
     pub fn start(&self, context: &Context) {
         for (resource, cache) in &self.caches {
-            let api: Api<Metadata> = Api::all_with(context.client.clone(), resource);
+            let api = Api::all_with(context.client.clone(), resource);
             let selection = Selection::default();
             tokio::spawn(cache.clone().run(api, selection, context.token.clone()));
         }

@@ -32,7 +32,10 @@ use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
-use tracing_subscriber::EnvFilter;
+use tracing_subscriber::Layer;
+use tracing_subscriber::filter::Targets;
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::util::SubscriberInitExt;
 
 use crate::cli::UpOptions;
 use crate::in_process::{client, component};
@@ -56,16 +59,12 @@ const RESOLVED_CONF: &str = "/run/systemd/resolve/resolv.conf";
 /// Which of the service addresses is the DNS server's.
 const DNS_ADDRESS_INDEX: u32 = 10;
 
+/// What is logged unless `RUST_LOG` says otherwise (`target=level`, separated by commas).
+const LOG_TARGETS: &str = "warn,coracle=info";
+
 /// Runs the node until SIGTERM or SIGINT.
 pub fn run(options: UpOptions) -> Result<(), Failure> {
-    tracing_subscriber::fmt()
-        .with_env_filter(
-            EnvFilter::try_from_default_env()
-                .unwrap_or_else(|_| EnvFilter::new("warn,coracle=info")),
-        )
-        .with_writer(std::io::stderr)
-        .with_target(false)
-        .init();
+    start_log();
     if let Some(obstacle) = check::first_obstacle(&options.dirs) {
         return Err(obstacle.into());
     }
@@ -304,6 +303,17 @@ async fn start_network(
     );
     tasks.spawn(ended("DNS server", dns));
     Ok((network, withdrawals))
+}
+
+/// Logs to standard error from now on.
+fn start_log() {
+    let wanted = std::env::var("RUST_LOG").unwrap_or_else(|_| LOG_TARGETS.into());
+    let targets = wanted.parse::<Targets>().unwrap_or_else(|error| {
+        eprintln!("coracle: RUST_LOG is not understood ({error}); logging {LOG_TARGETS}");
+        LOG_TARGETS.parse().expect("the targets above are well-formed")
+    });
+    let lines = tracing_subscriber::fmt::layer().with_writer(std::io::stderr).with_target(false);
+    tracing_subscriber::registry().with(lines.with_filter(targets)).init();
 }
 
 /// The kubelet, and the apiserver's way to it: a pipe in this process.

@@ -7,8 +7,7 @@ use futures::{FutureExt, StreamExt};
 use k8s_openapi::api::core::v1::Service;
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
-use kube::runtime::WatchStreamExt;
-use kube::runtime::watcher::{self, Event, watcher};
+use kube::runtime::watcher::{self, Event};
 use kube::{Api, Client};
 use tokio_util::sync::CancellationToken;
 
@@ -25,10 +24,10 @@ pub async fn follow(
     zone: &Name,
     token: &CancellationToken,
 ) {
-    let services = watcher(Api::<Service>::all(client.clone()), watcher::Config::default());
-    let slices = watcher(Api::<EndpointSlice>::all(client), watcher::Config::default());
-    let mut services = services.default_backoff().boxed();
-    let mut slices = slices.default_backoff().boxed();
+    let everything = watcher::Config::default;
+    let services = ::watch::follow::<Service>(Api::all(client.clone()), everything());
+    let slices = ::watch::follow::<EndpointSlice>(Api::all(client), everything());
+    let (mut services, mut slices) = (services.boxed(), slices.boxed());
     let mut objects = Objects::default();
     loop {
         tokio::select! {

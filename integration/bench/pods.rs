@@ -9,8 +9,8 @@ use crate::report::{Report, Times};
 use crate::world::World;
 
 const COLLECTION: &str = "/api/v1/namespaces/default/pods";
-/// How many pods run at the end.
-const PODS: usize = 50;
+/// How many pods run at the end: as many as a node takes.
+const PODS: usize = 110;
 /// How many of them run when memory is read for the first time.
 const FEW: usize = 10;
 /// What the last pod's start leaves to do is not its memory.

@@ -8,7 +8,7 @@ export DEBIAN_FRONTEND=noninteractive
 declare -A packages=(
     [gcc]=gcc [make]=make [curl]=curl [ip]=iproute2 [nft]=nftables [nsenter]=util-linux
     [dig]=dnsutils [conntrack]=conntrack [docker-registry]=docker-registry [sysctl]=procps
-    [strace]=strace [openssl]=openssl
+    [strace]=strace [openssl]=openssl [busybox]=busybox-static
 )
 missing=()
 for program in "${!packages[@]}"; do

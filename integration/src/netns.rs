@@ -102,6 +102,12 @@ impl NetNs {
             ns.run("ip", &["link", "set", name, "addrgenmode", "none"]);
             ns.run("ip", &["link", "set", name, "up"]);
         }
+        // The kernel says a little later that the link is up; a census must not see both.
+        for (ns, name) in [(self, name), (peer, peer_name)] {
+            crate::within(10, "the link is up", || {
+                ns.run("ip", &["-o", "link", "show", "dev", name]).contains("state UP")
+            });
+        }
     }
 }
 

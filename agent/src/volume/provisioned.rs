@@ -14,7 +14,7 @@ use std::time::Duration;
 use futures::StreamExt;
 use k8s_openapi::api::core::v1::PersistentVolume;
 use kube::api::{Patch, PatchParams};
-use kube::runtime::{WatchStreamExt, watcher};
+use kube::runtime::watcher;
 use kube::{Api, ResourceExt};
 use serde_json::json;
 use tokio::time::sleep;
@@ -132,8 +132,8 @@ fn step(volume: &PersistentVolume, node: &str, directory: &Path) -> Step {
 
 /// Settles the directories of volumes that are being deleted, until dropped.
 pub async fn reclaim(node: Arc<Node>) {
-    let api = Api::<PersistentVolume>::all(node.client.clone());
-    let stream = watcher(api, watcher::Config::default()).default_backoff();
+    let api = Api::all(node.client.clone());
+    let stream = watch::follow::<PersistentVolume>(api, watcher::Config::default());
     let mut stream = std::pin::pin!(stream);
     while let Some(event) = stream.next().await {
         match event {

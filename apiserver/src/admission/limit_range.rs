@@ -136,7 +136,7 @@ fn pod_errors(range: &Value, pod: &Value) -> Vec<String> {
                 }
             }
             Some("Pod") => {
-                let Ok(typed) = serde_json::from_value::<Pod>(pod.clone()) else { continue };
+                let Ok(typed) = api::typed::<Pod>(pod) else { continue };
                 let (requests, tops) = (pod_requests(&typed), pod_limits(&typed));
                 errors.extend(range_errors("Pod", limit, &requests, &tops));
             }

@@ -8,8 +8,7 @@ use futures::{FutureExt, Stream, StreamExt};
 use k8s_openapi::api::core::v1::Service;
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
-use kube::runtime::watcher::{self, Event};
-use kube::runtime::{WatchStreamExt, watcher::Error};
+use kube::runtime::watcher::{self, Error, Event};
 use kube::{Api, Client};
 use tokio_util::sync::CancellationToken;
 
@@ -33,11 +32,11 @@ pub async fn run(
     token: CancellationToken,
 ) -> Result<()> {
     let mut proxy = Proxy::open(config)?;
-    let services =
-        watcher::watcher(Api::<Service>::all(client.clone()), watcher::Config::default());
-    let slices = watcher::watcher(Api::<EndpointSlice>::all(client), watcher::Config::default());
-    let mut services = Feed::new("Services", services.default_backoff().boxed());
-    let mut slices = Feed::new("EndpointSlices", slices.default_backoff().boxed());
+    let everything = watcher::Config::default;
+    let services = watch::follow::<Service>(Api::all(client.clone()), everything());
+    let slices = watch::follow::<EndpointSlice>(Api::all(client), everything());
+    let mut services = Feed::new("Services", services.boxed());
+    let mut slices = Feed::new("EndpointSlices", slices.boxed());
     let mut failed = false;
     loop {
         tokio::select! {

@@ -13,6 +13,7 @@ const ALL: &[&str] = &[
     "coracle-runtime",
     "coracle-netproxy",
     "coracle-dns",
+    "coracle-watch",
 ];
 
 /// Each crate with those of the workspace that it may link. Components meet in the API, so that
@@ -22,10 +23,11 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("coracle-store", &[]),
     ("coracle-runtime", &[]),
     ("coracle-apiserver", &["coracle-api", "coracle-store"]),
-    ("coracle-controllers", &["coracle-api"]),
-    ("coracle-agent", &["coracle-api", "coracle-runtime", "coracle-netproxy"]),
-    ("coracle-netproxy", &["coracle-api"]),
-    ("coracle-dns", &["coracle-api"]),
+    ("coracle-watch", &[]),
+    ("coracle-controllers", &["coracle-api", "coracle-watch"]),
+    ("coracle-agent", &["coracle-api", "coracle-runtime", "coracle-netproxy", "coracle-watch"]),
+    ("coracle-netproxy", &["coracle-api", "coracle-watch"]),
+    ("coracle-dns", &["coracle-api", "coracle-watch"]),
     ("coracle", ALL),
     ("coracle-fuzz", &[]),
     ("coracle-integration", &[]),
@@ -39,8 +41,6 @@ const LIBRARIES: &[(&str, &[&str])] = &[
     ("oci-client", &["coracle-runtime"]),
     ("tar", &["coracle-runtime"]),
     ("caps", &["coracle-runtime"]),
-    ("rtnetlink", &["coracle-netproxy"]),
-    ("hickory-proto", &["coracle-dns"]),
     ("clap", &["coracle"]),
     ("indicatif", &["coracle"]),
     ("tracing-subscriber", &["coracle"]),
@@ -48,7 +48,14 @@ const LIBRARIES: &[(&str, &[&str])] = &[
     ("json-patch", &["coracle-apiserver"]),
     (
         "kube",
-        &["coracle-controllers", "coracle-agent", "coracle-netproxy", "coracle-dns", "coracle"],
+        &[
+            "coracle-watch",
+            "coracle-controllers",
+            "coracle-agent",
+            "coracle-netproxy",
+            "coracle-dns",
+            "coracle",
+        ],
     ),
     (
         "k8s-openapi",
