@@ -3,7 +3,7 @@ import { createHash } from 'node:crypto';
 import { mkdirSync, readFileSync, readdirSync, rmSync, statSync, writeFileSync } from 'node:fs';
 import { extname, join, relative } from 'node:path';
 import { fileURLToPath } from 'node:url';
-import { brotliCompressSync, constants, gzipSync } from 'node:zlib';
+import { gzipSync } from 'node:zlib';
 
 const here = fileURLToPath(new URL('.', import.meta.url));
 const built = join(here, 'build');
@@ -44,8 +44,7 @@ for (const path of walk(built)) {
   const mediaType = mediaTypes[extname(name)];
   if (!mediaType) throw new Error(`no media type for ${name}`);
   const flat = name.replaceAll('/', '.');
-  const params = { [constants.BROTLI_PARAM_SIZE_HINT]: bytes.length };
-  writeFileSync(join(dist, `${flat}.br`), brotliCompressSync(bytes, { params }));
+  // One coding: every browser takes gzip, but Brotli only over TLS or from localhost.
   writeFileSync(join(dist, `${flat}.gz`), gzipSync(bytes, { level: 9 }));
   const etag = createHash('sha256').update(bytes).digest('hex').slice(0, 20);
   rows.push([name, `    Asset {
@@ -53,7 +52,6 @@ for (const path of walk(built)) {
         media_type: ${JSON.stringify(mediaType)},
         etag: "\\"${etag}\\"",
         immutable: ${name.startsWith('assets/')},
-        brotli: include_bytes!(${JSON.stringify(`${flat}.br`)}),
         gzip: include_bytes!(${JSON.stringify(`${flat}.gz`)}),
     },
 `]);
@@ -66,9 +64,9 @@ const SOURCES: &str = "${sources()}";
 const ASSETS: &[Asset] = &[
 ${rows.map(([, row]) => row).join('')}];
 `);
-const size = (suffix) => readdirSync(dist).filter((f) => f.endsWith(suffix))
+const size = readdirSync(dist).filter((f) => f.endsWith('.gz'))
   .reduce((sum, f) => sum + statSync(join(dist, f)).size, 0);
 const html = readFileSync(join(built, 'index.html'), 'utf8');
 const first = rows.filter(([name]) => name === 'index.html' || html.includes(name))
   .reduce((sum, [name]) => sum + statSync(join(dist, `${name.replaceAll('/', '.')}.gz`)).size, 0);
-console.log(`dashboard: ${rows.length} files, ${size('.br')} bytes brotli, ${size('.gz')} gzip; first load ${first}`);
+console.log(`dashboard: ${rows.length} files, ${size} bytes; first load ${first}`);

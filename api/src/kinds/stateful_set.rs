@@ -122,8 +122,8 @@ impl Behaviour for StatefulSet {
         ));
         // Claims become volumes of the same name.
         let mut template = spec.at("template").value.clone();
-        let volumes = child(child(&mut template, "spec"), "volumes");
-        let mut list = volumes.as_array().cloned().unwrap_or_default();
+        let pod = child(&mut template, "spec");
+        let mut list = pod["volumes"].as_array().cloned().unwrap_or_default();
         for claim in spec.at("volumeClaimTemplates").items() {
             let name = claim.at("metadata").at("name").str();
             let shadowed = list.iter().any(|volume| volume["name"] == name);
@@ -131,7 +131,7 @@ impl Behaviour for StatefulSet {
                 list.push(json!({ "name": name, "persistentVolumeClaim": { "claimName": name } }));
             }
         }
-        *volumes = Value::Array(list);
+        pod["volumes"] = Value::Array(list);
         let template = Field::new(&template, spec.at("template").path);
         errors.extend(validate_running_template(&template, "StatefulSet"));
         errors
@@ -196,5 +196,49 @@ impl Behaviour for StatefulSet {
             names,
             images,
         ]
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn volumes_of_the_template_and_of_claims_can_be_mounted() {
+        let mounts = |names: &[&str]| {
+            let mounts: Vec<Value> = names
+                .iter()
+                .map(|name| json!({ "name": name, "mountPath": format!("/{name}") }))
+                .collect();
+            let mut object = json!({
+                "metadata": { "name": "s", "namespace": "default" },
+                "spec": {
+                    "serviceName": "s",
+                    "selector": { "matchLabels": { "app": "s" } },
+                    "template": {
+                        "metadata": { "labels": { "app": "s" } },
+                        "spec": {
+                            "volumes": [{ "name": "settings", "configMap": { "name": "s" } }],
+                            "containers": [{ "name": "c", "image": "i", "volumeMounts": mounts }],
+                        },
+                    },
+                    "volumeClaimTemplates": [{
+                        "metadata": { "name": "data" },
+                        "spec": {
+                            "accessModes": ["ReadWriteOnce"],
+                            "resources": { "requests": { "storage": "1Mi" } },
+                        },
+                    }],
+                },
+            });
+            RESOURCE.decode(&CURRENT, &mut object).unwrap();
+            StatefulSet.validate(&object).iter().map(ToString::to_string).collect::<Vec<_>>()
+        };
+        assert_eq!(mounts(&["settings", "data"]), [""; 0]);
+        assert_eq!(
+            mounts(&["none"]),
+            ["spec.template.spec.containers[0].volumeMounts[0].name: Not found: \"none\""]
+        );
     }
 }

@@ -24,10 +24,15 @@ pub(crate) async fn answer(call: &Call<'_>) -> Result<Response<Body>, ApiError> 
     let selection = Selection::parse(call)?;
     let wanted = call.info.name.as_str();
     let prefix = meta::prefix(resource, call.namespace());
-    // The selectors of the request are about the labels of the nodes and pods themselves.
+    let pods = call.served.plural == "pods";
+    // The selectors of the request are about the labels of the nodes and pods themselves. What no
+    // node has taken uses nothing, and need not even be parsed.
     let page = call.server.store.list(&prefix, None, 0, |record| {
         let (_, _, name) = meta::split(&record.key);
-        selection.matches(record) && (wanted.is_empty() || wanted == name)
+        let node = record.meta.field("spec.nodeName");
+        selection.matches(record)
+            && (wanted.is_empty() || wanted == name)
+            && (!pods || node.is_some_and(|node| !node.is_empty()))
     });
     let mut known = Vec::new();
     for record in &page.records {

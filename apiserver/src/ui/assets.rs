@@ -19,7 +19,6 @@ struct Asset {
     etag: &'static str,
     /// The name changes with the content, so a browser may keep it for ever.
     immutable: bool,
-    brotli: &'static [u8],
     gzip: &'static [u8],
 }
 
@@ -49,13 +48,6 @@ const SECURITY_HEADERS: [(HeaderName, &str); 7] = [
     ),
 ];
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Coding {
-    Brotli,
-    Gzip,
-    Identity,
-}
-
 /// Answers with a file; `None` if there is none under this path (relative to `/ui/`).
 pub(super) fn answer(path: &str, request: &HeaderMap) -> Option<Response<Body>> {
     let wanted = if path.is_empty() { INDEX } else { path };
@@ -70,7 +62,7 @@ pub(super) fn answer(path: &str, request: &HeaderMap) -> Option<Response<Body>> 
         *response.status_mut() = StatusCode::NOT_MODIFIED;
         response
     } else {
-        content(asset, coding(request))?
+        content(asset, takes_gzip(request))?
     };
     let headers = response.headers_mut();
     headers.insert(ETAG, HeaderValue::from_static(asset.etag));
@@ -83,42 +75,31 @@ pub(super) fn answer(path: &str, request: &HeaderMap) -> Option<Response<Body>> 
     Some(response)
 }
 
-fn content(asset: &Asset, coding: Coding) -> Option<Response<Body>> {
-    let (bytes, name) = match coding {
-        Coding::Brotli => (Bytes::from_static(asset.brotli), Some("br")),
-        Coding::Gzip => (Bytes::from_static(asset.gzip), Some("gzip")),
-        Coding::Identity => {
-            let mut plain = Vec::new();
-            GzDecoder::new(asset.gzip).read_to_end(&mut plain).ok()?;
-            (plain.into(), None)
-        }
+fn content(asset: &Asset, compressed: bool) -> Option<Response<Body>> {
+    let bytes = if compressed {
+        Bytes::from_static(asset.gzip)
+    } else {
+        let mut plain = Vec::new();
+        GzDecoder::new(asset.gzip).read_to_end(&mut plain).ok()?;
+        plain.into()
     };
     let mut response = Response::new(body::full(bytes));
     let headers = response.headers_mut();
     headers.insert(CONTENT_TYPE, HeaderValue::from_static(asset.media_type));
-    if let Some(name) = name {
-        headers.insert(CONTENT_ENCODING, HeaderValue::from_static(name));
+    if compressed {
+        headers.insert(CONTENT_ENCODING, HeaderValue::from_static("gzip"));
     }
     Some(response)
 }
 
-/// The best coding that the client takes.
-fn coding(request: &HeaderMap) -> Coding {
+/// Whether the client takes the files as they are kept, as every browser does.
+fn takes_gzip(request: &HeaderMap) -> bool {
     let accepted = request.get(ACCEPT_ENCODING).and_then(|v| v.to_str().ok()).unwrap_or("");
-    let takes = |name: &str| {
-        accepted.split(',').any(|item| {
-            let (coding, weight) = item.split_once(';').unwrap_or((item, ""));
-            let refused = weight.trim().trim_start_matches("q=").parse::<f32>() == Ok(0.0);
-            coding.trim().eq_ignore_ascii_case(name) && !refused
-        })
-    };
-    if takes("br") {
-        Coding::Brotli
-    } else if takes("gzip") {
-        Coding::Gzip
-    } else {
-        Coding::Identity
-    }
+    accepted.split(',').any(|item| {
+        let (coding, weight) = item.split_once(';').unwrap_or((item, ""));
+        let refused = weight.trim().trim_start_matches("q=").parse::<f32>() == Ok(0.0);
+        coding.trim().eq_ignore_ascii_case("gzip") && !refused
+    })
 }
 
 #[cfg(test)]
@@ -166,11 +147,13 @@ mod tests {
 
     #[test]
     fn the_coding_is_the_clients_choice() {
-        let chosen = |header: &'static str| coding(&request(&[("accept-encoding", header)]));
-        assert_eq!(chosen("gzip, deflate, br, zstd"), Coding::Brotli);
-        assert_eq!(chosen("gzip, deflate"), Coding::Gzip);
-        assert_eq!(chosen("br;q=0, gzip;q=0.5"), Coding::Gzip);
-        assert_eq!(chosen("identity"), Coding::Identity);
+        let taken = |header: &'static str| takes_gzip(&request(&[("accept-encoding", header)]));
+        for header in ["gzip, deflate, br, zstd", "gzip", "br;q=0, GZIP;q=0.5"] {
+            assert!(taken(header), "{header}");
+        }
+        for header in ["identity", "br", "gzip;q=0", ""] {
+            assert!(!taken(header), "{header}");
+        }
         let page = answer("", &request(&[("accept-encoding", "gzip")])).expect("the page");
         assert_eq!(page.headers()[CONTENT_ENCODING], "gzip");
     }

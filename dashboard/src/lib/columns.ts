@@ -6,7 +6,7 @@ import type { Collection } from './live.svelte';
 import { quantity } from './format';
 import { external, internal } from './services';
 import { eventTime } from './problems';
-import { images, podReason, pods, restarts, state } from './status';
+import { containersReady, images, podReason, pods, restarts, state } from './status';
 
 export interface Col {
   id: string;
@@ -33,10 +33,11 @@ export const cols = {
     order: (o: Obj) => { const n = pods(o); return n ? n.wanted * 1000 + n.ready : -1; },
   },
   status: { id: 'status', title: 'Status', width: '170px', text: (o: Obj) => state(o).text },
-  podStatus: { id: 'status', title: 'Status', width: '170px', text: podReason },
+  ready: { id: 'ready', title: 'Ready', width: '66px', text: (o: Obj) => { const n = containersReady(o); return `${n.ready}/${n.of}`; }, order: (o: Obj) => containersReady(o).ready },
+  podStatus: { id: 'status', title: 'Status', width: '150px', text: podReason },
   restarts: { id: 'restarts', title: 'Restarts', width: '72px', num: true, text: (o: Obj) => String(restarts(o)), order: restarts },
   ip: { id: 'ip', title: 'IP', width: '110px', text: (o: Obj) => (o.status?.podIP as string) ?? '-' },
-  cpu: { id: 'cpu', title: 'CPU (cores)', width: '132px', num: true, text: () => '' },
+  cpu: { id: 'cpu', title: 'CPU', width: '132px', num: true, text: () => '' },
   memory: { id: 'memory', title: 'Memory', width: '146px', num: true, text: () => '' },
 } satisfies Record<string, Col>;
 
@@ -67,7 +68,7 @@ const classic: Record<string, Col[]> = {
     { id: 'last', title: 'Last', width: '80px', text: (o) => (o.status?.lastScheduleTime as string) ?? '-' },
     c.age, c.images,
   ],
-  '/pods': [c.name, c.podStatus, c.restarts, c.age, c.cpu, c.memory, c.ip],
+  '/pods': [c.name, c.ready, c.podStatus, c.restarts, c.age, c.cpu, c.memory, c.ip],
   '/services': [
     c.name, c.labels,
     { id: 'clusterip', title: 'Cluster IP', width: '118px', text: (o) => (o.spec?.clusterIP as string) || '-' },
@@ -81,8 +82,9 @@ const classic: Record<string, Col[]> = {
       order: (o) => -Date.parse(eventTime(o) ?? '') || 0,
     },
     { id: 'type', title: 'Type', width: '80px', text: (o) => (o.type as string) ?? '' },
-    { id: 'reason', title: 'Reason', width: '180px', text: (o) => (o.reason as string) ?? '' },
-    { id: 'object', title: 'Object', width: '280px', text: (o) => `${o.involvedObject?.kind ?? ''} ${o.involvedObject?.name ?? ''}` },
+    { id: 'reason', title: 'Reason', width: '164px', text: (o) => (o.reason as string) ?? '' },
+    { id: 'kind', title: 'Kind', width: '116px', text: (o) => (o.involvedObject?.kind as string) ?? '' },
+    { id: 'object', title: 'Object', width: '216px', text: (o) => (o.involvedObject?.name as string) ?? '' },
     { id: 'message', title: 'Message', text: (o) => (o.message as string) ?? '' },
     { id: 'count', title: 'Count', width: '70px', num: true, text: (o) => String(o.series?.count ?? o.count ?? 1), order: (o) => Number(o.series?.count ?? o.count ?? 1) },
   ],
@@ -119,10 +121,18 @@ export function columnsOf(k: Kind, collection: Collection | undefined, everywher
   return k.namespaced && everywhere ? [list[0], c.namespace, ...list.slice(1)] : list;
 }
 
+/** What is searched of an object: the same for as long as it is the same object. */
+const texts = new WeakMap<Obj, { columns: Col[]; all: string }>();
+
 /** Whether an object answers the filter: every word somewhere in its name, labels or cells. */
 export function answers(o: Obj, columns: Col[], filter: string): boolean {
   const words = filter.toLowerCase().split(/\s+/).filter(Boolean);
   if (words.length === 0) return true;
-  const all = `${o.metadata.name} ${cols.labels.text(o)} ${columns.map((col) => col.text(o)).join(' ')}`.toLowerCase();
+  let known = texts.get(o);
+  if (known?.columns !== columns) {
+    known = { columns, all: `${o.metadata.name} ${cols.labels.text(o)} ${columns.map((col) => col.text(o)).join(' ')}`.toLowerCase() };
+    texts.set(o, known);
+  }
+  const { all } = known;
   return words.every((word) => (word.startsWith('!') && word.length > 1 ? !all.includes(word.slice(1)) : all.includes(word)));
 }

@@ -51,10 +51,12 @@ export function bytes(n: number): string {
   return `${n.toFixed(0)} B`;
 }
 
+/** CPUs, small shares in thousandths as `kubectl top` writes them. */
 export function cores(n: number): string {
   if (n >= 10) return n.toFixed(1);
-  if (n >= 1) return n.toFixed(2);
-  return n >= 0.0095 ? n.toFixed(2) : n > 0 ? n.toFixed(3) : '0';
+  if (n >= 0.995) return n.toFixed(2);
+  const milli = n * 1000;
+  return milli === 0 ? '0' : `${milli.toFixed(milli < 9.95 ? 1 : 0)}m`;
 }
 
 /** base64 → bytes. */

@@ -143,14 +143,17 @@ export class Collection {
     if (!this.seen) this.revision = revision;
   }
 
-  /** Tells the readers once for all the events that came together. */
+  /** Tells the readers once in a frame, however many events come. */
   private touch() {
     if (this.dirty) return;
     this.dirty = true;
-    queueMicrotask(() => {
+    const tell = () => {
       this.dirty = false;
       if (this.ready || !this.seen) this.version++;
-    });
+    };
+    // A hidden page has no frames.
+    if (document.hidden) setTimeout(tell);
+    else requestAnimationFrame(tell);
   }
 }
 

@@ -15,6 +15,8 @@ const POLL_MS = 10_000;
 /** Half an hour of samples, for so many pods at most. */
 const SAMPLES_MAX = 180;
 const SERIES_MAX = 1500;
+/** What nobody has looked at for this long is forgotten. */
+const KEPT_MS = 120_000;
 
 interface Usage {
   cpu?: string;
@@ -28,66 +30,81 @@ interface Measured {
   usage?: Usage;
 }
 
+/** What is shown somewhere, and so asked for: nodes, or the pods of a namespace (empty for all). */
+interface Wanted {
+  nodes?: boolean;
+  pods?: string;
+}
+
 class Metrics {
   /** Whether the API is served; unknown before the first answer. */
   served = $state<boolean | undefined>(undefined);
   version = $state(0);
-  private series = new Map<string, Sample[]>();
-  private users = 0;
+  private series = new Map<string, { samples: Sample[]; seen: number }>();
+  private wanted = new Set<Wanted>();
   private timer: ReturnType<typeof setInterval> | undefined;
 
   /** Measures until the returned function is called. */
-  follow(): () => void {
-    if (this.users++ === 0) {
-      this.poll();
-      this.timer = setInterval(() => this.poll(), POLL_MS);
-    }
+  follow(wanted: Wanted): () => void {
+    this.wanted.add(wanted);
+    this.poll(wanted);
+    this.timer ??= setInterval(() => this.poll(...this.wanted), POLL_MS);
     return () => {
-      if (--this.users === 0) clearInterval(this.timer);
+      this.wanted.delete(wanted);
+      if (this.wanted.size > 0) return;
+      clearInterval(this.timer);
+      this.timer = undefined;
     };
   }
 
   pod(namespace: string, name: string): Sample[] {
     void this.version;
-    return this.series.get(`${namespace}/${name}`) ?? [];
+    return this.series.get(`${namespace}/${name}`)?.samples ?? [];
   }
 
   node(name: string): Sample[] {
     return this.pod('', name);
   }
 
-  private async poll() {
+  private async poll(...wanted: Wanted[]) {
     if (document.hidden) return;
     if (!kinds.versions.some((k) => k.group === 'metrics.k8s.io')) {
       this.served = false;
       return;
     }
+    const namespaces = new Set(wanted.flatMap((w) => w.pods ?? []));
+    const some = namespaces.has('') ? [''] : [...namespaces];
     try {
       const base = 'apis/metrics.k8s.io/v1beta1';
-      const [pods, nodes] = await Promise.all([
-        get<{ items: Measured[] }>(`${base}/pods`),
-        get<{ items: Measured[] }>(`${base}/nodes`),
+      const list = async (path: string) => (await get<{ items: Measured[] }>(`${base}/${path}`)).items;
+      const answers = await Promise.all([
+        ...(wanted.some((w) => w.nodes) ? [list('nodes')] : []),
+        ...some.map((ns) => list(ns ? `namespaces/${encodeURIComponent(ns)}/pods` : 'pods')),
       ]);
       this.served = true;
-      const present = new Set<string>();
-      for (const item of [...pods.items, ...nodes.items]) {
-        const key = `${item.metadata.namespace ?? ''}/${item.metadata.name}`;
-        present.add(key);
-        const usages = item.containers?.map((c) => c.usage) ?? [item.usage ?? {}];
-        const sum = (field: keyof Usage) => usages.reduce((n, u) => n + quantity(u[field]), 0);
-        const sample = { at: item.timestamp ? Date.parse(item.timestamp) : clock.now, cpu: sum('cpu'), memory: sum('memory') };
-        const series = this.series.get(key) ?? [];
-        if (series.at(-1)?.at === sample.at) continue;
-        series.push(sample);
-        if (series.length > SAMPLES_MAX) series.shift();
-        this.series.set(key, series);
-      }
-      for (const key of this.series.keys()) {
-        if (!present.has(key) || this.series.size > SERIES_MAX) this.series.delete(key);
-      }
+      for (const item of answers.flat()) this.take(item);
+      this.forget();
       this.version++;
     } catch (error) {
       if (error instanceof ApiFailure && [403, 404, 503].includes(error.code)) this.served ??= false;
+    }
+  }
+
+  private take(item: Measured) {
+    const key = `${item.metadata.namespace ?? ''}/${item.metadata.name}`;
+    const usages = item.containers?.map((c) => c.usage) ?? [item.usage ?? {}];
+    const sum = (field: keyof Usage) => usages.reduce((n, u) => n + quantity(u[field]), 0);
+    const sample = { at: item.timestamp ? Date.parse(item.timestamp) : clock.now, cpu: sum('cpu'), memory: sum('memory') };
+    const samples = this.series.get(key)?.samples ?? [];
+    if (samples.at(-1)?.at !== sample.at) samples.push(sample);
+    if (samples.length > SAMPLES_MAX) samples.shift();
+    this.series.set(key, { samples, seen: Date.now() });
+  }
+
+  /** What has not been measured for long is over, or nobody looks at it. */
+  private forget() {
+    for (const [key, { seen }] of this.series) {
+      if (Date.now() - seen > KEPT_MS || this.series.size > SERIES_MAX) this.series.delete(key);
     }
   }
 }

@@ -3,6 +3,7 @@
 import type { Obj } from './api';
 import { age } from './format';
 import { missing } from './references';
+import { link, objectLink } from './route.svelte';
 import { condition, conditions, containerStatuses, owner, podReason, selects } from './status';
 
 export interface Problem {
@@ -16,8 +17,8 @@ export interface Problem {
   what: string;
   /** Why, in the words of whoever knows. */
   why: string;
-  /** What can be done about it. */
-  hint?: string;
+  /** What can be done about it, and where. */
+  hints?: { text: string; href?: string }[];
   since?: string;
   weight: number;
 }
@@ -54,6 +55,8 @@ function at(place: Place, o: Obj, rest: Omit<Problem, 'id' | 'kind' | 'group' | 
   };
 }
 
+const toLog = (pod: Obj, container: string) => objectLink('', 'pods', pod.metadata.namespace, pod.metadata.name, { tab: 'logs', container, previous: '1' });
+
 const POD = { kind: 'Pod', plural: 'pods' };
 
 const time = (e: Obj) => (e.series?.lastObservedTime ?? e.lastTimestamp ?? e.eventTime ?? e.firstTimestamp ?? e.metadata.creationTimestamp) as string;
@@ -83,7 +86,7 @@ export function podProblem(pod: Obj, events: Obj[], now: number): Problem | unde
   const unscheduled = condition(pod, 'PodScheduled');
   if (unscheduled?.status === 'False') {
     return at(POD, pod, { what: unscheduled.reason ?? 'Unschedulable', why: unscheduled.message ?? 'no node takes it', since: unscheduled.lastTransitionTime, weight: 8,
-      hint: /insufficient/i.test(unscheduled.message ?? '') ? 'Free or lower what pods request.' : undefined });
+      hints: /insufficient/i.test(unscheduled.message ?? '') ? [{ text: 'Free or lower what pods request.' }] : [] });
   }
   const all = [...(pod.status?.initContainerStatuses ?? []), ...containerStatuses(pod)];
   for (const c of all) {
@@ -92,12 +95,12 @@ export function podProblem(pod: Obj, events: Obj[], now: number): Problem | unde
     if (waiting?.reason === 'CrashLoopBackOff' || (last && last.exitCode !== 0 && !c.ready && c.restartCount > 0 && c.state?.running === undefined)) {
       const end = last?.reason === 'OOMKilled' ? 'was killed: out of memory' : `ended with exit code ${last?.exitCode ?? '?'}`;
       return at(POD, pod, { what: waiting?.reason ?? 'Crashing', why: `${c.name} ${end}, ${c.restartCount} restart${c.restartCount === 1 ? '' : 's'}${last?.message ? `: ${last.message}` : ''}`,
-        hint: last?.reason === 'OOMKilled' ? 'Raise its memory limit.' : 'See the log of its previous run.', since: last?.finishedAt, weight: 9 });
+        hints: [...(last?.reason === 'OOMKilled' ? [{ text: 'Raise its memory limit.' }] : []), { text: 'See the log of its previous run', href: toLog(pod, c.name) }], since: last?.finishedAt, weight: 9 });
     }
     if (waiting?.reason && !/^(ContainerCreating|PodInitializing)$/.test(waiting.reason)) {
       const image = /Image/.test(waiting.reason);
       return at(POD, pod, { what: waiting.reason, why: waiting.message ?? warning(events, pod)?.message ?? c.image, weight: 9,
-        hint: image ? 'Check its name, or load it: coracle image load.' : undefined, since: pod.metadata.creationTimestamp });
+        hints: image ? [{ text: 'Check its name, or load it: coracle image load.' }] : [], since: pod.metadata.creationTimestamp });
     }
     const failed = c.state?.terminated;
     if (failed && failed.exitCode !== 0 && pod.status?.phase !== 'Running' && pod.status?.phase !== 'Pending') {
@@ -109,7 +112,7 @@ export function podProblem(pod: Obj, events: Obj[], now: number): Problem | unde
   if (ready?.status !== 'True') {
     const event = warning(events, pod);
     if (event || late(ready?.lastTransitionTime)) {
-      return at(POD, pod, { what: reason === 'Running' ? 'Not ready' : reason, why: event?.message ?? ready?.message ?? 'it takes long', weight: 6, since: ready?.lastTransitionTime ?? pod.metadata.creationTimestamp });
+      return at(POD, pod, { what: reason === 'Running' ? 'Not ready' : reason, why: event?.message ?? ready?.message ?? (pod.spec?.nodeName ? 'it takes long' : `no scheduler has taken it; it asks for “${pod.spec?.schedulerName ?? 'default-scheduler'}”`), weight: 6, since: ready?.lastTransitionTime ?? pod.metadata.creationTimestamp });
     }
   }
   return undefined;
@@ -130,7 +133,10 @@ export function problems(world: World, now: number): Problem[] {
     found.push({
       id: `missing/${m.plural}/${m.namespace}/${m.name}`, kind, group: '', plural: m.plural, namespace: m.namespace, name: m.name,
       what: `${kind} is missing`, why: `${m.pods.length === 1 ? m.pods[0] : `${m.pods.length} pods`} need${m.pods.length === 1 ? 's' : ''} it`,
-      hint: m.near ? `Did you mean “${m.near}”?` : 'They start by themselves once it is there.', weight: 9,
+      hints: [
+        ...(m.near ? [{ text: `Did you mean “${m.near}”?`, href: objectLink('', m.plural, m.namespace, m.near) }] : []),
+        { text: 'Create it', href: link(['create'], { kind, name: m.name, in: m.namespace }) },
+      ], weight: 9,
     });
   }
   // Many pods of one owner with one problem are one line.
@@ -149,7 +155,7 @@ export function problems(world: World, now: number): Problem[] {
     const place = { kind: 'Deployment', group: 'apps', plural: 'deployments' };
     const progressing = condition(d, 'Progressing');
     const failure = condition(d, 'ReplicaFailure');
-    if (progressing?.status === 'False') add(at(place, d, { what: progressing.reason ?? 'Stuck', why: progressing.message ?? '', hint: 'Undo the rollout, or mend its pods.', since: progressing.lastTransitionTime, weight: 8 }));
+    if (progressing?.status === 'False') add(at(place, d, { what: progressing.reason ?? 'Stuck', why: progressing.message ?? '', hints: [{ text: 'Undo the rollout, or mend its pods', href: objectLink('apps', 'deployments', d.metadata.namespace, d.metadata.name) }], since: progressing.lastTransitionTime, weight: 8 }));
     if (failure?.status === 'True') add(at(place, d, { what: failure.reason ?? 'ReplicaFailure', why: failure.message ?? '', since: failure.lastTransitionTime, weight: 8 }));
   }
   for (const job of world.jobs) {

@@ -68,6 +68,15 @@ export function podReason(pod: Obj): string {
   return reason;
 }
 
+/** kubectl's READY: sidecars count, other init containers do not. */
+export function containersReady(pod: Obj): { ready: number; of: number } {
+  const specs: { name: string; restartPolicy?: string }[] = pod.spec?.initContainers ?? [];
+  const sidecars = specs.filter((s) => s.restartPolicy === 'Always').map((s) => s.name);
+  const inits: ContainerStatus[] = pod.status?.initContainerStatuses ?? [];
+  const all = [...containerStatuses(pod), ...inits.filter((s) => sidecars.includes(s.name))];
+  return { ready: all.filter((s) => s.ready && s.state?.running).length, of: (pod.spec?.containers?.length ?? 0) + sidecars.length };
+}
+
 export const restarts = (pod: Obj) => containerStatuses(pod).reduce((n, c) => n + c.restartCount, 0);
 
 export function podState(pod: Obj): State {

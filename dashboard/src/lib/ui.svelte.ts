@@ -1,6 +1,6 @@
 // What pages say and ask: notes in the corner, dialogs, the filter, keys.
 
-import type { Component } from 'svelte';
+import { tick, type Component } from 'svelte';
 import { text, warnings } from './api';
 
 export interface Note {
@@ -12,6 +12,8 @@ export interface Note {
 class Ui {
   notes = $state<Note[]>([]);
   filter = $state('');
+  /** Whether the menu is open, where the window is too narrow for both. */
+  menu = $state(false);
   dialog = $state.raw<{ component: Component<any>; props: Record<string, unknown> } | null>(null);
   private counter = 0;
   private returnTo: HTMLElement | null = null;
@@ -45,7 +47,8 @@ class Ui {
 
   close() {
     this.dialog = null;
-    this.returnTo?.focus();
+    // While the dialog is there, nothing else can have the focus.
+    tick().then(() => this.returnTo?.focus());
   }
 }
 
