@@ -122,8 +122,8 @@ impl Behaviour for StatefulSet {
         ));
         // Claims become volumes of the same name.
         let mut template = spec.at("template").value.clone();
-        let volumes = child(child(&mut template, "spec"), "volumes");
-        let mut list = volumes.as_array().cloned().unwrap_or_default();
+        let pod = child(&mut template, "spec");
+        let mut list = pod["volumes"].as_array().cloned().unwrap_or_default();
         for claim in spec.at("volumeClaimTemplates").items() {
             let name = claim.at("metadata").at("name").str();
             let shadowed = list.iter().any(|volume| volume["name"] == name);
@@ -131,7 +131,7 @@ impl Behaviour for StatefulSet {
                 list.push(json!({ "name": name, "persistentVolumeClaim": { "claimName": name } }));
             }
         }
-        *volumes = Value::Array(list);
+        set(pod, "volumes", list);
         let template = Field::new(&template, spec.at("template").path);
         errors.extend(validate_running_template(&template, "StatefulSet"));
         errors
@@ -196,5 +196,40 @@ impl Behaviour for StatefulSet {
             names,
             images,
         ]
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn mounts_name_volumes_of_the_template_or_claims() {
+        let errors = |mount: &str| -> Vec<String> {
+            let mut object = json!({
+                "metadata": {"name": "db"},
+                "spec": {
+                    "serviceName": "db",
+                    "selector": {"matchLabels": {"app": "db"}},
+                    "volumeClaimTemplates": [{"metadata": {"name": "data"}, "spec": {
+                        "accessModes": ["ReadWriteOnce"],
+                        "resources": {"requests": {"storage": "1Mi"}}}}],
+                    "template": {"metadata": {"labels": {"app": "db"}}, "spec": {
+                        "volumes": [{"name": "settings", "configMap": {"name": "settings"}}],
+                        "containers": [{"name": "db", "image": "db",
+                            "volumeMounts": [{"name": mount, "mountPath": "/mnt"}]}],
+                    }},
+                },
+            });
+            RESOURCE.decode(&CURRENT, &mut object).unwrap();
+            StatefulSet.validate(&object).iter().map(ToString::to_string).collect()
+        };
+        assert_eq!(errors("settings"), [""; 0]);
+        assert_eq!(errors("data"), [""; 0]);
+        assert_eq!(
+            errors("other"),
+            ["spec.template.spec.containers[0].volumeMounts[0].name: Not found: \"other\""]
+        );
     }
 }
