@@ -107,11 +107,11 @@ impl Agent {
     /// Registers the node and runs its pods until cancelled. Containers stay as they are then.
     pub async fn run(&self, cancel: CancellationToken) {
         let _stop = self.stop.clone().drop_guard();
-        let adopted = match self.node.machine.runtime.adopt().await {
-            Ok(found) => found,
+        let (adopted, complete) = match self.node.machine.runtime.adopt().await {
+            Ok(found) => (found, true),
             Err(error) => {
                 tracing::error!(error = %crate::worker::prepare::chain(&*error), "cannot adopt running pods");
-                Vec::new()
+                (Vec::new(), false)
             }
         };
         let adopted = adopted.into_iter().map(|(spec, sandbox)| (spec.id, sandbox)).collect();
@@ -120,7 +120,7 @@ impl Agent {
             () = registration::run(self.node.clone()) => {}
             () = provisioned::reclaim(self.node.clone()) => {}
             () = pressure::run(self.node.clone()) => {}
-            () = self.follow_pods(adopted) => {}
+            () = self.follow_pods(adopted, complete) => {}
         }
     }
 
@@ -132,7 +132,8 @@ impl Agent {
         server::serve(self.node.clone(), io).await;
     }
 
-    async fn follow_pods(&self, mut adopted: HashMap<String, Arc<dyn PodSandbox>>) {
+    /// `complete` says that `adopted` is every sandbox there is.
+    async fn follow_pods(&self, mut adopted: HashMap<String, Arc<dyn PodSandbox>>, complete: bool) {
         let mut workers: HashMap<String, Running> = HashMap::new();
         let config = watcher::Config::default()
             .fields(&format!("spec.nodeName={}", self.node.config.node_name));
@@ -146,7 +147,7 @@ impl Agent {
                 () = sleep(UNCLAIMED), if !first && !adopted.is_empty() => {
                     // Pods that nobody claimed: bound no more, or gone.
                     let known = workers.keys().cloned().collect();
-                    self.clean_orphans(known, &mut adopted).await;
+                    self.clean_orphans(known, &mut adopted, false).await;
                     continue;
                 }
             };
@@ -160,7 +161,8 @@ impl Agent {
                 Ok(watcher::Event::InitDone) => {
                     let pods = std::mem::take(&mut listed);
                     if std::mem::take(&mut first) {
-                        self.clean_orphans(pods.keys().cloned().collect(), &mut adopted).await;
+                        let known = pods.keys().cloned().collect();
+                        self.clean_orphans(known, &mut adopted, complete).await;
                     }
                     for (uid, running) in &workers {
                         if !pods.contains_key(uid) {
@@ -213,10 +215,12 @@ impl Agent {
 
     /// Removes what is left of pods that are not there any more. A pod that is there but bound to
     /// no node was bound to this one before a crash undid it, and will be again: it keeps running.
+    /// `complete` says that every sandbox there is was adopted: no worker has made one yet.
     async fn clean_orphans(
         &self,
         mut known: HashSet<String>,
         adopted: &mut HashMap<String, Arc<dyn PodSandbox>>,
+        complete: bool,
     ) {
         if adopted.keys().any(|uid| !known.contains(uid)) {
             match self.unbound_pods().await {
@@ -237,7 +241,10 @@ impl Agent {
             }
         }
         let machine = &self.node.machine;
-        if let Err(error) = machine.runtime.cleanup(known.clone()).await {
+        // What could not be adopted is a sandbox that an earlier process had not made or not
+        // removed to the end. A pod that is ending makes no other, and nobody would look again.
+        let whole = if complete { adopted.keys().cloned().collect() } else { known.clone() };
+        if let Err(error) = machine.runtime.cleanup(whole).await {
             tracing::warn!(%error, "cannot remove orphaned sandboxes");
         }
         if let Err(error) = machine.network.retain(known.clone()).await {

@@ -38,6 +38,7 @@ pub mod scheduler;
 pub mod selector;
 pub mod service_account;
 pub mod statefulset;
+mod taint_eviction;
 pub mod template;
 pub mod volume;
 pub mod well_known;

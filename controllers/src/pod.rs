@@ -42,6 +42,13 @@ pub fn node_name(pod: &Pod) -> Option<&str> {
     pod.spec.as_ref()?.node_name.as_deref().filter(|name| !name.is_empty())
 }
 
+/// Why no node takes the pod, if the scheduler says so.
+pub fn unschedulable(pod: &Pod) -> Option<&str> {
+    let condition = condition(pod, "PodScheduled").filter(|known| known.status == "False")?;
+    let refused = condition.reason.as_deref() == Some("Unschedulable");
+    condition.message.as_deref().filter(|_| refused)
+}
+
 /// Whether a pod counts as available.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Availability {

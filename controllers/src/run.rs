@@ -13,7 +13,7 @@ use crate::inventory::Inventory;
 use crate::{
     autoscaler, cron_job, daemonset, deployment, disruption, garbage_collector, job, load_balancer,
     namespace, node_taint, quota, replicas, root_ca, scheduler, service_account, statefulset,
-    volume, well_known,
+    taint_eviction, volume, well_known,
 };
 
 /// The workers of one controller.
@@ -49,6 +49,7 @@ pub async fn run(client: Client, config: ControllersConfig, token: CancellationT
         Box::pin(scheduler::workers(&context)),
         Box::pin(quota::workers(&context, &inventory)),
         Box::pin(node_taint::workers(&context)),
+        Box::pin(taint_eviction::workers(&context)),
         Box::pin(namespace::workers(&context, &inventory)),
         Box::pin(garbage_collector::workers(&context, &inventory)),
     ];

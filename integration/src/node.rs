@@ -1,6 +1,7 @@
 //! A coracle node with directories, control groups and a network namespace of its own, beside a
 //! second namespace that plays the outside world.
 
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::os::unix::net::UnixDatagram;
 use std::path::{Path, PathBuf};
@@ -133,6 +134,25 @@ impl Node {
     /// What the machine carries of this node now.
     pub fn census(&self) -> Census {
         Census::take(&self.mark, Some(&self.ns))
+    }
+
+    /// What pods use on this machine, in numbers that do not depend on which pods they were.
+    pub fn footprint(&self) -> BTreeMap<&'static str, usize> {
+        let entries = |name: &str| std::fs::read_dir(self.path(name)).map_or(0, Iterator::count);
+        let census = self.census();
+        let is_pod = |path: &&String| path.rsplit('/').next().is_some_and(|n| n.starts_with("pod"));
+        BTreeMap::from([
+            ("sandbox records", entries("data/containers/sandboxes")),
+            ("sandbox sockets", entries("run/sandboxes")),
+            ("pod directories", entries("data/pods")),
+            ("log directories", entries("logs")),
+            ("log links", entries("containers")),
+            ("unfinished images", entries("data/images/incoming")),
+            ("pod cgroups", census.cgroups.iter().filter(is_pod).count()),
+            ("shims", census.processes.iter().filter(|p| p.contains("coracle shim")).count()),
+            ("overlays", census.mounts.iter().filter(|m| m.contains(" - overlay ")).count()),
+            ("tmpfs", census.mounts.iter().filter(|m| m.contains(" - tmpfs ")).count()),
+        ])
     }
 
     /// Starts `coracle up` and kills it after that time, ready or not.

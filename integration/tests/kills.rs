@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, RwLock};
 use std::time::{Duration, Instant};
 
-use coracle_integration::{Api, Node, privileged, within};
+use coracle_integration::{Api, Node, Random, privileged, random, within};
 use serde_json::{Value, json};
 
 /// Clients that write at the same time; each has objects of its own.
@@ -17,18 +17,6 @@ const CLIENTS: usize = 4;
 /// Names of one kind that one client uses.
 const NAMES: u64 = 5;
 const KINDS: [&str; 3] = ["configmaps", "services", "pods"];
-
-/// A generator of random numbers that a seed repeats (xorshift64).
-struct Random(u64);
-
-impl Random {
-    fn below(&mut self, limit: u64) -> u64 {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        self.0 % limit
-    }
-}
 
 /// What a client knows of one of its objects.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -197,40 +185,16 @@ fn verify(api: &Api, world: &Mutex<World>, newest: u64, round: u32) -> u64 {
     revision
 }
 
-/// What pods use on this machine, in numbers that do not depend on which pods they were.
-fn footprint(node: &Node) -> BTreeMap<&'static str, usize> {
-    let entries = |name: &str| std::fs::read_dir(node.path(name)).map_or(0, Iterator::count);
-    let census = node.census();
-    let is_pod = |path: &&String| path.rsplit('/').next().is_some_and(|n| n.starts_with("pod"));
-    BTreeMap::from([
-        ("sandbox records", entries("data/containers/sandboxes")),
-        ("sandbox sockets", entries("run/sandboxes")),
-        ("pod directories", entries("data/pods")),
-        ("log directories", entries("logs")),
-        ("log links", entries("containers")),
-        ("unfinished images", entries("data/images/incoming")),
-        ("pod cgroups", census.cgroups.iter().filter(is_pod).count()),
-        ("shims", census.processes.iter().filter(|p| p.contains("coracle shim")).count()),
-        ("overlays", census.mounts.iter().filter(|m| m.contains(" - overlay ")).count()),
-        ("tmpfs", census.mounts.iter().filter(|m| m.contains(" - tmpfs ")).count()),
-    ])
-}
-
 #[test]
 fn acknowledged_writes_survive_kills() {
     if !privileged() {
         return;
     }
-    let kills: u32 = std::env::var("CORACLE_KILLS").ok().and_then(|k| k.parse().ok()).unwrap_or(25);
-    let seed = std::env::var("CORACLE_SEED").ok().and_then(|s| s.parse().ok());
-    let seed: u64 = seed.unwrap_or_else(|| {
-        let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap();
-        now.as_nanos() as u64 | 1
-    });
-    eprintln!("{kills} kills, CORACLE_SEED={seed}");
+    let kills = random::kills(25);
+    let seed = Random::seed();
     let mut node = Node::start();
     let api = Api::of(&node);
-    let before = footprint(&node);
+    let before = node.footprint();
     let marks = node.path("marks");
     std::fs::create_dir(&marks).unwrap();
     let world = Arc::new(Mutex::new(World::default()));
@@ -243,7 +207,7 @@ fn acknowledged_writes_survive_kills() {
             let mut client = Client {
                 api: api.clone(),
                 number,
-                random: Random(seed.wrapping_mul(number as u64 * 2 + 3) | 1),
+                random: Random::new(seed.wrapping_mul(number as u64 * 2 + 3)),
                 world: world.clone(),
                 newest: newest.clone(),
                 serial: 0,
@@ -259,7 +223,7 @@ fn acknowledged_writes_survive_kills() {
             })
         })
         .collect();
-    let mut random = Random(seed);
+    let mut random = Random::new(seed);
     for round in 0..kills {
         std::thread::sleep(Duration::from_millis(random.below(1200)));
         node.kill_agent();
@@ -305,8 +269,8 @@ fn acknowledged_writes_survive_kills() {
     let kubectl = node.any_kubectl();
     kubectl.ok(&["delete", "pods", "--all", "--timeout=120s"]);
     let deadline = Instant::now() + Duration::from_secs(60);
-    while footprint(&node) != before && Instant::now() < deadline {
+    while node.footprint() != before && Instant::now() < deadline {
         std::thread::sleep(Duration::from_millis(200));
     }
-    assert_eq!(footprint(&node), before, "something leaked");
+    assert_eq!(node.footprint(), before, "something leaked");
 }

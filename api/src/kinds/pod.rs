@@ -1,10 +1,11 @@
 //! Pod.
 
+mod create;
 mod phase;
 mod update;
 
 use jiff::Timestamp;
-use serde_json::{Value, json};
+use serde_json::Value;
 
 use super::row;
 use crate::defaults::{child, copy_from, set};
@@ -50,8 +51,8 @@ impl Behaviour for Pod {
 
     fn prepare_for_create(&self, object: &mut Value) {
         sync_service_account(child(object, "spec"));
-        let class = pod::qos_class(&object["spec"]);
-        set(object, "status", json!({ "phase": "Pending", "qosClass": class }));
+        create::resolve_label_keys(object);
+        set(object, "status", create::first_status(object));
     }
 
     fn prepare_for_update(&self, object: &mut Value, old: &Value, subresource: Subresource<'_>) {

@@ -11,7 +11,7 @@ use kube::ResourceExt;
 
 use crate::cache::{Change, ObjectKey};
 use crate::context::Context;
-use crate::deployment::plan::{self, Observed, Write};
+use crate::deployment::plan::{self, Observed, Stuck, Write};
 use crate::deployment::revision::REVISION;
 use crate::deployment::rollout;
 use crate::deployment::status::{self, PROGRESSING, spec};
@@ -81,10 +81,18 @@ impl Controller {
         }
     }
 
-    /// `Recreate` waits for the end of the old pods.
+    /// `Recreate` waits for the end of the old pods; and a pod that cannot be scheduled is worth
+    /// a word.
     fn pod_changed(&self, change: &Change<'_, Pod>) {
         let pod = change.object();
-        if !matches!(change, Change::Deleted(_)) && !pod::is_terminal(pod) {
+        let ended = matches!(change, Change::Deleted(_)) || pod::is_terminal(pod);
+        let told = match change {
+            Change::Applied { old, new } => {
+                old.and_then(|old| pod::unschedulable(old)) != pod::unschedulable(new)
+            }
+            Change::Deleted(gone) => gone.metadata.deletion_timestamp.is_some(),
+        };
+        if !ended && !told {
             return;
         }
         let Some(set) = controller_key(&pod.metadata, "apps", "ReplicaSet") else { return };
@@ -96,7 +104,7 @@ impl Controller {
             .deployments
             .get(&owner)
             .is_some_and(|deployment| !rollout::is_rolling(&deployment));
-        if waiting {
+        if waiting || told {
             self.queue.add(owner);
         }
     }
@@ -119,6 +127,7 @@ impl Controller {
         };
         let plan = plan::plan(Observed {
             busy: self.busy(&deployment, &owned),
+            stuck: self.stuck(&deployment, &owned),
             deployment: &deployment,
             sets: owned,
             now: Timestamp::now(),
@@ -154,6 +163,35 @@ impl Controller {
             }
         }
         busy
+    }
+
+    /// The first pod that no node takes, unless another is leaving and may make room.
+    fn stuck(&self, deployment: &Deployment, sets: &[Arc<ReplicaSet>]) -> Option<Stuck> {
+        let status = deployment.status.as_ref()?;
+        if status::is_complete(deployment, status) {
+            return None;
+        }
+        let namespace = deployment.metadata.namespace.as_deref().unwrap_or_default();
+        let uids: HashSet<&str> =
+            sets.iter().filter_map(|set| set.metadata.uid.as_deref()).collect();
+        let pods = self.context.caches.pods.namespaced(namespace);
+        let owned = pods.iter().filter_map(|pod| {
+            let owner = controller_of(&pod.metadata)?;
+            uids.contains(owner.uid.as_str()).then_some((pod, owner))
+        });
+        let mut first = None;
+        for (pod, owner) in owned {
+            if pod.metadata.deletion_timestamp.is_some() {
+                return None;
+            }
+            if first.is_none()
+                && let Some(reason) = pod::unschedulable(pod)
+            {
+                let (pod, set, reason) = (pod.name_any(), owner.uid.clone(), reason.to_owned());
+                first = Some(Stuck { pod, set, reason });
+            }
+        }
+        first
     }
 
     async fn apply(&self, deployment: &mut Arc<Deployment>, write: Write) -> Result<(), Error> {

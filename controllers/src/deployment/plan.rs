@@ -25,8 +25,21 @@ pub struct Observed<'a> {
     /// The uids of those ReplicaSets that still have a pod which has not ended, one that is being
     /// deleted included. Only looked at for the strategy `Recreate`.
     pub busy: HashSet<String>,
+    /// A pod that no node takes while no other pod of the Deployment is leaving.
+    pub stuck: Option<Stuck>,
     /// The time.
     pub now: Timestamp,
+}
+
+/// A pod that waits for a node, and nothing that the rollout does will give it one.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Stuck {
+    /// The pod.
+    pub pod: String,
+    /// The uid of its ReplicaSet.
+    pub set: String,
+    /// What the scheduler says.
+    pub reason: String,
 }
 
 /// What to do, in this order.
@@ -94,6 +107,7 @@ pub fn plan(observed: Observed<'_>) -> Plan {
         rollout.recreate()
     }
     rollout.judge();
+    rollout.explain();
     rollout.into_plan()
 }
 
@@ -122,6 +136,8 @@ struct Rollout<'a> {
     revision: Option<String>,
     status: DeploymentStatus,
     busy: HashSet<String>,
+    stuck: Option<Stuck>,
+    event: Option<Notice>,
     now: Timestamp,
 }
 
@@ -146,6 +162,8 @@ impl<'a> Rollout<'a> {
             revision: None,
             status: observed.deployment.status.clone().unwrap_or_default(),
             busy: observed.busy,
+            stuck: observed.stuck,
+            event: None,
             now: observed.now,
         }
     }
@@ -261,6 +279,21 @@ impl<'a> Rollout<'a> {
         status::judge_progress(self.deployment, &mut self.status, begins, new, old, self.now);
     }
 
+    /// Says on the Deployment, too, that a new pod has no room beside old ones that have to stay.
+    fn explain(&mut self) {
+        let new = self.new.as_ref();
+        let uid = new.and_then(|new| new.target.metadata.uid.as_ref());
+        let goes_on = self.old.iter().chain(new).any(Set::is_changed);
+        let keeps_old = self.old.iter().any(|set| set.size() > 0);
+        let blocked = rollout::is_rolling(self.deployment) && keeps_old && !goes_on;
+        let stuck = self.stuck.as_ref().filter(|stuck| blocked && Some(&stuck.set) == uid);
+        let why = stuck.map(|stuck| status::explanation(self.deployment, stuck));
+        let told = status::explain_progress(self.deployment, &mut self.status, new, why.as_deref());
+        if told && let Some(why) = why {
+            self.event = Some(Notice::warning("RolloutBlocked", why));
+        }
+    }
+
     /// The current revision, where the Deployment does not carry it yet.
     fn revision_to_write(&self) -> Option<&String> {
         let known = revision::annotation(&self.deployment.metadata, REVISION);
@@ -318,6 +351,7 @@ impl<'a> Rollout<'a> {
         if revision.is_some() || self.deployment.status.as_ref() != Some(&self.status) {
             writes.push(Write::Status { status: Box::new(self.status), revision });
         }
+        writes.extend(self.event.map(Write::Event));
         Plan { writes, requeue_after }
     }
 }

@@ -30,6 +30,11 @@ impl Set {
         Self { target: (*set).clone(), observed: Some(set) }
     }
 
+    /// Whether it shall be other than it is.
+    pub fn is_changed(&self) -> bool {
+        self.observed.as_deref() != Some(&self.target)
+    }
+
     /// The replicas it shall have.
     pub fn size(&self) -> i32 {
         size(&self.target)

@@ -9,6 +9,7 @@ use k8s_openapi::api::apps::v1::{
 };
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
+use crate::deployment::plan::Stuck;
 use crate::deployment::rollout::{self, Set};
 
 /// The condition that says whether the rollout gets on.
@@ -162,14 +163,7 @@ pub fn judge_progress(
         return report_failures(status, new, old);
     };
     if !was_complete {
-        let name = deployment.metadata.name.as_deref().unwrap_or_default();
-        let subject = new.map_or_else(
-            || format!("Deployment \"{name}\""),
-            |new| {
-                let name = new.target.metadata.name.as_deref().unwrap_or_default();
-                format!("ReplicaSet \"{name}\"")
-            },
-        );
+        let subject = subject(deployment, new);
         if is_complete(deployment, status) {
             let message = format!("{subject} has successfully progressed.");
             let condition = new_condition(PROGRESSING, true, NEW_SET_AVAILABLE, message, now);
@@ -189,6 +183,51 @@ pub fn judge_progress(
         }
     }
     report_failures(status, new, old);
+}
+
+/// What the conditions of a rollout are about.
+fn subject(deployment: &Deployment, new: Option<&Set>) -> String {
+    let (kind, metadata) = new.map_or_else(
+        || ("Deployment", &deployment.metadata),
+        |new| ("ReplicaSet", &new.target.metadata),
+    );
+    format!("{kind} \"{}\"", metadata.name.as_deref().unwrap_or_default())
+}
+
+/// Why a rollout cannot go on, and what would help.
+pub fn explanation(deployment: &Deployment, stuck: &Stuck) -> String {
+    let Stuck { pod, reason, .. } = stuck;
+    let unavailable = rollout::bounds(deployment).unavailable;
+    format!(
+        "pod \"{pod}\" cannot be scheduled: {reason} No old pod may end before it is available \
+         (maxUnavailable is {unavailable}), so the rollout waits for room: let maxUnavailable be \
+         greater, request less, or scale down."
+    )
+}
+
+/// Adds to the condition of a rollout why it cannot go on, or takes that away again (upstream
+/// leaves it to the pod to say so). True if the explanation is a new one.
+pub fn explain_progress(
+    deployment: &Deployment,
+    status: &mut DeploymentStatus,
+    new: Option<&Set>,
+    why: Option<&str>,
+) -> bool {
+    let subject = subject(deployment, new);
+    let mut conditions = status.conditions.iter_mut().flatten();
+    let Some(condition) = conditions.find(|known| known.type_ == PROGRESSING) else { return false };
+    let plain = match condition.reason.as_deref() {
+        Some("ReplicaSetUpdated") => format!("{subject} is progressing."),
+        Some(TIMED_OUT) => format!("{subject} has timed out progressing."),
+        _ => return false,
+    };
+    let message = match why {
+        Some(why) => format!("{plain} However, {why}"),
+        None => plain,
+    };
+    let changed = condition.message.as_ref() != Some(&message);
+    condition.message = Some(message);
+    changed
 }
 
 /// After how long the deadline of a rollout that is under way must be looked at.

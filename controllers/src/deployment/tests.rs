@@ -10,7 +10,7 @@ use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use serde_json::{Value, json};
 
-use super::plan::{Observed, Plan, Write, plan};
+use super::plan::{Observed, Plan, Stuck, Write, plan};
 use super::revision::{self, DESIRED_REPLICAS, REVISION};
 use super::rollout::{bounds, size};
 use super::status::{self, wanted};
@@ -20,6 +20,7 @@ use crate::template::HASH_LABEL;
 struct World {
     deployment: Deployment,
     sets: Vec<ReplicaSet>,
+    stuck: Option<Stuck>,
     now: Timestamp,
     events: Vec<String>,
 }
@@ -35,7 +36,7 @@ impl World {
         }))
         .unwrap();
         let now = "2024-01-01T00:00:00Z".parse().unwrap();
-        Self { deployment, sets: Vec::new(), now, events: Vec::new() }
+        Self { deployment, sets: Vec::new(), stuck: None, now, events: Vec::new() }
     }
 
     fn edit(&mut self, change: impl FnOnce(&mut Value)) {
@@ -62,6 +63,7 @@ impl World {
             deployment: &self.deployment,
             sets: self.sets.iter().cloned().map(Arc::new).collect(),
             busy,
+            stuck: self.stuck.clone(),
             now: self.now,
         })
     }
@@ -103,7 +105,7 @@ impl World {
                     annotations.extend(revision.map(|number| (REVISION.to_owned(), number)));
                     self.deployment.status = Some(*status);
                 }
-                Write::Event(_) => {}
+                Write::Event(event) => self.events.push(event.message),
             }
         }
         any
@@ -380,4 +382,42 @@ fn a_settled_deployment_is_left_alone() {
     world.settle();
     assert!(world.plan().writes.is_empty(), "{:?}", world.plan().writes);
     assert_eq!(world.plan().requeue_after, None);
+}
+
+#[test]
+fn a_rollout_that_cannot_go_on_says_why_on_the_deployment() {
+    const SHORT: &str = "0/1 nodes are available: 1 Insufficient cpu.";
+    let message = |world: &World| {
+        let status = world.status();
+        status::condition(&status, status::PROGRESSING).and_then(|c| c.message.clone()).unwrap()
+    };
+    let mut world = World::new(3, rolling(json!(1), json!(0)));
+    world.settle();
+    world.set_image("web:2");
+    world.step();
+    let set = world.sets.last_mut().unwrap();
+    set.status.get_or_insert_default().replicas = 1;
+    let (name, uid) = (set.metadata.name.clone().unwrap(), set.metadata.uid.clone().unwrap());
+    world.stuck = Some(Stuck { pod: format!("{name}-x"), set: uid, reason: SHORT.to_owned() });
+    world.events.clear();
+    while world.step() {}
+    let why = format!(
+        "pod \"{name}-x\" cannot be scheduled: {SHORT} No old pod may end before it is available \
+         (maxUnavailable is 0), so the rollout waits for room: let maxUnavailable be greater, \
+         request less, or scale down."
+    );
+    // Once, and for as long as it holds, past the deadline too.
+    assert_eq!(world.events, [why.as_str()]);
+    let progressing = format!("ReplicaSet \"{name}\" is progressing.");
+    assert_eq!(message(&world), format!("{progressing} However, {why}"));
+    assert_eq!(world.reason(status::PROGRESSING), "ReplicaSetUpdated");
+    let stuck = world.stuck.take();
+    while world.step() {}
+    assert_eq!(message(&world), progressing);
+    world.stuck = stuck;
+    world.now += SignedDuration::from_secs(601);
+    world.step();
+    assert_eq!(world.reason(status::PROGRESSING), status::TIMED_OUT);
+    let timed_out = format!("ReplicaSet \"{name}\" has timed out progressing.");
+    assert_eq!(message(&world), format!("{timed_out} However, {why}"));
 }

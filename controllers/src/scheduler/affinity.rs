@@ -8,6 +8,7 @@ use k8s_openapi::api::core::v1::{
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
 use kube::ResourceExt;
 
+use crate::scheduler::filter::untolerated;
 use crate::scheduler::node::Nodes;
 use crate::selector::{self, Labels};
 
@@ -104,6 +105,17 @@ pub fn pods_agree(
         let here = nodes.topology(node, key);
         here.is_some() && here == nodes.topology(other, key)
     };
+    if !is_near(pod, node, near, nodes, namespaces) {
+        return Err(Distance::NotNear);
+    }
+    for term in far {
+        let too_near = nodes.pods().any(|(place, used)| {
+            same_place(place, &term.topology_key) && selects(term, pod, &used.pod, namespaces)
+        });
+        if too_near {
+            return Err(Distance::TooNear);
+        }
+    }
     for (place, used) in nodes.pods() {
         let theirs = used
             .pod
@@ -120,33 +132,30 @@ pub fn pods_agree(
             return Err(Distance::Unwelcome);
         }
     }
-    for term in far {
-        let too_near = nodes.pods().any(|(place, used)| {
-            same_place(place, &term.topology_key) && selects(term, pod, &used.pod, namespaces)
-        });
-        if too_near {
-            return Err(Distance::TooNear);
-        }
-    }
-    for term in near {
-        if nodes.topology(node, &term.topology_key).is_none() {
-            return Err(Distance::NotNear);
-        }
-        let mut anywhere = false;
-        let mut here = false;
-        for (place, used) in nodes.pods() {
-            if selects(term, pod, &used.pod, namespaces) {
-                anywhere = true;
-                here |= same_place(place, &term.topology_key);
-            }
-        }
-        // The first of a group of pods that want each other may go anywhere.
-        let first = !anywhere && selects(term, pod, pod, namespaces);
-        if !here && !first {
-            return Err(Distance::NotNear);
-        }
-    }
     Ok(())
+}
+
+/// Whether a pod that all `terms` select is in the same place, by every one of their keys.
+fn is_near(
+    pod: &Pod,
+    node: &str,
+    terms: &[PodAffinityTerm],
+    nodes: &Nodes,
+    namespaces: &NamespaceLabels,
+) -> bool {
+    let here: Option<Vec<&str>> =
+        terms.iter().map(|term| nodes.topology(node, &term.topology_key)).collect();
+    let Some(here) = here else { return false };
+    let wanted = |other: &Pod| terms.iter().all(|term| selects(term, pod, other, namespaces));
+    let friends: Vec<&str> =
+        nodes.pods().filter(|(_, used)| wanted(&used.pod)).map(|(place, _)| place).collect();
+    if friends.is_empty() {
+        // The first of a group of pods that want each other may go anywhere.
+        return terms.is_empty() || wanted(pod);
+    }
+    terms.iter().zip(here).all(|(term, here)| {
+        friends.iter().any(|place| nodes.topology(place, &term.topology_key) == Some(here))
+    })
 }
 
 fn selects(term: &PodAffinityTerm, owner: &Pod, other: &Pod, namespaces: &NamespaceLabels) -> bool {
@@ -201,7 +210,7 @@ fn spread(
     let mut places: BTreeMap<&str, i32> = BTreeMap::new();
     for (name, object) in &nodes.nodes {
         if let Some(place) = nodes.topology(name, key)
-            && node_matches(pod, object)
+            && counts(constraint, pod, object)
         {
             places.entry(place).or_default();
         }
@@ -209,7 +218,7 @@ fn spread(
     for (name, used) in nodes.pods() {
         let counted = used.pod.metadata.namespace == pod.metadata.namespace
             && used.pod.metadata.deletion_timestamp.is_none()
-            && label_selector_matches(constraint.label_selector.as_ref(), &used.pod);
+            && is_alike(constraint, pod, &used.pod);
         if counted
             && let Some(place) = nodes.topology(name, key)
             && let Some(count) = places.get_mut(place)
@@ -221,7 +230,24 @@ fn spread(
         .min_domains
         .is_none_or(|wanted| i32::try_from(places.len()).unwrap_or(i32::MAX) >= wanted);
     let least = if enough_places { places.values().min().copied().unwrap_or(0) } else { 0 };
-    let itself = i32::from(label_selector_matches(constraint.label_selector.as_ref(), pod));
+    let itself = i32::from(is_alike(constraint, pod, pod));
     let count = places.get(here).copied().unwrap_or(0);
     if count + itself - least > constraint.max_skew { Err(Uneven::TooMany) } else { Ok(()) }
+}
+
+/// Whether a node is one of those over which the pods are spread.
+fn counts(constraint: &TopologySpreadConstraint, pod: &Pod, node: &Node) -> bool {
+    let affinity = constraint.node_affinity_policy.as_deref() == Some("Ignore");
+    let taints = constraint.node_taints_policy.as_deref() == Some("Honor");
+    (affinity || node_matches(pod, node)) && (!taints || untolerated(pod, node).is_none())
+}
+
+/// Whether `other` is one of the pods among which `pod` is spread.
+fn is_alike(constraint: &TopologySpreadConstraint, pod: &Pod, other: &Pod) -> bool {
+    let keys = constraint.match_label_keys.as_deref().unwrap_or_default();
+    label_selector_matches(constraint.label_selector.as_ref(), other)
+        && keys.iter().all(|key| {
+            let own = pod.labels().get(key);
+            own.is_none() || own == other.labels().get(key)
+        })
 }

@@ -20,8 +20,8 @@ use crate::event::{Notice, Recorder};
 use crate::pod;
 use crate::request;
 use crate::scheduler::affinity::NamespaceLabels;
-use crate::scheduler::preempt::Eviction;
-use crate::scheduler::state::{Decision, NAME, State};
+use crate::scheduler::preempt::PREEMPTED;
+use crate::scheduler::state::{Decision, NAME, Nomination, State, Surroundings};
 use crate::scheduler::volumes::{self, Claims};
 use crate::volume::annotation::SELECTED_NODE;
 use crate::volume::matching::selected_node;
@@ -104,14 +104,20 @@ impl Scheduler {
 
     /// Decides about one pod and starts what follows from it.
     fn schedule(self: &Arc<Self>, pod: Arc<Pod>) {
-        let namespaces = self.namespaces(&pod);
-        let claims = Claims::of(&pod, &self.context.caches);
+        let caches = &self.context.caches;
+        let claims = Claims::of(&pod, caches);
         let unbound: Vec<_> = claims.unbound.iter().map(|known| known.claim.clone()).collect();
+        let namespaces = self.namespaces(&pod);
+        let around = Surroundings { namespaces, claims, budgets: caches.budgets.all() };
+        let mut displaced = Vec::new();
         let decision = {
             let mut state = self.lock();
-            let decision = state.decide(&pod, &namespaces, claims);
-            if let Decision::Bind(node) = &decision {
-                state.assume(&pod, node);
+            let decision = state.decide(&pod, around);
+            match &decision {
+                Decision::Bind(node) => state.assume(&pod, node),
+                Decision::Unschedulable { nomination, .. } => {
+                    displaced = state.nominate(&pod, nomination);
+                }
             }
             decision
         };
@@ -120,8 +126,13 @@ impl Scheduler {
             Decision::Bind(node) => {
                 tokio::spawn(async move { scheduler.bind(pod, node, unbound).await });
             }
-            Decision::Unschedulable { message, eviction } => {
-                tokio::spawn(async move { scheduler.explain(pod, message, eviction).await });
+            Decision::Unschedulable { message, nomination } => {
+                tokio::spawn(async move {
+                    for other in displaced {
+                        scheduler.displace(&other).await;
+                    }
+                    scheduler.explain(pod, message, nomination).await;
+                });
             }
         }
     }
@@ -220,8 +231,7 @@ impl Scheduler {
     }
 
     /// Says why a pod waits, once for every new reason, and makes room if that is allowed.
-    async fn explain(&self, pod: Arc<Pod>, message: String, eviction: Option<Eviction>) {
-        let nominated = eviction.as_ref().map(|eviction| eviction.node.clone());
+    async fn explain(&self, pod: Arc<Pod>, message: String, nomination: Nomination) {
         let known = pod::condition(&pod, "PodScheduled");
         let said = known.is_some_and(|known| {
             known.status == "False"
@@ -232,7 +242,13 @@ impl Scheduler {
             let notice = Notice::warning("FailedScheduling", message.clone());
             self.recorder.record(pod.as_ref(), notice);
         }
-        if !said || nominated.is_some() {
+        let nominated = pod.status.as_ref().and_then(|status| status.nominated_node_name.as_ref());
+        let nominate = match &nomination {
+            Nomination::Keep => None,
+            Nomination::Clear => nominated.is_some().then_some(Value::Null),
+            Nomination::Make(eviction) => Some(Value::from(eviction.node.as_str())),
+        };
+        if !said || nominate.is_some() {
             let since = known
                 .filter(|known| known.status == "False")
                 .and_then(|known| known.last_transition_time.clone())
@@ -248,19 +264,32 @@ impl Scheduler {
                     "lastTransitionTime": since,
                 }]},
             });
-            if let Some(node) = nominated {
-                patch["status"]["nominatedNodeName"] = Value::from(node);
+            if let Some(node) = nominate {
+                patch["status"]["nominatedNodeName"] = node;
             }
-            let key = ObjectKey::of(pod.as_ref());
-            let client = &self.context.client;
-            match request::merge_status_strategically::<Pod>(client, &key, &patch).await {
-                Ok(written) => self.context.caches.pods.observe(written),
-                Err(error) => tracing::debug!(pod = %key, %error, "the condition was not written"),
-            }
+            self.write_status(&pod, &patch).await;
         }
-        let Some(eviction) = eviction else { return };
+        let Nomination::Make(eviction) = nomination else { return };
         for victim in eviction.victims {
             self.preempt(&pod, &victim, &eviction.node).await;
+        }
+    }
+
+    /// Tells a pod that the room it waited for goes to another.
+    async fn displace(&self, pod: &Pod) {
+        let patch = json!({
+            "metadata": {"uid": pod.metadata.uid},
+            "status": {"nominatedNodeName": null},
+        });
+        self.write_status(pod, &patch).await;
+    }
+
+    async fn write_status(&self, pod: &Pod, patch: &Value) {
+        let key = ObjectKey::of(pod);
+        let client = &self.context.client;
+        match request::merge_status_strategically::<Pod>(client, &key, patch).await {
+            Ok(written) => self.context.caches.pods.observe(written),
+            Err(error) => tracing::debug!(pod = %key, %error, "the status was not written"),
         }
     }
 
@@ -273,7 +302,7 @@ impl Scheduler {
         let patch = json!({"status": {"conditions": [{
             "type": "DisruptionTarget",
             "status": "True",
-            "reason": "PreemptionByScheduler",
+            "reason": PREEMPTED,
             "message": format!("{NAME}: preempting to accommodate a higher priority pod"),
             "lastTransitionTime": Time(Timestamp::now()),
         }]}});

@@ -129,7 +129,8 @@ pub fn tolerates(pod: &Pod, taint: &Taint) -> bool {
     tolerations.unwrap_or_default().iter().any(|toleration| covers(toleration, taint))
 }
 
-fn covers(toleration: &Toleration, taint: &Taint) -> bool {
+/// Whether one toleration is about the taint.
+pub fn covers(toleration: &Toleration, taint: &Taint) -> bool {
     let effect = toleration.effect.as_deref().unwrap_or_default();
     let key = toleration.key.as_deref().unwrap_or_default();
     if !effect.is_empty() && effect != taint.effect {

@@ -6,13 +6,14 @@ use std::sync::Arc;
 
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Node, Pod};
+use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use kube::ResourceExt;
 
 use crate::cache::{Change, ObjectKey};
 use crate::pod;
 use crate::scheduler::affinity::NamespaceLabels;
 use crate::scheduler::explain::{self, Preemption};
-use crate::scheduler::filter;
+use crate::scheduler::filter::{self, Refusal};
 use crate::scheduler::node::{self, Nodes, Use};
 use crate::scheduler::preempt::{self, Eviction};
 use crate::scheduler::volumes::Claims;
@@ -36,6 +37,19 @@ pub struct State {
     pending: HashMap<ObjectKey, Arc<Pod>>,
     /// Those of them that are worth a try.
     active: BTreeSet<Order>,
+    /// The node on which others make room, for each pending pod that waits for that.
+    nominated: HashMap<ObjectKey, String>,
+}
+
+/// What else a decision depends on.
+#[derive(Clone, Debug, Default)]
+pub struct Surroundings {
+    /// The labels of all namespaces, if the pod's affinity may ask for them.
+    pub namespaces: NamespaceLabels,
+    /// The claims of the pod.
+    pub claims: Claims,
+    /// Every budget.
+    pub budgets: Vec<Arc<PodDisruptionBudget>>,
 }
 
 /// What to do about one pod.
@@ -47,9 +61,20 @@ pub enum Decision {
     Unschedulable {
         /// Why.
         message: String,
-        /// What would make room.
-        eviction: Option<Eviction>,
+        /// What becomes of the room that others make for it.
+        nomination: Nomination,
     },
+}
+
+/// Whether others make room for a pod that fits nowhere.
+#[derive(Debug)]
+pub enum Nomination {
+    /// They do or do not, as before.
+    Keep,
+    /// Nothing helps.
+    Clear,
+    /// These are to go.
+    Make(Eviction),
 }
 
 impl State {
@@ -64,26 +89,37 @@ impl State {
             self.assumed.remove(&uid);
             let node = pod::node_name(pod).unwrap_or_default();
             let leaving = pod.metadata.deletion_timestamp.is_some();
-            let shrunk = self.place(uid, node, Use::of(pod.clone()));
-            return (shrunk || leaving) && self.wake_all();
+            // Others may be waiting for its resources, or for what its labels say.
+            let relabelled = change.states().any(|state| state.labels() != pod.labels());
+            let wanted = self.place(uid, node, Use::of(pod.clone()));
+            let changed = leaving || relabelled;
+            return if changed { self.wake_all() } else { wanted };
         }
         if gone || pod::is_terminal(pod) || pod.metadata.deletion_timestamp.is_some() {
-            self.forget_pending(&key);
+            // The room that others made for it is free.
+            let vacated = self.forget_pending(&key);
             self.assumed.remove(&uid);
-            return self.unplace(&uid) && self.wake_all();
+            return (self.unplace(&uid) || vacated) && self.wake_all();
         }
         if !is_ours(pod) || self.assumed.contains_key(&uid) {
             return false;
         }
-        // A status that only says that the pod is unschedulable is no reason to try again.
-        let relevant = match change {
-            Change::Applied { old: Some(old), .. } => {
-                old.metadata.generation != pod.metadata.generation
-                    || old.metadata.labels != pod.metadata.labels
-                    || old.spec != pod.spec
-            }
-            _ => true,
+        let old = match change {
+            Change::Applied { old, .. } => *old,
+            Change::Deleted(_) => None,
         };
+        if nominated_node(pod) != old.and_then(|old| nominated_node(old)) {
+            match nominated_node(pod) {
+                Some(node) => drop(self.nominated.insert(key.clone(), node.to_owned())),
+                None => drop(self.nominated.remove(&key)),
+            }
+        }
+        // A status that only says that the pod is unschedulable is no reason to try again.
+        let relevant = old.is_none_or(|old| {
+            old.metadata.generation != pod.metadata.generation
+                || old.metadata.labels != pod.metadata.labels
+                || old.spec != pod.spec
+        });
         if let Some(known) = self.pending.insert(key.clone(), pod.clone()) {
             let was_active = self.active.remove(&order(&known));
             if was_active {
@@ -151,6 +187,7 @@ impl State {
         let uid = pod.uid().unwrap_or_default();
         self.forget_pending(&ObjectKey::of(pod.as_ref()));
         self.assumed.insert(uid.clone(), node.to_owned());
+        // Whoever this wakes is tried next: the caller goes on until nobody is left.
         self.place(uid, node, Use::of(pod.clone()));
     }
 
@@ -159,44 +196,114 @@ impl State {
         let uid = pod.uid().unwrap_or_default();
         if self.assumed.remove(&uid).is_some() {
             self.unplace(&uid);
-            self.pending.insert(ObjectKey::of(pod.as_ref()), pod.clone());
+            let key = ObjectKey::of(pod.as_ref());
+            if let Some(node) = nominated_node(pod) {
+                self.nominated.insert(key.clone(), node.to_owned());
+            }
+            self.pending.insert(key, pod.clone());
         }
     }
 
     /// Decides about one pod.
-    pub fn decide(&self, pod: &Arc<Pod>, namespaces: &NamespaceLabels, claims: Claims) -> Decision {
+    pub fn decide(&self, pod: &Arc<Pod>, around: Surroundings) -> Decision {
+        let Surroundings { namespaces, claims, budgets } = around;
         if let Some(obstacle) = &claims.obstacle {
             let message = explain::obstacle(self.nodes.nodes.len(), obstacle);
-            return Decision::Unschedulable { message, eviction: None };
+            return Decision::Unschedulable { message, nomination: Nomination::Clear };
         }
         let wanted = Use { claims, ..Use::of(pod.clone()) };
+        let to_come = self.with_nominated(pod);
         let mut refusals = Vec::new();
         let mut fitting: Vec<&String> = Vec::new();
         for name in self.nodes.nodes.keys() {
-            match filter::check(&wanted, name, &self.nodes, namespaces) {
+            // It must fit beside those to come, and must not need them to fit.
+            let beside = to_come
+                .as_ref()
+                .map_or(Ok(()), |nodes| filter::check(&wanted, name, nodes, &namespaces));
+            match beside.and_then(|()| filter::check(&wanted, name, &self.nodes, &namespaces)) {
                 Ok(()) => fitting.push(name),
-                Err(refusal) => refusals.push(refusal),
+                Err(refusal) => refusals.push((name, refusal)),
             }
         }
         let pods = |name: &String| self.nodes.usage(name).map_or(0, |usage| usage.pods.len());
         if let Some(best) = fitting.into_iter().min_by_key(|name| pods(name)) {
             return Decision::Bind(best.clone());
         }
+        let nodes = to_come.as_ref().unwrap_or(&self.nodes);
         let policy = pod.spec.as_ref().and_then(|spec| spec.preemption_policy.as_deref());
-        let (preemption, eviction) = if policy == Some("Never") {
-            (Preemption::NotEligible("preemptionPolicy=Never"), None)
-        } else if preempt::is_under_way(pod, &self.nodes) {
-            (Preemption::NotEligible("a terminating pod on the nominated node"), None)
+        let (preemption, nomination) = if policy == Some("Never") {
+            (Preemption::NotEligible("preemptionPolicy=Never"), Nomination::Keep)
+        } else if self.waits_for_room(pod, &refusals) {
+            let reason = "a terminating pod on the nominated node";
+            (Preemption::NotEligible(reason), Nomination::Keep)
         } else {
-            (Preemption::Tried, preempt::plan(&wanted, &self.nodes, namespaces))
+            match preempt::plan(&wanted, &refusals, nodes, &namespaces, &budgets) {
+                Ok(eviction) => (Preemption::MakesRoom, Nomination::Make(eviction)),
+                Err(reasons) => (Preemption::Tried(reasons), Nomination::Clear),
+            }
         };
-        Decision::Unschedulable { message: explain::sentence(&refusals, &preemption), eviction }
+        let refusals = refusals.iter().map(|(_, refusal)| refusal);
+        Decision::Unschedulable { message: explain::sentence(refusals, preemption), nomination }
     }
 
-    /// True if the pod now uses less than before.
+    /// Takes in for whom room is made; returns pods of lower priority for whom it was to be made
+    /// on the same node.
+    pub fn nominate(&mut self, pod: &Arc<Pod>, nomination: &Nomination) -> Vec<Arc<Pod>> {
+        let key = ObjectKey::of(pod.as_ref());
+        let node = match nomination {
+            Nomination::Keep => return Vec::new(),
+            Nomination::Clear => {
+                if self.nominated.remove(&key).is_some() {
+                    self.wake_all();
+                    self.active.remove(&order(pod));
+                }
+                return Vec::new();
+            }
+            Nomination::Make(eviction) => &eviction.node,
+        };
+        let mine = node::priority(pod);
+        let displaced = self.nominated.iter().filter(|(_, other)| *other == node);
+        let displaced = displaced.filter_map(|(key, _)| self.pending.get(key));
+        let displaced: Vec<_> =
+            displaced.filter(|other| node::priority(other) < mine).cloned().collect();
+        for other in &displaced {
+            self.nominated.remove(&ObjectKey::of(other.as_ref()));
+        }
+        self.nominated.insert(key, node.clone());
+        displaced
+    }
+
+    /// The nodes with the pods for which others make room there, and which are not less important
+    /// than `pod`; `None` if there are none.
+    fn with_nominated(&self, pod: &Pod) -> Option<Nodes> {
+        let own = ObjectKey::of(pod);
+        let mut nodes = None;
+        for (key, node) in self.nominated.iter().filter(|(key, _)| **key != own) {
+            let Some(other) = self.pending.get(key) else { continue };
+            if node::priority(other) >= node::priority(pod) {
+                let nodes = nodes.get_or_insert_with(|| self.nodes.clone());
+                let usage: &mut node::Usage = nodes.usage.entry(node.clone()).or_default();
+                usage.insert(other.uid().unwrap_or_default(), Use::of(other.clone()));
+            }
+        }
+        nodes
+    }
+
+    /// Whether others are leaving to make room for the pod, on a node that would do then.
+    fn waits_for_room(&self, pod: &Pod, refusals: &[(&String, Refusal)]) -> bool {
+        self.nominated.get(&ObjectKey::of(pod)).is_some_and(|node| {
+            let hopeless = refusals.iter().any(|(name, why)| *name == node && !why.resolvable);
+            !hopeless && preempt::is_under_way(pod, node, &self.nodes)
+        })
+    }
+
+    /// Counts a pod on its node; true if there is something to schedule now, because it uses less
+    /// than before or because it is the company that another waits for.
     fn place(&mut self, uid: String, node: &str, used: Use) -> bool {
         let mut shrunk = false;
-        if let Some(known) = self.placed.get(&uid).cloned() {
+        let known = self.placed.get(&uid).cloned();
+        let arrived = known.is_none();
+        if let Some(known) = known {
             let before = self.nodes.usage.get_mut(&known);
             let before =
                 before.and_then(|usage| usage.pods.get(&uid)).map(|used| used.requests.clone());
@@ -207,7 +314,14 @@ impl State {
         }
         self.placed.insert(uid.clone(), node.to_owned());
         self.nodes.usage.entry(node.to_owned()).or_default().insert(uid, used);
-        shrunk
+        if shrunk {
+            return self.wake_all();
+        }
+        if arrived {
+            let waiting = self.pending.values().filter(|pod| minds_others(pod) && !is_gated(pod));
+            self.active.extend(waiting.map(|pod| order(pod)));
+        }
+        arrived && !self.active.is_empty()
     }
 
     fn unplace(&mut self, uid: &str) -> bool {
@@ -215,10 +329,12 @@ impl State {
         self.nodes.usage.get_mut(&node).is_some_and(|usage| usage.remove(uid))
     }
 
-    fn forget_pending(&mut self, key: &ObjectKey) {
+    /// True if others were making room for it.
+    fn forget_pending(&mut self, key: &ObjectKey) -> bool {
         if let Some(pod) = self.pending.remove(key) {
             self.active.remove(&order(&pod));
         }
+        self.nominated.remove(key).is_some()
     }
 }
 
@@ -226,9 +342,21 @@ fn order(pod: &Pod) -> Order {
     (Reverse(node::priority(pod)), pod::created(pod), ObjectKey::of(pod))
 }
 
+fn nominated_node(pod: &Pod) -> Option<&str> {
+    let name = pod.status.as_ref()?.nominated_node_name.as_deref()?;
+    (!name.is_empty()).then_some(name)
+}
+
 fn is_ours(pod: &Pod) -> bool {
     let name = pod.spec.as_ref().and_then(|spec| spec.scheduler_name.as_deref());
     name.unwrap_or(NAME) == NAME
+}
+
+/// Whether the arrival of another pod can be what the pod waits for.
+fn minds_others(pod: &Pod) -> bool {
+    let Some(spec) = &pod.spec else { return false };
+    spec.affinity.as_ref().is_some_and(|affinity| affinity.pod_affinity.is_some())
+        || spec.topology_spread_constraints.as_ref().is_some_and(|spread| !spread.is_empty())
 }
 
 fn is_gated(pod: &Pod) -> bool {
@@ -288,7 +416,7 @@ mod tests {
     }
 
     fn message(state: &State, pod: &Arc<Pod>) -> String {
-        match state.decide(pod, &NamespaceLabels::new(), Claims::default()) {
+        match state.decide(pod, Surroundings::default()) {
             Decision::Bind(node) => format!("bound to {node}"),
             Decision::Unschedulable { message, .. } => message,
         }
@@ -406,22 +534,177 @@ mod tests {
         assert_eq!(state.pop().unwrap().name_any(), "a");
     }
 
+    fn ranked(priority: i32, cpu: &str, more: Value) -> Value {
+        let mut value = asks(cpu);
+        merge(&mut value, json!({"spec": {"priority": priority}}));
+        merge(&mut value, more);
+        value
+    }
+
+    fn victims(state: &State, pod: &Arc<Pod>, budgets: Vec<Arc<PodDisruptionBudget>>) -> String {
+        let around = Surroundings { budgets, ..Surroundings::default() };
+        match state.decide(pod, around) {
+            Decision::Unschedulable { nomination: Nomination::Make(eviction), message } => {
+                let mut names: Vec<_> = eviction.victims.iter().map(|v| v.name_any()).collect();
+                names.sort();
+                format!("{}: {message}", names.join(" "))
+            }
+            other => format!("{other:?}"),
+        }
+    }
+
+    const SHORT: &str = "0/1 nodes are available: 1 Insufficient cpu.";
+
     #[test]
     fn pods_of_higher_priority_go_first_and_make_room() {
         let vm = node(json!({}));
         let low = pod("low", on_vm(asks("600m")));
-        let mut important = asks("600m");
-        merge(&mut important, json!({"spec": {"priority": 1000}}));
-        let high = pod("high", important);
+        let high = pod("high", ranked(1000, "600m", json!({})));
         let waiting = pod("waiting", asks("100m"));
         let mut state = state(&vm, &[low, waiting, high.clone()]);
         assert_eq!(state.pop().unwrap().name_any(), "high");
-        match state.decide(&high, &NamespaceLabels::new(), Claims::default()) {
-            Decision::Unschedulable { eviction: Some(eviction), .. } => {
-                assert_eq!(eviction.victims.len(), 1);
-                assert_eq!(eviction.victims[0].name_any(), "low");
-            }
-            other => panic!("{other:?}"),
+        assert_eq!(victims(&state, &high, vec![]), format!("low: {SHORT}"));
+    }
+
+    #[test]
+    fn preemption_takes_the_least_and_says_why_it_cannot() {
+        let vm = node(json!({}));
+        let running = |name: &str, priority: i32, cpu: &str, started: &str| {
+            let more = json!({"metadata": {"labels": {"app": name}},
+                "status": {"startTime": started}});
+            pod(name, on_vm(ranked(priority, cpu, more)))
+        };
+        let pods = [
+            running("old", 0, "300m", "2024-01-01T00:00:00Z"),
+            running("young", 0, "300m", "2024-01-01T00:00:01Z"),
+            running("better", 5, "300m", "2024-01-01T00:00:02Z"),
+        ];
+        let state = state(&vm, &pods);
+        let wants = |cpu: &str| pod("new", ranked(10, cpu, json!({})));
+        assert_eq!(victims(&state, &wants("400m"), vec![]), format!("young: {SHORT}"));
+        assert_eq!(victims(&state, &wants("500m"), vec![]), format!("old young: {SHORT}"));
+        // A budget keeps its pod as long as another can go, and no longer.
+        let budget: PodDisruptionBudget = serde_json::from_value(json!({
+            "metadata": {"name": "keep", "namespace": "default"},
+            "spec": {"selector": {"matchLabels": {"app": "young"}}},
+            "status": {"disruptionsAllowed": 0, "currentHealthy": 1, "desiredHealthy": 1,
+                "expectedPods": 1}
+        }))
+        .unwrap();
+        let budgets = vec![Arc::new(budget)];
+        assert_eq!(victims(&state, &wants("400m"), budgets.clone()), format!("old: {SHORT}"));
+        let all = format!("better old young: {SHORT}");
+        assert_eq!(victims(&state, &wants("1"), budgets), all);
+        // Nobody is less important, or not enough of them are, or the pod does not want it.
+        let tried =
+            |reason: &str| format!("{SHORT} preemption: 0/1 nodes are available: 1 {reason}.");
+        let none = tried("No preemption victims found for incoming pod");
+        assert_eq!(message(&state, &pod("new", ranked(0, "400m", json!({})))), none);
+        let not_enough = pod("new", ranked(5, "800m", json!({})));
+        assert_eq!(message(&state, &not_enough), tried("Insufficient cpu"));
+        let modest = json!({"spec": {"preemptionPolicy": "Never"}});
+        assert_eq!(
+            message(&state, &pod("new", ranked(10, "400m", modest))),
+            format!("{SHORT} preemption: not eligible due to preemptionPolicy=Never.")
+        );
+    }
+
+    #[test]
+    fn the_room_that_others_make_is_kept_for_whom_they_make_it() {
+        let vm = node(json!({}));
+        let low = pod("low", on_vm(ranked(0, "800m", json!({}))));
+        let high = pod("high", ranked(10, "900m", json!({})));
+        let mut state = state(&vm, &[low.clone(), high.clone()]);
+        let Decision::Unschedulable { nomination, .. } =
+            state.decide(&high, Surroundings::default())
+        else {
+            panic!("there is no room yet");
+        };
+        assert!(state.nominate(&high, &nomination).is_empty());
+        // It would fit beside the pod that has to go, but not beside the one that comes.
+        let late = pod("late", ranked(10, "150m", json!({})));
+        assert!(message(&state, &late).starts_with(SHORT), "{}", message(&state, &late));
+        let higher = pod("higher", ranked(11, "150m", json!({})));
+        assert_eq!(message(&state, &higher), "bound to vm");
+        // While the pod is on its way out nobody else has to go.
+        let marked = json!({"metadata": {"deletionTimestamp": "2024-01-01T00:00:00Z"},
+            "status": {"conditions": [{"type": "DisruptionTarget", "status": "True",
+                "reason": "PreemptionByScheduler"}]}});
+        let leaving = pod("low", on_vm(ranked(0, "800m", marked)));
+        state.pod_changed(&Change::Applied { old: Some(&low), new: &leaving });
+        let waits = "preemption: not eligible due to a terminating pod on the nominated node.";
+        assert_eq!(message(&state, &high), format!("{SHORT} {waits}"));
+        // A more important one that wants the same room gets it.
+        let top = pod("top", ranked(20, "900m", json!({})));
+        state.pod_changed(&Change::Applied { old: None, new: &top });
+        let Decision::Unschedulable { nomination, .. } =
+            state.decide(&top, Surroundings::default())
+        else {
+            panic!("there is no room yet");
+        };
+        let displaced = state.nominate(&top, &nomination);
+        assert_eq!(displaced.iter().map(|pod| pod.name_any()).collect::<Vec<_>>(), ["high"]);
+        assert!(state.pod_changed(&Change::Deleted(&leaving)));
+        assert_eq!(state.pop().unwrap().name_any(), "top");
+        assert_eq!(message(&state, &top), "bound to vm");
+        // Whoever waited for the room behind a pod that is gone is tried again.
+        assert!(state.pod_changed(&Change::Deleted(&top)));
+        assert_eq!(message(&state, &high), "bound to vm");
+    }
+
+    #[test]
+    fn affinity_and_spreading_look_at_whole_groups() {
+        let vm = node(json!({}));
+        let term = |app: &str| {
+            json!([{"topologyKey": "kubernetes.io/hostname",
+                "labelSelector": {"matchLabels": {"app": app}}}])
+        };
+        let near = |app: &str, wanted: Value| {
+            json!({"metadata": {"labels": {"app": app}}, "spec": {"affinity": {"podAffinity": {
+                "requiredDuringSchedulingIgnoredDuringExecution": wanted}}}})
+        };
+        let state = state(&vm, &[pod("db", on_vm(json!({"metadata": {"labels": {"app": "db"}}})))]);
+        assert_eq!(message(&state, &pod("web", near("web", term("db")))), "bound to vm");
+        assert_eq!(message(&state, &pod("web", near("web", term("web")))), "bound to vm");
+        let refused = "0/1 nodes are available: 1 node(s) didn't match pod affinity rules. \
+                       preemption: 0/1 nodes are available: 1 Preemption is not helpful for \
+                       scheduling.";
+        assert_eq!(message(&state, &pod("web", near("web", term("cache")))), refused);
+        let both = json!([term("db")[0], term("web")[0]]);
+        assert_eq!(message(&state, &pod("web", near("web", both))), refused);
+        // Who waits for company is tried again when it comes, others are not.
+        let cache = pod("cache", json!({"metadata": {"labels": {"app": "cache"}}}));
+        let mut state = state;
+        for waiting in
+            [pod("web", near("web", term("cache"))), pod("idle", json!({})), cache.clone()]
+        {
+            state.pod_changed(&Change::Applied { old: None, new: &waiting });
         }
+        while state.pop().is_some() {}
+        state.assume(&cache, "vm");
+        assert_eq!(state.pop().unwrap().name_any(), "web");
+        assert!(state.pop().is_none());
+
+        let spread = |version: &str, more: Value| {
+            let mut constraint = json!({"maxSkew": 1, "topologyKey": "kubernetes.io/hostname",
+                "whenUnsatisfiable": "DoNotSchedule", "minDomains": 2,
+                "labelSelector": {"matchLabels": {"app": "db"}}});
+            merge(&mut constraint, more);
+            pod(
+                "new",
+                json!({"metadata": {"labels": {"app": "db", "version": version}},
+                "spec": {"topologySpreadConstraints": [constraint]}}),
+            )
+        };
+        let uneven = "0/1 nodes are available: 1 node(s) didn't match pod topology spread \
+                      constraints. preemption: 0/1 nodes are available: 1 No preemption victims \
+                      found for incoming pod.";
+        assert_eq!(message(&state, &spread("2", json!({}))), uneven);
+        let any = json!({"whenUnsatisfiable": "ScheduleAnyway"});
+        assert_eq!(message(&state, &spread("2", any)), "bound to vm");
+        let keys = json!({"matchLabelKeys": ["version"]});
+        assert_eq!(message(&state, &spread("2", keys)), "bound to vm");
+        let unlabelled = message(&state, &spread("2", json!({"topologyKey": "zone"})));
+        assert!(unlabelled.contains("spread constraints (missing required label)"), "{unlabelled}");
     }
 }
