@@ -122,7 +122,7 @@ impl Behaviour for StatefulSet {
         ));
         // Claims become volumes of the same name.
         let mut template = spec.at("template").value.clone();
-        let volumes = child(child(&mut template, "spec"), "volumes");
+        let volumes = &mut child(&mut template, "spec")["volumes"];
         let mut list = volumes.as_array().cloned().unwrap_or_default();
         for claim in spec.at("volumeClaimTemplates").items() {
             let name = claim.at("metadata").at("name").str();
@@ -196,5 +196,43 @@ impl Behaviour for StatefulSet {
             names,
             images,
         ]
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn mounts_find_volumes_and_claims() {
+        let mounts = json!([
+            { "name": "data", "mountPath": "/data" },
+            { "name": "config", "mountPath": "/etc/database" },
+            { "name": "absent", "mountPath": "/absent" },
+        ]);
+        let container = json!({ "name": "main", "image": "redis", "volumeMounts": mounts });
+        let resources = json!({ "requests": { "storage": "1Gi" } });
+        let claim = json!({ "accessModes": ["ReadWriteOnce"], "resources": resources });
+        let mut object = json!({
+            "metadata": { "name": "s" },
+            "spec": {
+                "serviceName": "s",
+                "selector": { "matchLabels": { "app": "s" } },
+                "template": {
+                    "metadata": { "labels": { "app": "s" } },
+                    "spec": {
+                        "containers": [container],
+                        "volumes": [{ "name": "config", "configMap": { "name": "c" } }],
+                    },
+                },
+                "volumeClaimTemplates": [{ "metadata": { "name": "data" }, "spec": claim }],
+            },
+        });
+        RESOURCE.decode(&CURRENT, &mut object).unwrap();
+        let errors: Vec<String> =
+            StatefulSet.validate(&object).iter().map(ToString::to_string).collect();
+        let field = "spec.template.spec.containers[0].volumeMounts[2].name";
+        assert_eq!(errors, [format!("{field}: Not found: \"absent\"")]);
     }
 }
