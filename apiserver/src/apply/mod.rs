@@ -158,8 +158,7 @@ impl Apply<'_> {
                 if self.options.force || taken_over.contains(&path) {
                     entry.paths.remove(&path);
                 } else {
-                    let who = format!("{:?} using {}", entry.manager, entry.api_version);
-                    conflicts.push((who, paths::display(&path)));
+                    conflicts.push((entry.whose(), paths::display(&path)));
                 }
             }
         }
