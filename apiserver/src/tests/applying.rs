@@ -61,3 +61,36 @@ async fn lists_merge_by_key() {
     assert_eq!(containers[0]["ports"].as_array().unwrap().len(), 1);
     assert_eq!(after["spec"]["replicas"], 3);
 }
+
+#[tokio::test]
+async fn who_moves_from_apply_on_the_client_owns_what_it_applied() {
+    let cluster = Cluster::new().await;
+    let template = json!({"metadata": {"labels": {"app": "web"}},
+        "spec": {"containers": [{"name": "a", "image": "a"}]}});
+    let config = json!({"kind": "Deployment", "apiVersion": "apps/v1", "metadata": {"name": "web"},
+        "spec": {"selector": {"matchLabels": {"app": "web"}}, "template": template}});
+    let mut made = config.clone();
+    let annotation = "kubectl.kubernetes.io/last-applied-configuration";
+    made["metadata"]["annotations"] = json!({ annotation: config.to_string() });
+    cluster.post("/apis/apps/v1/namespaces/default/deployments", &made).await.ok();
+    cluster.patch(WEB, "merge-patch", &json!({"spec": {"replicas": 3}})).await.ok();
+    let applied = apply(&cluster, WEB, "kubectl", &config).await.ok();
+    let mut fields = applied["metadata"]["managedFields"].as_array().unwrap().clone();
+    let client = fields.iter().position(|f| f["manager"] == "kubectl-client-side-apply").unwrap();
+    let mut client = fields.remove(client);
+    assert_eq!(client["operation"], "Update");
+    let owned = &client["fieldsV1"];
+    assert!(owned["f:metadata"]["f:annotations"][format!("f:{annotation}")].is_object(), "{owned}");
+    assert!(owned["f:spec"]["f:template"].is_object(), "{owned}");
+    assert!(owned["f:spec"]["f:replicas"].is_null(), "{owned}");
+    // kubectl then writes itself into that entry's place, and applies once more.
+    client["manager"] = "kubectl".into();
+    client["operation"] = "Apply".into();
+    fields.retain(|field| field["manager"] != "kubectl");
+    fields.push(client);
+    let record = json!({"metadata": {"managedFields": fields}});
+    cluster.patch(WEB, "merge-patch", &record).await.ok();
+    let after = apply(&cluster, WEB, "kubectl", &config).await.ok();
+    assert_eq!(after["spec"]["replicas"], 3);
+    assert!(after["metadata"]["annotations"][annotation].is_null(), "{after}");
+}
