@@ -63,6 +63,21 @@ impl<'a> Writer<'a> {
     }
 }
 
+impl Entry {
+    /// The manager as a conflict names it. Who applies is the same in every version; who updates
+    /// is told with the version.
+    pub(crate) fn whose(&self) -> String {
+        let mut text = format!("{:?}", self.manager);
+        if !self.subresource.is_empty() {
+            text.push_str(&format!(" with subresource {:?}", self.subresource));
+        }
+        if self.operation == "Update" {
+            text.push_str(&format!(" using {}", self.api_version));
+        }
+        text
+    }
+}
+
 /// Reads the record of an object.
 pub(crate) fn entries(object: &Value) -> Vec<Entry> {
     let list = object["metadata"][FIELD].as_array().into_iter().flatten();

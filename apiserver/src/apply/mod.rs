@@ -23,6 +23,8 @@ use paths::{Path, Paths};
 
 /// Who owns what an object had before anybody applied it.
 const BEFORE: &str = "before-first-apply";
+/// Who owns what kubectl applied on its side.
+const CLIENT_SIDE: &str = "kubectl-client-side-apply";
 const LAST_APPLIED: &str = "kubectl.kubernetes.io/last-applied-configuration";
 
 /// Answers with the object after the apply; creates it if it is not there.
@@ -85,13 +87,7 @@ impl Apply<'_> {
         write::check_identity(self.call, config, current)?;
         let mut entries = managed::entries(current.object);
         if entries.is_empty() {
-            entries.push(Entry {
-                manager: BEFORE.into(),
-                operation: "Update".into(),
-                time: object::time(Timestamp::now()),
-                paths: paths::of(&live, self.message),
-                ..self.entry()
-            });
+            entries = self.untracked(&live);
         }
         self.settle_conflicts(&mut entries, &live, config)?;
         let mut merged = live.clone();
@@ -158,8 +154,7 @@ impl Apply<'_> {
                 if self.options.force || taken_over.contains(&path) {
                     entry.paths.remove(&path);
                 } else {
-                    let who = format!("{:?} using {}", entry.manager, entry.api_version);
-                    conflicts.push((who, paths::display(&path)));
+                    conflicts.push((entry.whose(), paths::display(&path)));
                 }
             }
         }
@@ -177,11 +172,35 @@ impl Apply<'_> {
 
     /// What kubectl's client-side apply owned, which its server-side apply may take over.
     fn last_applied(&self, live: &Value) -> Paths {
-        let text = live["metadata"]["annotations"][LAST_APPLIED].as_str();
-        match text.and_then(|text| serde_json::from_str::<Value>(text).ok()) {
+        match last_applied(live) {
             Some(config) if self.options.manager == "kubectl" => paths::of(&config, self.message),
             _ => Paths::new(),
         }
+    }
+
+    /// Whose the fields are of an object that nobody has applied. What kubectl applied on its side
+    /// is known from its annotation: when it begins to apply on the server, it takes all over that
+    /// the owner of the annotation has, and drops what its configuration does not say. What the
+    /// controllers and defaults have set must not be among that.
+    fn untracked(&self, live: &Value) -> Vec<Entry> {
+        let entry = |manager: &str, paths: Paths| Entry {
+            manager: manager.into(),
+            operation: "Update".into(),
+            time: object::time(Timestamp::now()),
+            paths,
+            ..self.entry()
+        };
+        let mut others = paths::of(live, self.message);
+        let mut entries = Vec::new();
+        if let Some(config) = last_applied(live) {
+            let mut applied = paths::of(&config, self.message);
+            let annotation = format!("f:{LAST_APPLIED}");
+            applied.insert(vec!["f:metadata".into(), "f:annotations".into(), annotation]);
+            applied.retain(|path| others.remove(path));
+            entries.push(entry(CLIENT_SIDE, applied));
+        }
+        entries.push(entry(BEFORE, others));
+        entries
     }
 
     /// Removes what this manager applied before, applies no longer and nobody else owns.
@@ -202,6 +221,12 @@ impl Apply<'_> {
             paths::remove(merged, path);
         }
     }
+}
+
+/// The configuration that kubectl applied on its side.
+fn last_applied(live: &Value) -> Option<Value> {
+    let text = live["metadata"]["annotations"][LAST_APPLIED].as_str()?;
+    serde_json::from_str(text).ok().filter(Value::is_object)
 }
 
 fn conflict_message(conflicts: &[(String, String)]) -> String {
