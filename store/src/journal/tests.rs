@@ -1,3 +1,5 @@
+//! What the journal keeps, loses and refuses.
+
 #![allow(clippy::unwrap_used)]
 use bytes::Bytes;
 
