@@ -3,6 +3,8 @@
 use bytes::Bytes;
 use http::{Response, StatusCode};
 use jiff::Timestamp;
+use serde::Deserialize;
+use serde_json::value::RawValue;
 use serde_json::{Value, json};
 use store::Record;
 
@@ -16,6 +18,10 @@ use crate::table;
 
 /// Parses stored bytes.
 pub(crate) fn parse(record: &Record<Meta>) -> Result<Value, ApiError> {
+    from_stored(record)
+}
+
+fn from_stored<'a, T: Deserialize<'a>>(record: &'a Record<Meta>) -> Result<T, ApiError> {
     serde_json::from_slice(&record.value).map_err(|e| {
         ApiError::internal(format!("the stored object {} is damaged: {e}", record.key))
     })
@@ -78,6 +84,22 @@ pub(crate) fn object(
         }
     };
     body::value(status, &rendered, accepted.encoding, call.headers)
+}
+
+/// A stored object as `PartialObjectMetadata` in JSON; its metadata is taken as it is stored.
+pub(crate) fn partial_bytes(record: &Record<Meta>, version: &str) -> Result<Vec<u8>, ApiError> {
+    #[derive(Deserialize)]
+    struct Stored<'a> {
+        #[serde(borrow)]
+        metadata: &'a RawValue,
+    }
+    let stored: Stored<'_> = from_stored(record)?;
+    let metadata = stored.metadata.get();
+    Ok(format!(
+        "{{\"kind\":\"PartialObjectMetadata\",\"apiVersion\":\"meta.k8s.io/{version}\",\
+         \"metadata\":{metadata}}}"
+    )
+    .into())
 }
 
 /// An object as `PartialObjectMetadata`.

@@ -7,6 +7,7 @@ use std::time::Instant;
 use api::{Resource, Subresource};
 use futures::FutureExt;
 use futures::future::BoxFuture;
+use http::header::ACCEPT_ENCODING;
 use http::request::Parts;
 use http::{HeaderValue, Method, Request, Response, StatusCode};
 use store::{DiskError, Options, Store};
@@ -25,7 +26,7 @@ use crate::requests::Requests;
 use crate::security::{Attributes, Security, User};
 use crate::services::Services;
 use crate::stream_proxy::{NodeDialer, Nodes};
-use crate::tls_listener::FromNetwork;
+use crate::tls_listener::{FromNetwork, FromThisMachine};
 use crate::ui::{self, Dashboard};
 use crate::{metrics, public, subresources, verbs};
 
@@ -216,7 +217,10 @@ impl ApiServer {
         if info.verb.is_empty() {
             return Err(ApiError::method_not_allowed());
         }
-        let headers = parts.headers.clone();
+        let mut headers = parts.headers.clone();
+        if parts.extensions.get::<FromThisMachine>().is_some() {
+            headers.remove(ACCEPT_ENCODING);
+        }
         let call = Call::new(self, user, info, query, &headers, found);
         call.warn_all(api::registry::deprecation_warning(found.1));
         let began = Instant::now();

@@ -44,6 +44,11 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 #[derive(Clone, Copy, Debug)]
 pub struct FromNetwork;
 
+/// Among a request's extensions: the client is on this machine, where bytes cost nothing on their
+/// way but compressing them does.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct FromThisMachine;
+
 /// Accepts connections until `shutdown`, then lets open requests finish for a few seconds.
 ///
 /// `handle` gets each request with the [`User`] of a verified client certificate, if there was
@@ -147,6 +152,11 @@ where
     B::Data: Send,
     B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
 {
+    // Whoever calls an address of their own machine does so from that same address.
+    let local = match (stream.peer_addr(), stream.local_addr()) {
+        (Ok(peer), Ok(own)) => peer.ip() == own.ip(),
+        _ => false,
+    };
     let stream = timeout(HANDSHAKE_TIMEOUT, acceptor.accept(stream))
         .await
         .map_err(|_| ConnectionError::HandshakeTimeout)?
@@ -159,6 +169,9 @@ where
         .and_then(user_of_certificate);
     let service = service_fn(move |mut request: Request<Incoming>| {
         request.extensions_mut().insert(FromNetwork);
+        if local {
+            request.extensions_mut().insert(FromThisMachine);
+        }
         if let Some(user) = &user {
             request.extensions_mut().insert(user.clone());
         }

@@ -1,15 +1,25 @@
-//! The file behind the store: a redb database with one table of records and one of counters.
+//! The files behind the store: a redb database with one table of records and one of counters, and
+//! a journal in front of it.
+//!
+//! Invariant: what the journal's present generation holds is not in the database, and the commit
+//! that takes it over names the next generation; so each batch counts exactly once, wherever a
+//! crash falls.
 
+use std::collections::BTreeMap;
 use std::io;
 use std::path::{Path, PathBuf};
 
+use bytes::Bytes;
 use redb::{Database, Durability, ReadableDatabase, ReadableTable, TableDefinition};
 
+use crate::journal::{Contents, Journal};
 use crate::record::Revision;
 
 const RECORDS: TableDefinition<&str, (u64, &[u8])> = TableDefinition::new("records");
 const COUNTERS: TableDefinition<&str, u64> = TableDefinition::new("counters");
 const CEILING: &str = "revision-ceiling";
+/// Which generation of the journal belongs to this state of the database.
+const GENERATION: &str = "journal-generation";
 
 /// redb's page cache; the records live in memory anyway.
 const CACHE_BYTES: usize = 1 << 20;
@@ -88,31 +98,36 @@ impl DiskError {
 pub(crate) struct Loaded {
     pub(crate) key: String,
     pub(crate) revision: Revision,
-    pub(crate) value: Vec<u8>,
+    pub(crate) value: Bytes,
 }
 
 /// One key of a batch: `None` removes it.
 pub(crate) struct Write<'a> {
     pub(crate) key: &'a str,
-    pub(crate) record: Option<(Revision, &'a [u8])>,
+    pub(crate) record: Option<(Revision, &'a Bytes)>,
 }
 
-/// The open database.
+/// The open files.
 pub(crate) struct Disk {
     path: PathBuf,
     /// `None` after a failed write until it could be opened anew: redb refuses a database that
     /// has seen an I/O error.
     database: Option<Database>,
+    journal: Journal,
+    /// What the journal holds: the newest state of each key in it, and the newest ceiling.
+    unsettled: BTreeMap<Box<str>, Option<(Revision, Bytes)>>,
+    ceiling: Option<Revision>,
+    /// The journal takes nothing before the database has taken over what it holds.
+    must_settle: bool,
 }
 
 impl Disk {
     pub(crate) fn open(path: &Path) -> Result<Self, DiskError> {
-        let mut disk = Self { path: path.to_owned(), database: None };
         let error = |source: redb::Error| DiskError::Open {
             path: path.to_owned(),
             source: Box::new(source),
         };
-        let mut database = disk.connect()?;
+        let mut database = connect(path)?;
         let size = std::fs::metadata(path).map_or(0, |m| m.len());
         if size > COMPACT_MIN_BYTES {
             database.compact().map_err(|e| error(e.into()))?;
@@ -121,63 +136,155 @@ impl Disk {
         txn.open_table(RECORDS).map_err(|e| error(e.into()))?;
         txn.open_table(COUNTERS).map_err(|e| error(e.into()))?;
         txn.commit().map_err(|e| error(e.into()))?;
-        disk.database = Some(database);
-        Ok(disk)
-    }
-
-    fn connect(&self) -> Result<Database, DiskError> {
-        Database::builder()
-            .set_cache_size(CACHE_BYTES)
-            .create(&self.path)
-            .map_err(|e| DiskError::Open { path: self.path.clone(), source: Box::new(e.into()) })
+        let journal = Journal::open(&journal_path(path)).map_err(|source| DiskError::Open {
+            path: journal_path(path),
+            source: Box::new(source.into()),
+        })?;
+        Ok(Self {
+            path: path.to_owned(),
+            database: Some(database),
+            journal,
+            unsettled: BTreeMap::new(),
+            ceiling: None,
+            must_settle: true,
+        })
     }
 
     /// Every record, and the first revision that no earlier run can have given out.
-    pub(crate) fn load(&self) -> Result<(Vec<Loaded>, Revision), DiskError> {
-        self.load_inner()
-            .map_err(|source| DiskError::Read { path: self.path.clone(), source: Box::new(source) })
+    pub(crate) fn load(&mut self) -> Result<(Vec<Loaded>, Revision), DiskError> {
+        let read = |source| DiskError::Read { path: self.path.clone(), source: Box::new(source) };
+        let (mut loaded, ceiling, generation) = self.load_database().map_err(read)?;
+        if let Some(generation) = generation {
+            self.replay(generation)?;
+        }
+        loaded.retain(|l| !self.unsettled.contains_key(&*l.key));
+        for (key, record) in &self.unsettled {
+            if let Some((revision, value)) = record {
+                let (key, value) = (key.to_string(), value.clone());
+                loaded.push(Loaded { key, revision: *revision, value });
+            }
+        }
+        Ok((loaded, ceiling.max(self.ceiling.unwrap_or(0))))
     }
 
-    fn load_inner(&self) -> Result<(Vec<Loaded>, Revision), redb::Error> {
-        let Some(database) = &self.database else { return Ok((Vec::new(), 0)) };
+    #[allow(clippy::type_complexity)]
+    fn load_database(&self) -> Result<(Vec<Loaded>, Revision, Option<u64>), redb::Error> {
+        let Some(database) = &self.database else { return Ok((Vec::new(), 0, None)) };
         let txn = database.begin_read()?;
-        let ceiling = txn.open_table(COUNTERS)?.get(CEILING)?.map_or(0, |v| v.value());
+        let counters = txn.open_table(COUNTERS)?;
+        let ceiling = counters.get(CEILING)?.map_or(0, |v| v.value());
+        let generation = counters.get(GENERATION)?.map(|v| v.value());
         let mut loaded = Vec::new();
         for entry in txn.open_table(RECORDS)?.iter()? {
             let (key, value) = entry?;
             let (revision, bytes) = value.value();
-            loaded.push(Loaded { key: key.value().to_owned(), revision, value: bytes.to_vec() });
+            let value = Bytes::copy_from_slice(bytes);
+            loaded.push(Loaded { key: key.value().to_owned(), revision, value });
         }
-        Ok((loaded, ceiling))
+        Ok((loaded, ceiling, generation))
+    }
+
+    /// Takes from the journal what a run that did not end in order has left there.
+    fn replay(&mut self, generation: u64) -> Result<(), DiskError> {
+        let path = journal_path(&self.path);
+        match self.journal.read(generation) {
+            Ok(Contents::Batches(batches)) => {
+                for batch in batches {
+                    self.ceiling = batch.ceiling.or(self.ceiling);
+                    self.unsettled
+                        .extend(batch.entries.into_iter().map(|(key, r)| (key.into(), r)));
+                }
+                Ok(())
+            }
+            Ok(Contents::Gap(offset)) => Err(DiskError::Damaged {
+                path,
+                message: format!("a commit before offset {offset} is not whole"),
+            }),
+            Err(source) => Err(DiskError::Read { path, source: Box::new(source.into()) }),
+        }
     }
 
     /// Makes `writes` durable in one commit (fsync) together with the promise that no revision up
-    /// to `ceiling` is ever given again by a later run.
+    /// to `ceiling` is ever given again by a later run: in the journal while it has room, else in
+    /// the database.
     pub(crate) fn reserve<'a>(
+        &mut self,
+        writes: impl Iterator<Item = Write<'a>> + Clone,
+        ceiling: Option<Revision>,
+    ) -> Result<(), DiskError> {
+        if !self.must_settle {
+            match self.journal.append(writes.clone(), ceiling) {
+                Ok(true) => {
+                    self.ceiling = ceiling.or(self.ceiling);
+                    for Write { key, record } in writes {
+                        let record = record.map(|(revision, value)| (revision, value.clone()));
+                        self.unsettled.insert(key.into(), record);
+                    }
+                    return Ok(());
+                }
+                Ok(false) => {}
+                Err(error) => tracing::warn!(%error, "the journal of the store failed"),
+            }
+        }
+        self.settle(writes, ceiling)
+    }
+
+    /// Has the database take over what the journal holds, and `writes`, in one commit.
+    pub(crate) fn settle<'a>(
         &mut self,
         writes: impl Iterator<Item = Write<'a>>,
         ceiling: Option<Revision>,
     ) -> Result<(), DiskError> {
+        // Until this has succeeded the journal may end in a batch whose writers were refused.
+        self.must_settle = true;
         let database = match self.database.take() {
             Some(database) => database,
-            None => self.connect()?,
+            None => connect(&self.path)?,
         };
-        match commit(&database, writes, ceiling) {
-            Ok(()) => {
-                self.database = Some(database);
-                Ok(())
-            }
-            Err(source) => {
-                Err(DiskError::Write { path: self.path.clone(), source: Box::new(source) })
-            }
-        }
+        let unsettled = self.unsettled.iter().map(|(key, record)| Write {
+            key,
+            record: record.as_ref().map(|(revision, value)| (*revision, value)),
+        });
+        let generation = rand::random();
+        let counters = (ceiling.or(self.ceiling), generation);
+        // Built anew, since it lives no longer than what it is chained to.
+        let writes = writes.map(|Write { key, record }| Write { key, record });
+        commit(&database, unsettled.chain(writes), counters).map_err(|source| {
+            DiskError::Write { path: self.path.clone(), source: Box::new(source) }
+        })?;
+        self.database = Some(database);
+        self.journal.restart(generation);
+        self.unsettled.clear();
+        self.ceiling = None;
+        self.must_settle = false;
+        Ok(())
     }
+
+    /// Leaves everything in the database, so that it is a whole backup by itself.
+    pub(crate) fn close(mut self) -> Result<(), DiskError> {
+        if self.unsettled.is_empty() && self.ceiling.is_none() {
+            return Ok(());
+        }
+        self.settle(std::iter::empty(), None)
+    }
+}
+
+fn connect(path: &Path) -> Result<Database, DiskError> {
+    Database::builder()
+        .set_cache_size(CACHE_BYTES)
+        .create(path)
+        .map_err(|e| DiskError::Open { path: path.to_owned(), source: Box::new(e.into()) })
+}
+
+/// The journal lies beside the database.
+fn journal_path(path: &Path) -> PathBuf {
+    path.with_extension("journal")
 }
 
 fn commit<'a>(
     database: &Database,
     writes: impl Iterator<Item = Write<'a>>,
-    ceiling: Option<Revision>,
+    (ceiling, generation): (Option<Revision>, u64),
 ) -> Result<(), redb::Error> {
     let mut txn = database.begin_write()?;
     txn.set_durability(Durability::Immediate)?;
@@ -185,12 +292,14 @@ fn commit<'a>(
         let mut records = txn.open_table(RECORDS)?;
         for write in writes {
             match write.record {
-                Some(value) => drop(records.insert(write.key, value)?),
+                Some((revision, value)) => drop(records.insert(write.key, (revision, &value[..]))?),
                 None => drop(records.remove(write.key)?),
             }
         }
+        let mut counters = txn.open_table(COUNTERS)?;
+        counters.insert(GENERATION, generation)?;
         if let Some(ceiling) = ceiling {
-            txn.open_table(COUNTERS)?.insert(CEILING, ceiling)?;
+            counters.insert(CEILING, ceiling)?;
         }
     }
     txn.commit()?;

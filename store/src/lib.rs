@@ -9,6 +9,7 @@
 
 mod disk;
 mod history;
+mod journal;
 mod record;
 mod store;
 

@@ -155,6 +155,8 @@ struct Front<M> {
     /// The newest accepted state of keys in the queue or in the batch being committed.
     pending: HashMap<Box<str>, Option<Arc<Record<M>>>>,
     committing: bool,
+    /// Whether the writer sleeps until there is work; while it works, it looks by itself.
+    writer_sleeps: bool,
     /// Lazy records that are visible but not on disk yet; `None` for a removed key.
     unsaved: HashMap<Box<str>, Option<Arc<Record<M>>>>,
     unsaved_since: Option<Instant>,
@@ -192,7 +194,6 @@ impl<M: Send + Sync + 'static> Store<M> {
         let (loaded, ceiling) = disk.load()?;
         let newest = loaded.iter().map(|l| l.revision).max().unwrap_or(0);
         let revision = ceiling.max(newest) + 1;
-        disk.reserve(std::iter::empty(), Some(revision + RESERVE_REVISIONS))?;
         let index = loaded
             .into_iter()
             .map(|l| {
@@ -202,10 +203,11 @@ impl<M: Send + Sync + 'static> Store<M> {
                 })?;
                 let key: Box<str> = l.key.into();
                 let record =
-                    Record { key: key.clone(), revision: l.revision, value: l.value.into(), meta };
+                    Record { key: key.clone(), revision: l.revision, value: l.value, meta };
                 Ok((key, Arc::new(record)))
             })
             .collect::<Result<_, DiskError>>()?;
+        disk.settle(std::iter::empty(), Some(revision + RESERVE_REVISIONS))?;
         let shared = Arc::new(Shared {
             front: Mutex::new(Front {
                 next_revision: revision + 1,
@@ -213,6 +215,7 @@ impl<M: Send + Sync + 'static> Store<M> {
                 queue: Vec::new(),
                 pending: HashMap::new(),
                 committing: false,
+                writer_sleeps: false,
                 unsaved: HashMap::new(),
                 unsaved_since: None,
                 probe: false,
@@ -316,7 +319,7 @@ impl<M: Send + Sync + 'static> Store<M> {
             Action::Keep if front.pending.contains_key(key) => {
                 let (done, wait) = oneshot::channel();
                 front.queue.push(Queued { change: None, durability: Durability::Volatile, done });
-                self.shared.work.notify_one();
+                front.wake(&self.shared.work);
                 return Ok((Written::Kept, Some(wait)));
             }
             Action::Keep => return Ok((Written::Kept, None)),
@@ -336,9 +339,8 @@ impl<M: Send + Sync + 'static> Store<M> {
             || !front.queue.is_empty()
             || revision >= front.ceiling;
         if !must_wait {
-            if durability == Durability::Lazy {
-                front.mark_unsaved(&change);
-                self.shared.work.notify_one();
+            if durability == Durability::Lazy && front.mark_unsaved(&change) {
+                front.wake(&self.shared.work);
             }
             self.shared.publish(std::iter::once(change));
             return Ok((written, None));
@@ -346,7 +348,7 @@ impl<M: Send + Sync + 'static> Store<M> {
         let (done, wait) = oneshot::channel();
         front.pending.insert(key.into(), change.after());
         front.queue.push(Queued { change: Some(change), durability, done });
-        self.shared.work.notify_one();
+        front.wake(&self.shared.work);
         Ok((written, Some(wait)))
     }
 
@@ -393,8 +395,8 @@ impl<M: Send + Sync + 'static> Store<M> {
             let mut front = lock(&self.shared.front);
             front.probe = true;
             front.queue.push(Queued { change: None, durability: Durability::Durable, done });
+            front.wake(&self.shared.work);
         }
-        self.shared.work.notify_one();
         // A writer that is gone takes its last trouble along.
         match wait.await {
             Ok(result) => result,
@@ -404,8 +406,11 @@ impl<M: Send + Sync + 'static> Store<M> {
 
     /// Writes what is not on disk yet and stops the writer thread. Later writes fail.
     pub fn close(&self) {
-        lock(&self.shared.front).closed = true;
-        self.shared.work.notify_one();
+        {
+            let mut front = lock(&self.shared.front);
+            front.closed = true;
+            front.wake(&self.shared.work);
+        }
         if let Some(writer) = lock(&self.shared.writer).take()
             && writer.join().is_err()
         {
@@ -426,9 +431,19 @@ impl<M> Change<M> {
 }
 
 impl<M> Front<M> {
-    fn mark_unsaved(&mut self, change: &Change<M>) {
+    /// Remembers a visible change that is not on disk; whether it is the first of its kind.
+    fn mark_unsaved(&mut self, change: &Change<M>) -> bool {
         self.unsaved.insert(change.record.key.clone(), change.after());
+        let first = self.unsaved_since.is_none();
         self.unsaved_since.get_or_insert_with(Instant::now);
+        first
+    }
+
+    /// Wakes the writer, once, if it sleeps.
+    fn wake(&mut self, work: &Condvar) {
+        if std::mem::take(&mut self.writer_sleeps) {
+            work.notify_one();
+        }
     }
 }
 

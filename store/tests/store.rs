@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used)]
 
 use std::io::{BufRead, BufReader};
+use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::Duration;
@@ -165,6 +166,91 @@ async fn a_closed_store_refuses() {
         })
         .await;
     assert!(matches!(refused, Err(WriteError::Closed)));
+}
+
+/// What a crash at this moment would leave of the store in `directory`.
+fn crashed(directory: &Path) -> tempfile::TempDir {
+    let copy = tempfile::tempdir().unwrap();
+    for file in ["state.redb", "state.journal"] {
+        std::fs::copy(directory.join(file), copy.path().join(file)).unwrap();
+    }
+    copy
+}
+
+#[tokio::test]
+async fn a_crash_at_any_commit_loses_nothing() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = open(directory.path());
+    // Some go to the journal, some fill it up, some are too large for it.
+    let value = |i: usize| ["x", &"y".repeat(90_000), &"z".repeat(400_000)][i % 3].to_owned();
+    let mut last = 0;
+    for i in 0..60 {
+        put(&store, &format!("c/{}", i % 40), &value(i), Durability::Durable).await;
+        put(&store, "c/again", &i.to_string(), Durability::Lazy).await;
+        if i % 7 == 6 {
+            delete(&store, &format!("c/{}", (i - 3) % 40), Durability::Durable).await;
+        }
+        last = put(&store, "c/last", &i.to_string(), Durability::Durable).await;
+        if i % 10 == 9 {
+            let copy = crashed(directory.path());
+            let survivor = open(copy.path());
+            assert_eq!(keys(&survivor), keys(&store));
+            for key in keys(&store) {
+                let (left, right) = (survivor.get(&key).unwrap(), store.get(&key).unwrap());
+                assert_eq!((left.revision, &left.value), (right.revision, &right.value), "{key}");
+            }
+            assert!(survivor.revision() > last);
+            // What was replayed survives the next crash, too.
+            put(&survivor, "c/after", "x", Durability::Durable).await;
+            let copy = crashed(copy.path());
+            let again = open(copy.path());
+            assert!(again.get("c/after").is_some());
+            assert_eq!(keys(&again), keys(&survivor));
+        }
+    }
+    store.close();
+    assert!(open(directory.path()).revision() > last);
+}
+
+#[tokio::test]
+async fn a_backup_of_the_database_is_not_mixed_with_a_newer_journal() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("state.redb");
+    let store = open(directory.path());
+    put(&store, "b/old", "1", Durability::Durable).await;
+    store.close();
+    // After an orderly end the database has everything.
+    let backup = std::fs::read(&path).unwrap();
+    let store = open(directory.path());
+    put(&store, "b/new", "1", Durability::Durable).await;
+    delete(&store, "b/old", Durability::Durable).await;
+    let copy = crashed(directory.path());
+    std::fs::write(copy.path().join("state.redb"), backup).unwrap();
+    assert_eq!(keys(&open(copy.path())), ["b/old"]);
+    assert_eq!(keys(&store), ["b/new"]);
+}
+
+#[tokio::test]
+async fn a_journal_that_lost_a_commit_is_refused() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = open(directory.path());
+    for i in 0..3 {
+        put(&store, &format!("d/{i}"), "x", Durability::Durable).await;
+    }
+    let damaged = |at: u64| {
+        let copy = crashed(directory.path());
+        let journal = std::fs::OpenOptions::new()
+            .write(true)
+            .open(copy.path().join("state.journal"))
+            .unwrap();
+        journal.write_all_at(b"?", at).unwrap();
+        let path = copy.path().join("state.redb");
+        Plain::open(&path, Options::default(), |_, bytes| Ok(bytes.len()))
+    };
+    // Of three commits of one block each, the second cannot be missing, but the last can: a crash
+    // while it was written looks the same.
+    assert!(damaged(4096 + 50).err().unwrap().is_damaged());
+    assert_eq!(keys(&damaged(2 * 4096 + 50).unwrap()), ["d/0", "d/1"]);
 }
 
 const CHILD: &str = "CORACLE_STORE_TEST_DIRECTORY";

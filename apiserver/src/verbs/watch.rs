@@ -234,6 +234,13 @@ impl Watcher {
             write_event(piece, kind, &record.value);
             return;
         }
+        if let Form::Metadata(version) = self.form {
+            match render::partial_bytes(record, version) {
+                Ok(object) => write_event(piece, kind, &object),
+                Err(error) => tracing::error!(%error, "a watch event is skipped"),
+            }
+            return;
+        }
         match render::parse(record) {
             Ok(object) => self.object_event(piece, kind, object, record.revision),
             Err(error) => tracing::error!(%error, "a watch event is skipped"),

@@ -12,20 +12,29 @@ use crate::record::{Record, Revision};
 /// Commits batches until the store is closed and everything accepted is on disk.
 pub(super) fn write_loop<M>(shared: &Shared<M>, mut disk: Disk) {
     loop {
-        let Some(batch) = next_batch(shared) else { return };
+        let Some(batch) = next_batch(shared) else { break };
         let ceiling = batch.new_ceiling();
-        let idle = ceiling.is_none() && !batch.probe && batch.writes().next().is_none();
-        let result = if idle { Ok(()) } else { disk.reserve(batch.writes(), ceiling) };
+        let result = if batch.probe {
+            // The question is whether there is room, which only the database can tell.
+            disk.settle(batch.writes(), ceiling)
+        } else if ceiling.is_none() && batch.writes().next().is_none() {
+            Ok(())
+        } else {
+            disk.reserve(batch.writes(), ceiling)
+        };
         match result {
             Ok(()) => complete(shared, batch),
             Err(error) => {
                 tracing::error!(%error, "the state file cannot be written");
                 fail(shared, batch, Arc::new(error));
                 if lock(&shared.front).closed {
-                    return;
+                    break;
                 }
             }
         }
+    }
+    if let Err(error) = disk.close() {
+        tracing::warn!(%error, "the journal keeps what the state file has no room for");
     }
 }
 
@@ -39,16 +48,16 @@ struct Batch<M> {
 }
 
 impl<M> Batch<M> {
-    fn writes(&self) -> impl Iterator<Item = Write<'_>> {
+    fn writes(&self) -> impl Iterator<Item = Write<'_>> + Clone {
         let lazy = self.unsaved.iter().map(|(key, record)| Write {
             key,
-            record: record.as_ref().map(|r| (r.revision, &r.value[..])),
+            record: record.as_ref().map(|r| (r.revision, &r.value)),
         });
         let lasting = self.queue.iter().filter(|q| q.durability != Durability::Volatile);
         let queued = lasting.filter_map(|q| q.change.as_ref()).map(|change| {
             let record = &change.record;
             let stored = change.kind != ChangeKind::Deleted;
-            Write { key: &record.key, record: stored.then(|| (record.revision, &record.value[..])) }
+            Write { key: &record.key, record: stored.then_some((record.revision, &record.value)) }
         });
         lazy.chain(queued)
     }
@@ -71,6 +80,7 @@ fn next_batch<M>(shared: &Shared<M>) -> Option<Batch<M>> {
         if front.closed {
             return None;
         }
+        front.writer_sleeps = true;
         front = match lazy_due {
             Some(due) => {
                 let wait = due.saturating_duration_since(Instant::now());
@@ -79,6 +89,7 @@ fn next_batch<M>(shared: &Shared<M>) -> Option<Batch<M>> {
             None => shared.work.wait(front).unwrap_or_else(PoisonError::into_inner),
         };
     }
+    front.writer_sleeps = false;
     front.committing = true;
     front.unsaved_since = None;
     let reserved = front.ceiling;
@@ -95,10 +106,14 @@ fn next_batch<M>(shared: &Shared<M>) -> Option<Batch<M>> {
 
 fn complete<M>(shared: &Shared<M>, batch: Batch<M>) {
     lock(&shared.trouble).take();
+    let (changes, waiters): (Vec<_>, Vec<_>) =
+        batch.queue.into_iter().map(|q| (q.change, q.done)).unzip();
+    // While this commit counts as running, nobody else publishes; writers may go on queueing.
+    shared.publish(changes.iter().flatten().cloned());
     let mut front = lock(&shared.front);
     front.committing = false;
     front.ceiling = batch.ceiling;
-    for change in batch.queue.iter().filter_map(|q| q.change.as_ref()) {
+    for change in changes.iter().flatten() {
         let record = &change.record;
         let newest = front.pending.get(&record.key).map(|newest| {
             newest
@@ -109,9 +124,6 @@ fn complete<M>(shared: &Shared<M>, batch: Batch<M>) {
             front.pending.remove(&record.key);
         }
     }
-    let (changes, waiters): (Vec<_>, Vec<_>) =
-        batch.queue.into_iter().map(|q| (q.change, q.done)).unzip();
-    shared.publish(changes.into_iter().flatten());
     drop(front);
     for done in waiters {
         // A caller that went away does not need the answer.
