@@ -7,6 +7,7 @@ pub mod census;
 pub mod kubectl;
 pub mod netns;
 pub mod node;
+mod reboot;
 pub mod registry;
 pub mod terminal;
 pub mod wait;
