@@ -1,8 +1,10 @@
 //! The Namespace controller: a namespace that is being deleted is emptied, and finalized when
 //! nothing is left in it.
 
+use std::collections::HashMap;
 use std::future::Future;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use futures::future::join_all;
 use jiff::Timestamp;
@@ -21,6 +23,54 @@ use crate::request;
 const WORKERS: usize = 4;
 /// The finalizer that this controller takes away.
 const FINALIZER: &str = "kubernetes";
+/// How long the content of a namespace is left alone after the last object went by itself. Who
+/// deletes the namespace among other things (`kubectl delete -f`, `-k`) shall still find these.
+const QUIET: Duration = Duration::from_secs(1);
+/// How long it is left alone at most. (Upstream always waits that long.)
+const GRACE: Duration = Duration::from_secs(5);
+/// What every namespace has, without anybody asking for it.
+const GIVEN: [(&str, &str); 2] = [("ConfigMap", "kube-root-ca.crt"), ("ServiceAccount", "default")];
+
+/// A namespace that is being deleted.
+#[derive(Clone, Copy, Debug)]
+struct Ending {
+    /// Since when.
+    since: Instant,
+    /// When something in it went last.
+    departure: Instant,
+    /// Whether there was content when its deletion began.
+    held: bool,
+    /// Whether its content is being deleted.
+    emptied: bool,
+}
+
+impl Ending {
+    fn new(now: Instant) -> Self {
+        Self { since: now, departure: now, held: false, emptied: false }
+    }
+
+    /// How long its content is to be left alone yet.
+    fn patience(&self, now: Instant) -> Option<Duration> {
+        let due = (self.departure + QUIET).min(self.since + GRACE);
+        let left = due.saturating_duration_since(now);
+        (!self.emptied && !left.is_zero()).then_some(left)
+    }
+}
+
+/// The namespaces that are being deleted, by name.
+#[derive(Debug, Default)]
+struct Endings(Mutex<HashMap<String, Ending>>);
+
+impl Endings {
+    fn with<T>(&self, name: &str, work: impl FnOnce(&mut Ending) -> T) -> T {
+        let mut endings = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        work(endings.entry(name.to_owned()).or_insert_with(|| Ending::new(Instant::now())))
+    }
+
+    fn forget(&self, name: &str) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).remove(name);
+    }
+}
 
 /// What is left of one kind in a namespace.
 #[derive(Clone, Debug, PartialEq)]
@@ -118,6 +168,7 @@ pub fn workers(
     inventory: &Arc<Inventory>,
 ) -> impl Future<Output = ()> + Send + use<> {
     let queue: Arc<Queue<ObjectKey>> = Queue::new();
+    let endings = Arc::new(Endings::default());
     let wake = queue.clone();
     context.caches.namespaces.on_change(move |change| {
         if change.object().metadata.deletion_timestamp.is_some() {
@@ -126,6 +177,7 @@ pub fn workers(
     });
     // Whatever leaves a namespace may have been the last thing in it.
     let (wake, namespaces) = (queue.clone(), context.caches.namespaces.clone());
+    let departures = endings.clone();
     inventory.on_sighting(move |sighting| {
         let Some(name) = sighting.meta.namespace.as_deref().filter(|_| sighting.gone) else {
             return;
@@ -135,6 +187,7 @@ pub fn workers(
             .get(&key)
             .is_some_and(|namespace| namespace.metadata.deletion_timestamp.is_some());
         if ending {
+            departures.with(name, |ending| ending.departure = Instant::now());
             wake.add(key);
         }
     });
@@ -143,7 +196,7 @@ pub fn workers(
         let token = context.token.clone();
         queue
             .run("namespace-controller", WORKERS, token, move |key| {
-                reconcile(context.clone(), inventory.clone(), key)
+                reconcile(context.clone(), inventory.clone(), endings.clone(), key)
             })
             .await;
     }
@@ -152,11 +205,13 @@ pub fn workers(
 async fn reconcile(
     context: Arc<Context>,
     inventory: Arc<Inventory>,
+    endings: Arc<Endings>,
     key: ObjectKey,
 ) -> Result<Requeue, Error> {
     let namespace = context.caches.namespaces.get(&key);
     let Some(namespace) = namespace.filter(|known| known.metadata.deletion_timestamp.is_some())
     else {
+        endings.forget(&key.name);
         return Ok(Requeue::Never);
     };
     let finalizers = namespace.spec.as_ref().and_then(|spec| spec.finalizers.clone());
@@ -164,6 +219,14 @@ async fn reconcile(
     if !finalizers.iter().any(|finalizer| finalizer == FINALIZER) {
         return Ok(Requeue::Never);
     }
+    let ending = endings.with(&key.name, |ending| *ending);
+    if let Some(left) = ending.patience(Instant::now())
+        && (ending.held || has_content(&context, &inventory, &key.name).await?)
+    {
+        endings.with(&key.name, |ending| ending.held = true);
+        return Ok(Requeue::After(left));
+    }
+    endings.with(&key.name, |ending| ending.emptied = true);
     let kinds = inventory.kinds.iter().filter(|kind| kind.namespaced);
     let outcomes = join_all(kinds.map(|kind| empty(&context, kind, &key.name))).await;
     let mut remainders = Vec::new();
@@ -208,6 +271,31 @@ async fn reconcile(
         Err(kube::Error::Api(status)) if status.is_not_found() => Ok(Requeue::Never),
         Err(error) => Err(request::failed::<Namespace>("finalize", &key)(error)),
     }
+}
+
+/// Whether somebody has put something into a namespace.
+async fn has_content(
+    context: &Context,
+    inventory: &Inventory,
+    namespace: &str,
+) -> Result<bool, Error> {
+    for kind in inventory.kinds.iter().filter(|kind| kind.namespaced) {
+        let api: Api<DynamicObject> =
+            Api::namespaced_with(context.client.clone(), namespace, &kind.resource);
+        let found = api.list_metadata(&ListParams::default()).await.map_err(|source| {
+            let key = ObjectKey::new(namespace, "*").to_string();
+            let kind = kind.resource.kind.clone();
+            Error::Request { operation: "list", kind, key, source: Box::new(source) }
+        })?;
+        let kind = kind.resource.kind.as_str();
+        let given = |name: Option<&str>| {
+            GIVEN.iter().any(|known| Some(*known) == name.map(|name| (kind, name)))
+        };
+        if kind != "Event" && found.items.iter().any(|o| !given(o.metadata.name.as_deref())) {
+            return Ok(true);
+        }
+    }
+    Ok(false)
 }
 
 /// Deletes every object of a kind and returns what is left of it.
@@ -257,6 +345,24 @@ async fn empty(
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn content_is_left_alone_while_it_goes_by_itself() {
+        let start = Instant::now();
+        let at = |milliseconds: u64| start + Duration::from_millis(milliseconds);
+        let mut ending = Ending::new(start);
+        assert_eq!(ending.patience(start), Some(QUIET));
+        ending.departure = at(800);
+        assert_eq!(ending.patience(at(1000)), Some(Duration::from_millis(800)));
+        assert_eq!(ending.patience(at(1800)), None);
+        // Not for ever.
+        ending.departure = at(4800);
+        assert_eq!(ending.patience(at(4900)), Some(Duration::from_millis(100)));
+        assert_eq!(ending.patience(at(5000)), None);
+        // What goes since its deletion began goes because of that.
+        ending = Ending { emptied: true, ..Ending::new(at(5000)) };
+        assert_eq!(ending.patience(at(5000)), None);
+    }
 
     #[test]
     fn conditions_say_what_is_left_and_keep_their_times() {

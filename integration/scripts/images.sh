@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Builds the images of the tests and the demo from Debian packages, as docker archives, into
-# build/images: busybox (static), nginx in two tags on top of it. With internet the same names
-# would come from their registry.
+# build/images: busybox (static), nginx in two tags and redis on top of it. With internet the same
+# names would come from their registry.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 out=$PWD/build/images
@@ -93,5 +93,18 @@ for tag in latest 1.9.1; do
     archive "nginx:$tag" "{\"Env\":[$path,\"NGINX_TAG=$tag\"],\"Cmd\":[\"nginx\",\"-g\",\"daemon off;\"],\"ExposedPorts\":{\"80/tcp\":{}},\"StopSignal\":\"SIGQUIT\"}" \
         "$work/busybox.tar" "$work/nginx-$tag.tar"
 done
+
+# redis: Debian's binaries with the libraries they name, laid out as the well-known image is.
+redis=$work/redis
+mkdir -p "$redis"/{data,etc}
+unpack "$redis" redis-server redis-tools libatomic1 libc6 libcap2 libgcc-s1 libgcrypt20 libgpg-error0 libjemalloc2 \
+    liblz4-1 liblzf1 liblzma5 libssl3 libstdc++6 libsystemd0 libzstd1
+rm -rf "$redis"/usr/share "$redis"/usr/lib/x86_64-linux-gnu/gconv "$redis"/etc/{default,init.d,logrotate.d,redis} "$redis"/{lib,usr/lib}/systemd "$redis"/var
+for file in passwd group; do cp "$busybox/etc/$file" "$redis/etc/$file"; done
+echo 'redis:x:999:999:redis:/data:/bin/false' >>"$redis/etc/passwd"
+echo 'redis:x:999:' >>"$redis/etc/group"
+layer "$redis" "$work/redis.tar"
+archive redis:7.0 "{\"Env\":[$path,\"REDIS_VERSION=7.0\"],\"Cmd\":[\"redis-server\"],\"WorkingDir\":\"/data\",\"ExposedPorts\":{\"6379/tcp\":{}}}" \
+    "$work/busybox.tar" "$work/redis.tar"
 touch "$out/complete"
 echo "built $(ls "$out"/*.tar | wc -l) images from Debian packages in build/images"

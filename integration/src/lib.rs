@@ -8,6 +8,7 @@ pub mod kubectl;
 pub mod netns;
 pub mod node;
 pub mod random;
+mod reboot;
 pub mod registry;
 pub mod terminal;
 pub mod wait;

@@ -75,8 +75,8 @@ fn objects_are_made_read_changed_and_deleted() {
         assert!(status.is_conflict() && !status.is_already_exists() && status.code == 409);
         assert_eq!(
             status.message,
-            "Operation cannot be fulfilled on configmaps \"colours\": the object has been modified; \
-             please apply your changes to the latest version and try again"
+            "Operation cannot be fulfilled on configmaps \"colours\": the object has been \
+             modified; please apply your changes to the latest version and try again"
         );
         let entry = maps.entry("colours").await.unwrap();
         let mut entry = entry.and_modify(|map| map.data = None).or_insert(|| unreachable!());
@@ -99,7 +99,10 @@ fn objects_are_made_read_changed_and_deleted() {
         let status = deleted.right().expect("a ConfigMap is gone at once");
         let details = status.details.unwrap();
         assert_eq!(status.status, Some(StatusSummary::Success));
-        assert_eq!((details.name, details.kind, details.uid), ("colours".into(), "configmaps".into(), uid));
+        assert_eq!(
+            (details.name, details.kind, details.uid),
+            ("colours".into(), "configmaps".into(), uid)
+        );
         let all = ListParams::default().labels("app=x");
         maps.delete_collection(&DeleteParams::default(), &all).await.unwrap();
         assert!(maps.list(&all).await.unwrap().items.is_empty());
@@ -123,7 +126,8 @@ fn refusals_are_what_the_client_takes_them_for() {
         assert_eq!(status.message, "configmaps \"absent\" not found");
         let details = status.details.unwrap();
         assert_eq!((&*details.name, &*details.kind, &*details.group), ("absent", "configmaps", ""));
-        let status = refusal(Api::<Deployment>::namespaced(client.clone(), NAMESPACE).get("a").await);
+        let status =
+            refusal(Api::<Deployment>::namespaced(client.clone(), NAMESPACE).get("a").await);
         assert_eq!(status.message, "deployments.apps \"a\" not found");
         assert_eq!(status.details.unwrap().group, "apps");
 
@@ -134,7 +138,8 @@ fn refusals_are_what_the_client_takes_them_for() {
 
         let status = refusal(maps.create(&create, &config_map("Not_a_name", json!({}))).await);
         assert!(status.is_invalid() && status.code == 422, "{status:?}");
-        assert!(status.message.starts_with("ConfigMap \"Not_a_name\" is invalid: metadata.name: Invalid value: "));
+        let message = "ConfigMap \"Not_a_name\" is invalid: metadata.name: Invalid value: ";
+        assert!(status.message.starts_with(message), "{status:?}");
         let details = status.details.unwrap();
         assert_eq!((&*details.name, &*details.kind), ("Not_a_name", "ConfigMap"));
         assert_eq!(details.causes.len(), 1, "{details:?}");
@@ -166,12 +171,14 @@ fn refusals_are_what_the_client_takes_them_for() {
         let patch = Patch::Json::<()>(serde_json::from_value(test).unwrap());
         let status = refusal(maps.patch("here", &PatchParams::default(), &patch).await);
         assert!(status.is_invalid() && status.code == 422, "{status:?}");
-        let status = refusal(maps.patch("here", &PatchParams::default(), &Patch::Merge(json!([1]))).await);
+        let status =
+            refusal(maps.patch("here", &PatchParams::default(), &Patch::Merge(json!([1]))).await);
         assert_eq!((status.code, &*status.reason), (400, "BadRequest"), "{status:?}");
 
         // An account with no roles may nothing; a token that is none is nobody.
         let accounts: Api<ServiceAccount> = Api::namespaced(client.clone(), NAMESPACE);
-        let request: TokenRequest = object(json!({"spec": {"audiences": [], "expirationSeconds": 600}}));
+        let request: TokenRequest =
+            object(json!({"spec": {"audiences": [], "expirationSeconds": 600}}));
         let token = accounts.create_token_request("default", &create, &request).await.unwrap();
         let mut config = session.config().await;
         config.auth_info = kube::config::AuthInfo {
@@ -184,8 +191,8 @@ fn refusals_are_what_the_client_takes_them_for() {
         assert!(status.is_forbidden() && status.code == 403, "{status:?}");
         assert_eq!(
             status.message,
-            "secrets is forbidden: User \"system:serviceaccount:rust:default\" cannot list resource \
-             \"secrets\" in API group \"\" in the namespace \"rust\""
+            "secrets is forbidden: User \"system:serviceaccount:rust:default\" cannot list \
+             resource \"secrets\" in API group \"\" in the namespace \"rust\""
         );
         config.auth_info.token = Some("nonsense".to_owned().into());
         let nobody: Api<Secret> = Api::namespaced(Client::try_from(config).unwrap(), NAMESPACE);
@@ -243,20 +250,26 @@ fn every_kind_of_patch() {
 
         // Merge: null takes a member away, a list is replaced as a whole.
         let patch = Patch::Merge(json!({"data": {"a": null, "c": "4"}}));
-        assert_eq!(data(&maps.patch("map", &plain, &patch).await.unwrap()), json!({"c": "4", "d": "2"}));
+        assert_eq!(
+            data(&maps.patch("map", &plain, &patch).await.unwrap()),
+            json!({"c": "4", "d": "2"})
+        );
         deployments.create(&create, &object(web("nginx"))).await.unwrap();
-        let one = json!({"spec": {"template": {"spec": {"containers": [{"name": "side", "image": "busybox:1"}]}}}});
+        let template =
+            |container: Value| json!({"spec": {"template": {"spec": {"containers": [container]}}}});
+        let one = template(json!({"name": "side", "image": "busybox:1"}));
         let dry = PatchParams { dry_run: true, ..PatchParams::default() };
         let merged = deployments.patch("web", &dry, &Patch::Merge(&one)).await.unwrap();
         assert_eq!(images(&merged), [("side".into(), "busybox:1".into())]);
 
         // Strategic: elements of a list are found by their names.
         let merged = deployments.patch("web", &plain, &Patch::Strategic(&one)).await.unwrap();
-        let expected = [("side", "busybox:1"), ("nginx", "nginx")].map(|(a, b)| (a.into(), b.into()));
+        let expected =
+            [("side", "busybox:1"), ("nginx", "nginx")].map(|(a, b)| (a.into(), b.into()));
         let mut found = images(&merged);
         found.sort_by(|a, b| b.cmp(a));
         assert_eq!(found, expected);
-        let removal = json!({"spec": {"template": {"spec": {"containers": [{"name": "side", "$patch": "delete"}]}}}});
+        let removal = template(json!({"name": "side", "$patch": "delete"}));
         let merged = deployments.patch("web", &plain, &Patch::Strategic(removal)).await.unwrap();
         assert_eq!(images(&merged), [("nginx".into(), "nginx".into())]);
 
@@ -288,7 +301,10 @@ fn server_side_apply_keeps_owners_apart() {
         let maps: Api<ConfigMap> = Api::namespaced(client.clone(), NAMESPACE);
         let applied = |data: Value| {
             Patch::Apply(json!({
-                "apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "shared"}, "data": data
+                "apiVersion": "v1",
+                "kind": "ConfigMap",
+                "metadata": {"name": "shared"},
+                "data": data,
             }))
         };
         let painter = PatchParams::apply("painter");
@@ -297,10 +313,14 @@ fn server_side_apply_keeps_owners_apart() {
         // Apply makes what is not there; each manager owns what it names.
         let first = json!({"sky": "blue", "sea": "grey"});
         maps.patch("shared", &painter, &applied(first)).await.unwrap();
-        let both = maps.patch("shared", &gardener, &applied(json!({"grass": "green"}))).await.unwrap();
+        let both =
+            maps.patch("shared", &gardener, &applied(json!({"grass": "green"}))).await.unwrap();
         assert_eq!(data(&both), json!({"sky": "blue", "sea": "grey", "grass": "green"}));
-        let managers: Vec<_> =
-            both.managed_fields().iter().map(|m| (m.manager.clone().unwrap(), m.operation.clone().unwrap())).collect();
+        let managers: Vec<_> = both
+            .managed_fields()
+            .iter()
+            .map(|m| (m.manager.clone().unwrap(), m.operation.clone().unwrap()))
+            .collect();
         assert_eq!(managers.len(), 2, "{managers:?}");
         assert!(managers.iter().all(|(_, operation)| operation == "Apply"));
 
@@ -309,7 +329,10 @@ fn server_side_apply_keeps_owners_apart() {
         assert_eq!(data(&less), json!({"sky": "blue", "grass": "green"}));
 
         // Another's field is a conflict that says whose; the same value is shared; force takes it.
-        let status = refusal(maps.patch("shared", &gardener, &applied(json!({"grass": "green", "sky": "red"}))).await);
+        let status = refusal(
+            maps.patch("shared", &gardener, &applied(json!({"grass": "green", "sky": "red"})))
+                .await,
+        );
         assert!(status.is_conflict() && status.code == 409, "{status:?}");
         assert_eq!(
             status.message,
@@ -331,7 +354,8 @@ fn server_side_apply_keeps_owners_apart() {
         // Lists are merged by the keys of their elements.
         let deployments: Api<Deployment> = Api::namespaced(client.clone(), NAMESPACE);
         deployments.patch("web", &painter, &Patch::Apply(web("nginx"))).await.unwrap();
-        let template = json!({"spec": {"containers": [{"name": "side", "env": [{"name": "A", "value": "b"}]}]}});
+        let container = json!({"name": "side", "env": [{"name": "A", "value": "b"}]});
+        let template = json!({"spec": {"containers": [container]}});
         let side = json!({
             "apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": "web"},
             "spec": {"template": template},

@@ -35,7 +35,8 @@ const ARROWS: &[(&str, &[&str])] = &[
 ];
 
 /// Libraries that stand for a job, with the crates that do it: bytes on disk belong to the store,
-/// Kubernetes is unknown to store and runtime, HTTP is not served by controllers, and so on.
+/// Kubernetes is unknown to store and runtime, HTTP is not served by controllers, and so on. The
+/// end-to-end tests have the client that they try the product with.
 const LIBRARIES: &[(&str, &[&str])] = &[
     ("redb", &["coracle-store"]),
     ("oci-client", &["coracle-runtime"]),
@@ -55,6 +56,7 @@ const LIBRARIES: &[(&str, &[&str])] = &[
             "coracle-netproxy",
             "coracle-dns",
             "coracle",
+            "coracle-integration",
         ],
     ),
     (
@@ -67,6 +69,7 @@ const LIBRARIES: &[(&str, &[&str])] = &[
             "coracle-netproxy",
             "coracle-dns",
             "coracle",
+            "coracle-integration",
         ],
     ),
 ];
