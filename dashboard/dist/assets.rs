@@ -1,14 +1,14 @@
 // Written by dashboard/pack.mjs.
 #[cfg(test)]
-const SOURCES: &str = "57e4ef341beeb5155ed9acfc4571b6f986336105ab666a0fa559b2e21f12e4e8";
+const SOURCES: &str = "11c822af81576007f9486491050a344c6efd8b3baaff3e82aeb27b5b3ec3607b";
 
 const ASSETS: &[Asset] = &[
     Asset {
-        path: "assets/ConfigMapPage-BHEBNM_t.js",
+        path: "assets/ConfigMapPage-B_0w8lRc.js",
         media_type: "text/javascript; charset=utf-8",
-        etag: "\"6f93569934043c4ed68c\"",
+        etag: "\"cbd2da664b1351463e7c\"",
         immutable: true,
-        gzip: include_bytes!("assets.ConfigMapPage-BHEBNM_t.js.gz"),
+        gzip: include_bytes!("assets.ConfigMapPage-B_0w8lRc.js.gz"),
     },
     Asset {
         path: "assets/ConfigMapPage-CGXmM3aJ.css",
@@ -25,11 +25,11 @@ const ASSETS: &[Asset] = &[
         gzip: include_bytes!("assets.Create-CoTdGKen.css.gz"),
     },
     Asset {
-        path: "assets/Create-Di36FM-Y.js",
+        path: "assets/Create-GzEo8EAO.js",
         media_type: "text/javascript; charset=utf-8",
-        etag: "\"f55661f6b7a33b9cbaf4\"",
+        etag: "\"0ef9181886e2fabbfdf3\"",
         immutable: true,
-        gzip: include_bytes!("assets.Create-Di36FM-Y.js.gz"),
+        gzip: include_bytes!("assets.Create-GzEo8EAO.js.gz"),
     },
     Asset {
         path: "assets/Delete-BnG2Ptzg.css",
@@ -39,11 +39,11 @@ const ASSETS: &[Asset] = &[
         gzip: include_bytes!("assets.Delete-BnG2Ptzg.css.gz"),
     },
     Asset {
-        path: "assets/Delete-DnevWrI0.js",
+        path: "assets/Delete-D24rkW21.js",
         media_type: "text/javascript; charset=utf-8",
-        etag: "\"28501d28b019788caaea\"",
+        etag: "\"49bcc305b8f48e828dd9\"",
         immutable: true,
-        gzip: include_bytes!("assets.Delete-DnevWrI0.js.gz"),
+        gzip: include_bytes!("assets.Delete-D24rkW21.js.gz"),
     },
     Asset {
         path: "assets/Diff-BQM4nN7O.js",
@@ -60,11 +60,11 @@ const ASSETS: &[Asset] = &[
         gzip: include_bytes!("assets.Diff-D48G2QMZ.css.gz"),
     },
     Asset {
-        path: "assets/Edit-CfF7oAkx.js",
+        path: "assets/Edit-D49Uvu3n.js",
         media_type: "text/javascript; charset=utf-8",
-        etag: "\"bda80459eb2340a87ada\"",
+        etag: "\"bb4e92d9732155706d7e\"",
         immutable: true,
-        gzip: include_bytes!("assets.Edit-CfF7oAkx.js.gz"),
+        gzip: include_bytes!("assets.Edit-D49Uvu3n.js.gz"),
     },
     Asset {
         path: "assets/Edit-at8-VmOE.css",
@@ -88,6 +88,13 @@ const ASSETS: &[Asset] = &[
         gzip: include_bytes!("assets.Editor-myfo6sSs.js.gz"),
     },
     Asset {
+        path: "assets/History-B06I7Ivl.js",
+        media_type: "text/javascript; charset=utf-8",
+        etag: "\"57ed2af155c8043be4e5\"",
+        immutable: true,
+        gzip: include_bytes!("assets.History-B06I7Ivl.js.gz"),
+    },
+    Asset {
         path: "assets/History-BnM2rMG5.css",
         media_type: "text/css; charset=utf-8",
         etag: "\"a7b20670b271cda3bd7a\"",
@@ -95,18 +102,11 @@ const ASSETS: &[Asset] = &[
         gzip: include_bytes!("assets.History-BnM2rMG5.css.gz"),
     },
     Asset {
-        path: "assets/History-DjOl7O9c.js",
+        path: "assets/JobsOf-DQwEYsRz.js",
         media_type: "text/javascript; charset=utf-8",
-        etag: "\"f7f8a3259c68e84e77ee\"",
+        etag: "\"e4cb460e31bd15c03872\"",
         immutable: true,
-        gzip: include_bytes!("assets.History-DjOl7O9c.js.gz"),
-    },
-    Asset {
-        path: "assets/JobsOf-CH3Pt6nl.js",
-        media_type: "text/javascript; charset=utf-8",
-        etag: "\"af04e87574cb3112be78\"",
-        immutable: true,
-        gzip: include_bytes!("assets.JobsOf-CH3Pt6nl.js.gz"),
+        gzip: include_bytes!("assets.JobsOf-DQwEYsRz.js.gz"),
     },
     Asset {
         path: "assets/Labels-BErcq_vl.css",
@@ -137,25 +137,18 @@ const ASSETS: &[Asset] = &[
         gzip: include_bytes!("assets.Logs-I7-MGxd7.js.gz"),
     },
     Asset {
+        path: "assets/NamespacePage-BU0sIuVY.js",
+        media_type: "text/javascript; charset=utf-8",
+        etag: "\"d33594f7ba821f44a1ce\"",
+        immutable: true,
+        gzip: include_bytes!("assets.NamespacePage-BU0sIuVY.js.gz"),
+    },
+    Asset {
         path: "assets/NamespacePage-DodyNpY8.css",
         media_type: "text/css; charset=utf-8",
         etag: "\"7e1eae4fa9c7243fb4fa\"",
         immutable: true,
         gzip: include_bytes!("assets.NamespacePage-DodyNpY8.css.gz"),
-    },
-    Asset {
-        path: "assets/NamespacePage-dlBs-Uc2.js",
-        media_type: "text/javascript; charset=utf-8",
-        etag: "\"46b510004910365ffcb6\"",
-        immutable: true,
-        gzip: include_bytes!("assets.NamespacePage-dlBs-Uc2.js.gz"),
-    },
-    Asset {
-        path: "assets/NodePods-C-5PeB1_.js",
-        media_type: "text/javascript; charset=utf-8",
-        etag: "\"bb12178ee276b2c73799\"",
-        immutable: true,
-        gzip: include_bytes!("assets.NodePods-C-5PeB1_.js.gz"),
     },
     Asset {
         path: "assets/NodePods-ClT_N69K.css",
@@ -165,11 +158,11 @@ const ASSETS: &[Asset] = &[
         gzip: include_bytes!("assets.NodePods-ClT_N69K.css.gz"),
     },
     Asset {
-        path: "assets/PodPage-CVsTvJww.js",
+        path: "assets/NodePods-dhnCzOCV.js",
         media_type: "text/javascript; charset=utf-8",
-        etag: "\"d839cd6b05a5746480c5\"",
+        etag: "\"0131d96f2247a078f778\"",
         immutable: true,
-        gzip: include_bytes!("assets.PodPage-CVsTvJww.js.gz"),
+        gzip: include_bytes!("assets.NodePods-dhnCzOCV.js.gz"),
     },
     Asset {
         path: "assets/PodPage-CvWhW8iu.css",
@@ -179,18 +172,18 @@ const ASSETS: &[Asset] = &[
         gzip: include_bytes!("assets.PodPage-CvWhW8iu.css.gz"),
     },
     Asset {
-        path: "assets/PodsOf-Dlj5pom0.js",
+        path: "assets/PodPage-D-Ko_z2m.js",
         media_type: "text/javascript; charset=utf-8",
-        etag: "\"490494d3cf2a7842f084\"",
+        etag: "\"3b9e8a3147e3b8804155\"",
         immutable: true,
-        gzip: include_bytes!("assets.PodsOf-Dlj5pom0.js.gz"),
+        gzip: include_bytes!("assets.PodPage-D-Ko_z2m.js.gz"),
     },
     Asset {
-        path: "assets/Rollout-BvyJXy45.js",
+        path: "assets/PodsOf-5gAurMPG.js",
         media_type: "text/javascript; charset=utf-8",
-        etag: "\"7c14115a52f8a26c0179\"",
+        etag: "\"324da707aacb2553f9c0\"",
         immutable: true,
-        gzip: include_bytes!("assets.Rollout-BvyJXy45.js.gz"),
+        gzip: include_bytes!("assets.PodsOf-5gAurMPG.js.gz"),
     },
     Asset {
         path: "assets/Rollout-DUBHoyww.css",
@@ -200,11 +193,18 @@ const ASSETS: &[Asset] = &[
         gzip: include_bytes!("assets.Rollout-DUBHoyww.css.gz"),
     },
     Asset {
-        path: "assets/Scale-BAuv_M2r.js",
+        path: "assets/Rollout-DgVuUwX5.js",
         media_type: "text/javascript; charset=utf-8",
-        etag: "\"9ba12b8cc3d15bd6a705\"",
+        etag: "\"b57f0dc9157aeea8dfd9\"",
         immutable: true,
-        gzip: include_bytes!("assets.Scale-BAuv_M2r.js.gz"),
+        gzip: include_bytes!("assets.Rollout-DgVuUwX5.js.gz"),
+    },
+    Asset {
+        path: "assets/Scale-H5SIQQFj.js",
+        media_type: "text/javascript; charset=utf-8",
+        etag: "\"0df66a838159ed936b4f\"",
+        immutable: true,
+        gzip: include_bytes!("assets.Scale-H5SIQQFj.js.gz"),
     },
     Asset {
         path: "assets/Scale-dMnKu5Wg.css",
@@ -214,18 +214,18 @@ const ASSETS: &[Asset] = &[
         gzip: include_bytes!("assets.Scale-dMnKu5Wg.css.gz"),
     },
     Asset {
-        path: "assets/SecretPage-BkJyOJZr.js",
-        media_type: "text/javascript; charset=utf-8",
-        etag: "\"3cefe1a8cfbe52b3e14c\"",
-        immutable: true,
-        gzip: include_bytes!("assets.SecretPage-BkJyOJZr.js.gz"),
-    },
-    Asset {
         path: "assets/SecretPage-D7FJPL-a.css",
         media_type: "text/css; charset=utf-8",
         etag: "\"2b7a8ddcde19a6dc7778\"",
         immutable: true,
         gzip: include_bytes!("assets.SecretPage-D7FJPL-a.css.gz"),
+    },
+    Asset {
+        path: "assets/SecretPage-DfYmWThr.js",
+        media_type: "text/javascript; charset=utf-8",
+        etag: "\"1d8684aad4a6c086d322\"",
+        immutable: true,
+        gzip: include_bytes!("assets.SecretPage-DfYmWThr.js.gz"),
     },
     Asset {
         path: "assets/ServicePage-B7API4Gy.css",
@@ -235,11 +235,11 @@ const ASSETS: &[Asset] = &[
         gzip: include_bytes!("assets.ServicePage-B7API4Gy.css.gz"),
     },
     Asset {
-        path: "assets/ServicePage-cNi6nxs2.js",
+        path: "assets/ServicePage-vPFtuJJm.js",
         media_type: "text/javascript; charset=utf-8",
-        etag: "\"a482c100af3595ed2ac7\"",
+        etag: "\"b1ab50754024c266c624\"",
         immutable: true,
-        gzip: include_bytes!("assets.ServicePage-cNi6nxs2.js.gz"),
+        gzip: include_bytes!("assets.ServicePage-vPFtuJJm.js.gz"),
     },
     Asset {
         path: "assets/Shell-C5WjddCA.css",
@@ -249,25 +249,25 @@ const ASSETS: &[Asset] = &[
         gzip: include_bytes!("assets.Shell-C5WjddCA.css.gz"),
     },
     Asset {
-        path: "assets/Shell-CHz5Hh7B.js",
+        path: "assets/Shell-DcaASs2r.js",
         media_type: "text/javascript; charset=utf-8",
-        etag: "\"4a7b453f461c68596c35\"",
+        etag: "\"c013a3ad9bcb0290669d\"",
         immutable: true,
-        gzip: include_bytes!("assets.Shell-CHz5Hh7B.js.gz"),
+        gzip: include_bytes!("assets.Shell-DcaASs2r.js.gz"),
     },
     Asset {
-        path: "assets/Topology-CioA_ae2.js",
+        path: "assets/Topology-CB4nuU1V.js",
         media_type: "text/javascript; charset=utf-8",
-        etag: "\"d138af045ff74efc9bf2\"",
+        etag: "\"cb302740c36542b3e69b\"",
         immutable: true,
-        gzip: include_bytes!("assets.Topology-CioA_ae2.js.gz"),
+        gzip: include_bytes!("assets.Topology-CB4nuU1V.js.gz"),
     },
     Asset {
-        path: "assets/Topology-Cqouqol2.css",
+        path: "assets/Topology-KnEfxs_6.css",
         media_type: "text/css; charset=utf-8",
-        etag: "\"15e3e0ee73525a603bb2\"",
+        etag: "\"140b2e63f9a506394ab1\"",
         immutable: true,
-        gzip: include_bytes!("assets.Topology-Cqouqol2.css.gz"),
+        gzip: include_bytes!("assets.Topology-KnEfxs_6.css.gz"),
     },
     Asset {
         path: "assets/UsedBy-Bh_7VTM8.css",
@@ -277,11 +277,11 @@ const ASSETS: &[Asset] = &[
         gzip: include_bytes!("assets.UsedBy-Bh_7VTM8.css.gz"),
     },
     Asset {
-        path: "assets/UsedBy-ByK4KwnP.js",
+        path: "assets/UsedBy-BybXovaI.js",
         media_type: "text/javascript; charset=utf-8",
-        etag: "\"24dec2ee56473f00f681\"",
+        etag: "\"208382177ff4d9f32358\"",
         immutable: true,
-        gzip: include_bytes!("assets.UsedBy-ByK4KwnP.js.gz"),
+        gzip: include_bytes!("assets.UsedBy-BybXovaI.js.gz"),
     },
     Asset {
         path: "assets/Yaml-DDJ8HC2y.css",
@@ -291,11 +291,11 @@ const ASSETS: &[Asset] = &[
         gzip: include_bytes!("assets.Yaml-DDJ8HC2y.css.gz"),
     },
     Asset {
-        path: "assets/Yaml-DJRxeO27.js",
+        path: "assets/Yaml-cVP0JEX1.js",
         media_type: "text/javascript; charset=utf-8",
-        etag: "\"7c0ddcc01521f1f131ff\"",
+        etag: "\"18d69263023b340a5c9b\"",
         immutable: true,
-        gzip: include_bytes!("assets.Yaml-DJRxeO27.js.gz"),
+        gzip: include_bytes!("assets.Yaml-cVP0JEX1.js.gz"),
     },
     Asset {
         path: "assets/api-DMYJMcvc.js",
@@ -312,11 +312,11 @@ const ASSETS: &[Asset] = &[
         gzip: include_bytes!("assets.index-BfZCFNef.css.gz"),
     },
     Asset {
-        path: "assets/index-C3aTbpLD.js",
+        path: "assets/index-CIzT6LT9.js",
         media_type: "text/javascript; charset=utf-8",
-        etag: "\"24e83ec8cd68dd12f304\"",
+        etag: "\"9e5d67137f880c064a9e\"",
         immutable: true,
-        gzip: include_bytes!("assets.index-C3aTbpLD.js.gz"),
+        gzip: include_bytes!("assets.index-CIzT6LT9.js.gz"),
     },
     Asset {
         path: "assets/kinds.svelte-Bq95evaG.js",
@@ -377,7 +377,7 @@ const ASSETS: &[Asset] = &[
     Asset {
         path: "index.html",
         media_type: "text/html; charset=utf-8",
-        etag: "\"5b442c4342a067a9d3fe\"",
+        etag: "\"4cb31bc11fa4c5949775\"",
         immutable: false,
         gzip: include_bytes!("index.html.gz"),
     },

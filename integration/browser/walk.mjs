@@ -70,7 +70,7 @@ spec:
     await d.see('exit code 3', '[aria-label=Problems] li');
     await d.see('Secret is missing', '[aria-label=Problems] li');
     await d.see('Did you mean “my-secrets”?', '[aria-label=Problems] li');
-    await d.shot('overview-light');
+    await d.shot('overview-problems-light');
   });
 
   await step('create: a mistake is shown at its field, nothing is kept', async () => {
@@ -88,7 +88,7 @@ spec:
     await d.see('What would happen');
     await d.see('progressDeadlineSeconds', '.diff');
     expect(!(await api(`${APPS}/deployments/shop`)), 'a dry run has created something');
-    await d.shot('create-light');
+    await d.shot('create-checked-light');
     await d.button('Create').click();
     await d.see('Rolled out.');
     await eventually('its three pods are listed', async () => (await page.locator('[aria-label=Pods] tr[data-name]').count()) === 3);
@@ -121,13 +121,13 @@ spec:
     await edit(page, JSON.stringify(fresh, null, 1));
     await d.button('Check').click();
     await d.see('nginx:1.9.1', '.diff .plus');
-    await d.shot('edit-light');
+    await d.shot('edit-checked-light');
     await d.button('Apply').click();
     await d.see('second', '[aria-label=Revisions]');
     await d.see('Rolled out.');
     await d.see('nginx:1.9.1', '.diff .plus');
     expect((await page.locator('.revisions tbody tr').count()) === 2, 'two revisions');
-    await d.shot('deployment-light');
+    await d.shot('deployment-rolled-out-light');
   });
 
   await step('undo goes back to the first replica set', async () => {
@@ -308,7 +308,7 @@ spec:
     expect(!(await page.content()).includes('another value'), 'the other value');
     await d.button('Encoded', row).click();
     await d.see('VGhpcyBpcyBhIHNlY3JldA==', 'tr[data-key="secret1.txt"]');
-    await d.shot('secret-light');
+    await d.shot('secret-encoded-light');
     await d.button('Hide', row).click();
     await d.gone('VGhpcyBpcyBhIHNlY3JldA==', 'tr[data-key="secret1.txt"]');
   });
@@ -335,6 +335,27 @@ spec:
   await step('one connection watches it all', async () => {
     await eventually('the old ones are closed', () => streams.size <= 1);
     expect(streams.size === 1, `${streams.size} connections`);
+  });
+
+  await step('hidden, it watches nothing; seen again, it goes on from where it was', async () => {
+    await d.go('/list/core/configmaps?ns=default');
+    await d.see('kube-root-ca.crt', 'tbody tr');
+    const hide = (hidden) => page.evaluate((hidden) => {
+      Object.defineProperty(document, 'hidden', { configurable: true, get: () => hidden });
+      document.dispatchEvent(new Event('visibilitychange'));
+    }, hidden);
+    await hide(true);
+    await d.see('paused', 'header .live');
+    await eventually('no connection is left', () => streams.size === 0);
+    await api(`${NS}/configmaps`, 'POST', { metadata: { name: 'made-meanwhile' } });
+    const resumed = page.waitForRequest((r) => r.url().includes('/ui/watch'));
+    await hide(false);
+    const asked = decodeURIComponent(decodeURIComponent((await resumed).url()));
+    expect(/configmaps\?[^:]*resourceVersion=\d+/.test(asked) && !asked.includes('sendInitialEvents'), `not resumed: ${asked}`);
+    await d.see('made-meanwhile', 'tbody tr');
+    await d.see('live', 'header .live');
+    await api(`${NS}/configmaps/made-meanwhile`, 'DELETE');
+    await d.gone('made-meanwhile', 'tbody tr');
   });
 
   await everyPage(d, 'light');
