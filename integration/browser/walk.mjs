@@ -151,6 +151,24 @@ spec:
     await d.see('Rolled out.');
   });
 
+  await step('a stateful set: its revisions, their difference, and the way back', async () => {
+    const labels = { app: 'store' };
+    const spec = (image) => ({ terminationGracePeriodSeconds: 0, containers: [{ name: 'c', image, imagePullPolicy: 'IfNotPresent', command: ['sleep', '3600'] }] });
+    await api(`${APPS}/statefulsets`, 'POST', { metadata: { name: 'store' }, spec: { replicas: 1, serviceName: 'store', selector: { matchLabels: labels }, template: { metadata: { labels }, spec: spec('busybox') } } });
+    await d.go('/object/apps/statefulsets/default/store?ns=default');
+    await d.see('Rolled out.');
+    await api(`${APPS}/statefulsets/store`, 'PATCH', { spec: { template: { spec: spec('busybox:latest') } } }, 'application/merge-patch+json');
+    await d.see('busybox:latest', '.diff .plus');
+    await eventually('two revisions', async () => (await page.locator('.revisions tbody tr').count()) === 2);
+    await d.see('Rolled out.');
+    await d.shot('statefulset-light');
+    await d.button('Go back to 1').click();
+    await eventually('the old image is back', async () => (await api(`${APPS}/statefulsets/store`)).spec.template.spec.containers[0].image === 'busybox');
+    await eventually('it is revision 3', async () => /^3/.test(await page.locator('.revisions tbody tr').first().innerText()));
+    await api(`${APPS}/statefulsets/store`, 'DELETE');
+    await d.see('There is no stateful set store');
+  });
+
   await step('a crash loop appears by itself', async () => {
     await d.go('/overview?ns=default');
     await d.see('crasher', '[aria-label=Problems] li');
