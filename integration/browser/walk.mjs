@@ -162,6 +162,8 @@ spec:
     await eventually('two revisions', async () => (await page.locator('.revisions tbody tr').count()) === 2);
     await d.see('Rolled out.');
     await d.shot('statefulset-light');
+    const found = await audit(page);
+    expect(found.length === 0, found.join('\n'));
     await d.button('Go back to 1').click();
     await eventually('the old image is back', async () => (await api(`${APPS}/statefulsets/store`)).spec.template.spec.containers[0].image === 'busybox');
     await eventually('it is revision 3', async () => /^3/.test(await page.locator('.revisions tbody tr').first().innerText()));
