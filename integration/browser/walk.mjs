@@ -1,98 +1,15 @@
-// Walks the dashboard as a person would: every page and action, through `kubectl proxy` and
-// directly, in both colour schemes; then as a hostile page of another origin would.
+// Walks the dashboard as a person would: every page and action, through `kubectl proxy`, under a
+// path prefix and directly, in both colour schemes, with and without a mouse, with a thousand pods;
+// then as people would who mean harm. Prints a line for each step; ends with 1 if one failed.
 //
-// Environment: PROXY (http://localhost:8001), LINK (what `coracle dashboard` printed), CHROMIUM,
-// SHOTS (a directory for screenshots). Prints a line for each step; ends with 1 if one failed.
-import { createServer } from 'node:http';
-import { mkdirSync } from 'node:fs';
-import { chromium } from 'playwright-core';
+// Environment: that of the harness and of origins.mjs, and PREFIXED (the API behind a prefix).
+import { everyPage, withoutMouse } from './accessibility.mjs';
+import { crowd } from './crowd.mjs';
+import { APPS, DIRECT, LINK, NS, PROXY, SHOTS, api, audit, close, complaints, edit, eventually, expect, failures, on, open, step } from './harness.mjs';
+import { hostile } from './hostile.mjs';
+import { origins } from './origins.mjs';
 
-const { PROXY, LINK, CHROMIUM, SHOTS } = process.env;
-const WAIT = 30_000;
-mkdirSync(SHOTS, { recursive: true });
-
-let failed = 0;
-let current;
-const complaints = [];
-
-async function step(name, action) {
-  const start = Date.now();
-  try {
-    const said = await action();
-    console.log(`ok    ${name} (${Date.now() - start} ms)${said ? `: ${said}` : ''}`);
-  } catch (error) {
-    failed++;
-    console.log(`FAIL  ${name}: ${error.message.split('\n').slice(0, 12).join('\n      ')}`);
-    await current?.screenshot({ path: `${SHOTS}/failed-${failed}.png` }).catch(() => {});
-  }
-}
-
-function expect(condition, what) {
-  if (!condition) throw new Error(what);
-}
-
-async function eventually(what, probe) {
-  const end = Date.now() + WAIT;
-  for (;;) {
-    const value = await probe();
-    if (value) return value;
-    if (Date.now() > end) throw new Error(`not within ${WAIT} ms: ${what}`);
-    await new Promise((r) => setTimeout(r, 25));
-  }
-}
-
-/** The API as a client that is no browser. */
-async function api(path, method = 'GET', body, type = 'application/json') {
-  const response = await fetch(`${PROXY}${path}`, { method, body: body && JSON.stringify(body), headers: body ? { 'content-type': type } : {} });
-  const text = await response.text();
-  if (!response.ok && response.status !== 404) throw new Error(`${method} ${path}: ${response.status} ${text}`);
-  return response.status === 404 ? undefined : text && JSON.parse(text);
-}
-
-const NS = '/api/v1/namespaces/default';
-const APPS = '/apis/apps/v1/namespaces/default';
-const EVIL = `<img src=x onerror="window.hit=1"><script>window.hit=1</script>"'`;
-
-const browser = await chromium.launch({ executablePath: CHROMIUM, args: ['--no-sandbox', '--disable-dev-shm-usage'] });
-
-async function open(scheme, options = {}) {
-  const context = await browser.newContext({ colorScheme: scheme, viewport: { width: 1360, height: 860 }, ignoreHTTPSErrors: true, ...options });
-  await context.grantPermissions(['clipboard-read', 'clipboard-write']).catch(() => {});
-  const page = await context.newPage();
-  page.setDefaultTimeout(WAIT);
-  page.on('pageerror', (e) => complaints.push(`error: ${e.message}`));
-  page.on('console', (m) => {
-    const text = m.text();
-    if (m.type() === 'error' && /Content Security Policy|TypeError|Uncaught/.test(text)) complaints.push(`console: ${page.url()} ${m.location().url}:${m.location().lineNumber}: ${text.slice(0, 300)}`);
-  });
-  return page;
-}
-
-function on(page, base) {
-  current = page;
-  return {
-    page,
-    go: async (hash) => {
-      await page.goto(`${base}#${hash}`);
-      await page.locator('main h1').first().waitFor();
-    },
-    shot: (name) => page.screenshot({ path: `${SHOTS}/${name}.png` }),
-    text: (selector = 'main') => page.locator(selector).first().innerText(),
-    see: (what, selector = 'main') => page.locator(selector, { hasText: what }).first().waitFor(),
-    gone: (what, selector = 'main') => page.locator(selector, { hasText: what }).first().waitFor({ state: 'hidden' }),
-    button: (name, within = page) => within.getByRole('button', { name, exact: true }).first(),
-    tab: (name) => page.getByRole('tab', { name, exact: true }),
-  };
-}
-
-/** Puts text into the editor as a paste would. */
-async function edit(page, change) {
-  const content = page.locator('.cm-content');
-  await content.waitFor();
-  await content.click();
-  await page.keyboard.press('Control+a');
-  await page.keyboard.insertText(change);
-}
+const { PREFIXED } = process.env;
 
 const deployment = (image) => `apiVersion: apps/v1
 kind: Deployment
@@ -138,13 +55,22 @@ spec:
     expect(new URL(page.url()).pathname === '/ui/', page.url());
   });
 
+  await step('the first load is small on the wire', async () => {
+    const parts = await page.evaluate(() => [...performance.getEntriesByType('resource'), ...performance.getEntriesByType('navigation')]
+      .filter((e) => /\/ui\/($|[^/]*$|assets\/)/.test(new URL(e.name).pathname) && !/\/ui\/(watch|session)/.test(e.name)).map((e) => [new URL(e.name).pathname, e.encodedBodySize]));
+    const sum = parts.reduce((n, [, size]) => n + size, 0);
+    expect(parts.length >= 4 && sum > 20_000, `what was loaded? ${JSON.stringify(parts)}`);
+    expect(sum <= 60_000, `${sum} bytes: ${JSON.stringify(parts)}`);
+    return `${sum} bytes in ${parts.length} files`;
+  });
+
   await step('the overview begins with what is wrong, and why', async () => {
     await d.go('/overview?ns=default');
     await d.see('CrashLoopBackOff', '[aria-label=Problems] li');
     await d.see('exit code 3', '[aria-label=Problems] li');
     await d.see('Secret is missing', '[aria-label=Problems] li');
     await d.see('Did you mean “my-secrets”?', '[aria-label=Problems] li');
-    await d.shot('overview-light');
+    await d.shot('overview-problems-light');
   });
 
   await step('create: a mistake is shown at its field, nothing is kept', async () => {
@@ -162,11 +88,10 @@ spec:
     await d.see('What would happen');
     await d.see('progressDeadlineSeconds', '.diff');
     expect(!(await api(`${APPS}/deployments/shop`)), 'a dry run has created something');
-    await d.shot('create-light');
+    await d.shot('create-checked-light');
     await d.button('Create').click();
     await d.see('Rolled out.');
-    const pods = await page.locator('[aria-label=Pods] tr').count();
-    expect(pods === 3, `${pods} pods`);
+    await eventually('its three pods are listed', async () => (await page.locator('[aria-label=Pods] tr[data-name]').count()) === 3);
   });
 
   await step('a scale and a new pod appear by themselves', async () => {
@@ -187,7 +112,7 @@ spec:
   });
 
   await step('edit: difference, apply, a second revision rolls out live', async () => {
-    await d.tab('Edit').click();
+    await d.view('Edit').click();
     await page.locator('.cm-content').waitFor();
     const fresh = await api(`${APPS}/deployments/shop`);
     fresh.metadata.annotations['kubernetes.io/change-cause'] = 'second';
@@ -196,13 +121,13 @@ spec:
     await edit(page, JSON.stringify(fresh, null, 1));
     await d.button('Check').click();
     await d.see('nginx:1.9.1', '.diff .plus');
-    await d.shot('edit-light');
+    await d.shot('edit-checked-light');
     await d.button('Apply').click();
     await d.see('second', '[aria-label=Revisions]');
     await d.see('Rolled out.');
     await d.see('nginx:1.9.1', '.diff .plus');
     expect((await page.locator('.revisions tbody tr').count()) === 2, 'two revisions');
-    await d.shot('deployment-light');
+    await d.shot('deployment-rolled-out-light');
   });
 
   await step('undo goes back to the first replica set', async () => {
@@ -224,6 +149,26 @@ spec:
     await d.button('Restart').click();
     await eventually('a third revision', async () => (await page.locator('.revisions tbody tr').count()) >= 3);
     await d.see('Rolled out.');
+  });
+
+  await step('a stateful set: its revisions, their difference, and the way back', async () => {
+    const labels = { app: 'store' };
+    const spec = (image) => ({ terminationGracePeriodSeconds: 0, containers: [{ name: 'c', image, imagePullPolicy: 'IfNotPresent', command: ['sleep', '3600'] }] });
+    await api(`${APPS}/statefulsets`, 'POST', { metadata: { name: 'store' }, spec: { replicas: 1, serviceName: 'store', selector: { matchLabels: labels }, template: { metadata: { labels }, spec: spec('busybox') } } });
+    await d.go('/object/apps/statefulsets/default/store?ns=default');
+    await d.see('Rolled out.');
+    await api(`${APPS}/statefulsets/store`, 'PATCH', { spec: { template: { spec: spec('busybox:latest') } } }, 'application/merge-patch+json');
+    await d.see('busybox:latest', '.diff .plus');
+    await eventually('two revisions', async () => (await page.locator('.revisions tbody tr').count()) === 2);
+    await d.see('Rolled out.');
+    await d.shot('statefulset-light');
+    const found = await audit(page);
+    expect(found.length === 0, found.join('\n'));
+    await d.button('Go back to 1').click();
+    await eventually('the old image is back', async () => (await api(`${APPS}/statefulsets/store`)).spec.template.spec.containers[0].image === 'busybox');
+    await eventually('it is revision 3', async () => /^3/.test(await page.locator('.revisions tbody tr').first().innerText()));
+    await api(`${APPS}/statefulsets/store`, 'DELETE');
+    await d.see('There is no stateful set store');
   });
 
   await step('a crash loop appears by itself', async () => {
@@ -310,6 +255,14 @@ spec:
     const answer = await fetch(await link.getAttribute('href'));
     expect((await answer.text()).includes('nginx'), 'the link works');
     await d.see('Running', '[aria-label=Pods] td');
+    // A sample every ten seconds: the lines grow while they are looked at.
+    await eventually('CPU and memory of its pods, with history', () => page.evaluate(() => {
+      const lines = [...document.querySelectorAll('[aria-label=Pods] tbody svg[role=img]')];
+      const points = (svg) => svg.querySelector('polyline').getAttribute('points').split(' ').length;
+      const labelled = (what) => lines.filter((svg) => svg.getAttribute('aria-label').startsWith(`${what} of shop-`) && points(svg) >= 4);
+      return labelled('CPU').length === 2 && labelled('Memory').length === 2;
+    }));
+    expect(/\d (Ki|Mi)/.test(await d.text('[aria-label=Pods] tbody')), 'memory in figures');
     await d.shot('service-light');
   });
 
@@ -320,6 +273,10 @@ spec:
     await d.see('Started', '[aria-label="Events of this object"]');
     for (const what of ['Scheduled', 'Network', 'Volumes', 'Image there', 'Container made', 'Started', 'Ready']) await d.see(what, '.steps');
     expect(/\d ms/.test(await page.locator('.steps').innerText()), 'milliseconds');
+    // Each step is at or after the one before it, and none is a guess in whole seconds.
+    const at = (await page.locator('.steps li').allInnerTexts()).map((t) => Number(/([\d.]+) ms/.exec(t)?.[1]));
+    expect(at.length >= 7 && at.every((ms, n) => ms >= (n ? at[n - 1] : 0)), `the steps: ${at}`);
+    for (const what of ['CPU', 'Memory']) await page.locator(`[aria-label="${what} history"] canvas`).waitFor();
     await d.shot('pod-light');
     await d.go('/object/core/pods/default/crasher?ns=default');
     await d.see('exit code 3', '.problem');
@@ -371,7 +328,7 @@ spec:
     expect(!(await page.content()).includes('another value'), 'the other value');
     await d.button('Encoded', row).click();
     await d.see('VGhpcyBpcyBhIHNlY3JldA==', 'tr[data-key="secret1.txt"]');
-    await d.shot('secret-light');
+    await d.shot('secret-encoded-light');
     await d.button('Hide', row).click();
     await d.gone('VGhpcyBpcyBhIHNlY3JldA==', 'tr[data-key="secret1.txt"]');
   });
@@ -395,61 +352,115 @@ spec:
     await d.shot('topology-light');
   });
 
-  await step('hostile strings stay strings', async () => {
-    const annotations = { 'example.com/evil': EVIL, 'kubernetes.io/change-cause': EVIL };
-    await api(`${NS}/configmaps`, 'POST', { metadata: { name: 'evil', annotations }, data: { [`evil`]: EVIL } });
-    await api(`${NS}/events`, 'POST', { metadata: { name: 'evil.1' }, involvedObject: { kind: 'ConfigMap', name: 'evil', namespace: 'default', apiVersion: 'v1' }, reason: EVIL.slice(0, 120), message: EVIL, type: 'Warning', firstTimestamp: new Date().toISOString().replace(/\.\d+/, ''), lastTimestamp: new Date().toISOString().replace(/\.\d+/, '') });
-    await api(`${APPS}/deployments/shop`, 'PATCH', { metadata: { annotations } }, 'application/merge-patch+json');
-    for (const hash of ['/object/core/configmaps/default/evil', '/object/core/configmaps/default/evil?tab=yaml', '/list/core/events', '/overview', '/object/apps/deployments/default/shop', '/list/core/configmaps', '/object/core/pods/default/talker?tab=logs']) {
-      await d.go(`${hash}${hash.includes('?') ? '&' : '?'}ns=default`);
-      await page.waitForTimeout(250);
-      expect(!(await page.evaluate(() => window.hit)), `it ran on ${hash}`);
-      expect((await page.locator('main img').count()) === 0, `an element on ${hash}`);
-    }
-    await d.go('/object/core/configmaps/default/evil?ns=default');
-    await d.see('onerror', '[aria-label=Data] pre');
-  });
-
   await step('one connection watches it all', async () => {
     await eventually('the old ones are closed', () => streams.size <= 1);
     expect(streams.size === 1, `${streams.size} connections`);
   });
 
-  await step('a thousand pods: few rows are drawn, the filter is quick', async () => {
-    const base = { apiVersion: 'v1', kind: 'Pod', spec: { schedulerName: 'nobody', containers: [{ name: 'c', image: 'busybox' }] } };
-    await api('/api/v1/namespaces', 'POST', { metadata: { name: 'crowd' } });
-    await eventually('the account', () => api('/api/v1/namespaces/crowd/serviceaccounts/default'));
-    for (let at = 0; at < 1000; at += 50) {
-      await Promise.all(Array.from({ length: 50 }, (_, i) => api('/api/v1/namespaces/crowd/pods', 'POST', { ...base, metadata: { name: `pod-${String(at + i).padStart(4, '0')}`, labels: { n: String(at + i) } } })));
-    }
-    await d.go('/list/core/pods?ns=crowd');
-    await d.see('1000', 'main header');
-    const rows = await page.locator('tbody tr').count();
-    expect(rows < 120, `${rows} rows drawn`);
-    const worst = await page.evaluate(async () => {
-      const box = document.querySelector('.box.tall');
-      let longest = 0;
-      let last = performance.now();
-      for (let y = 0; y < box.scrollHeight; y += 700) {
-        box.scrollTop = y;
-        await new Promise((r) => requestAnimationFrame(r));
-        const now = performance.now();
-        longest = Math.max(longest, now - last);
-        last = now;
-      }
-      return longest;
-    });
-    await d.see('pod-0999', 'tbody tr');
-    await page.keyboard.press('/');
-    const start = Date.now();
-    await page.keyboard.type('0777');
-    await eventually('one row', async () => (await page.locator('tbody tr').count()) === 1);
-    const took = Date.now() - start;
-    const heap = await page.evaluate(() => performance.memory?.usedJSHeapSize ?? 0);
-    await d.shot('crowd-light');
-    await api('/api/v1/namespaces/crowd/pods?gracePeriodSeconds=0', 'DELETE');
-    return `longest frame ${worst.toFixed(0)} ms, filter ${took} ms, heap ${(heap / 1e6).toFixed(0)} MB, ${rows} rows`;
+  await step('hidden, it watches nothing; seen again, it goes on from where it was', async () => {
+    await d.go('/list/core/configmaps?ns=default');
+    await d.see('kube-root-ca.crt', 'tbody tr');
+    const hide = (hidden) => page.evaluate((hidden) => {
+      Object.defineProperty(document, 'hidden', { configurable: true, get: () => hidden });
+      document.dispatchEvent(new Event('visibilitychange'));
+    }, hidden);
+    await hide(true);
+    await d.see('paused', 'header .live');
+    await eventually('no connection is left', () => streams.size === 0);
+    await api(`${NS}/configmaps`, 'POST', { metadata: { name: 'made-meanwhile' } });
+    const resumed = page.waitForRequest((r) => r.url().includes('/ui/watch'));
+    await hide(false);
+    const asked = decodeURIComponent(decodeURIComponent((await resumed).url()));
+    expect(/configmaps\?[^:]*resourceVersion=\d+/.test(asked) && !asked.includes('sendInitialEvents'), `not resumed: ${asked}`);
+    await d.see('made-meanwhile', 'tbody tr');
+    await d.see('live', 'header .live');
+    await api(`${NS}/configmaps/made-meanwhile`, 'DELETE');
+    await d.gone('made-meanwhile', 'tbody tr');
   });
+
+  await everyPage(d, 'light');
+  await withoutMouse(d);
+  await hostile(d);
+  await page.context().close();
+}
+
+// ---------------------------------------------------------------- directly, dark
+{
+  const base = `${DIRECT}/ui/`;
+  const d = on(await open('dark'), base);
+  const { page } = d;
+
+  await step('directly, nothing without a login', async () => {
+    await page.goto(base);
+    await d.see('coracle dashboard');
+    await d.shot('login-dark');
+    const found = await audit(page);
+    expect(found.length === 0, found.join('\n'));
+  });
+
+  await step('a login link logs in once', async () => {
+    await page.goto('about:blank');
+    await page.goto(LINK);
+    await page.locator('nav').waitFor();
+    expect(!page.url().includes('login'), 'the token stays out of the history');
+    const cookie = (await page.context().cookies()).find((c) => c.name === '__Host-coracle');
+    expect(cookie?.httpOnly && cookie.secure && cookie.sameSite === 'Strict', JSON.stringify(cookie));
+    const other = await open('dark');
+    await other.goto(LINK);
+    await other.locator('[role=alert]', { hasText: 'has been used' }).waitFor();
+    await other.context().close();
+    on(page, base);
+  });
+
+  await step('a shell, directly', async () => {
+    await d.go('/object/core/pods/default/talker?tab=shell&ns=default');
+    await d.see('connected', '.shell');
+    await page.locator('.xterm-helper-textarea').focus();
+    await page.keyboard.type('echo answer $((6*7))\n');
+    await d.see('answer 42', '.xterm-rows');
+    await d.shot('shell-dark');
+  });
+
+  await everyPage(d, 'dark');
+
+  await step('logging out ends it', async () => {
+    await d.button('Log out').click();
+    await d.see('coracle dashboard');
+  });
+  await page.context().close();
+}
+
+// ---------------------------------------------------------------- under a path prefix, then the end
+{
+  // As narrow as a page may be asked to be (WCAG 1.4.10).
+  const d = on(await open('light', { viewport: { width: 320, height: 860 } }), `${PREFIXED}/ui/`);
+  const { page } = d;
+  const outside = [];
+  page.on('request', (r) => !r.url().startsWith(`${PREFIXED}/`) && !r.url().startsWith('blob:') && outside.push(r.url()));
+
+  await step('under a path prefix: the page, its parts, watches, logs, a terminal, a write', async () => {
+    await page.goto(`${PREFIXED}/ui`);
+    await page.locator('main h1').first().waitFor();
+    expect(page.url().startsWith(`${PREFIXED}/ui/`), page.url());
+    await d.go('/list/core/configmaps?ns=default');
+    await api(`${NS}/configmaps`, 'POST', { metadata: { name: 'prefixed' }, data: { key: 'value' } });
+    await d.see('prefixed', 'tbody tr');
+    await d.go('/object/core/configmaps/default/prefixed?tab=edit&ns=default');
+    await edit(page, JSON.stringify({ apiVersion: 'v1', kind: 'ConfigMap', metadata: { name: 'prefixed', namespace: 'default' }, data: { key: 'other' } }));
+    await d.button('Check').click();
+    await d.see('other', '.diff .plus');
+    await d.button('Apply').click();
+    await d.see('other', '[aria-label=Data] pre');
+    await api(`${NS}/configmaps/prefixed`, 'DELETE');
+    await d.see('There is no config map prefixed');
+    await d.go('/object/core/pods/default/talker?tab=logs&ns=default');
+    await d.see('line', '.lines');
+    await d.go('/object/core/pods/default/talker?tab=shell&ns=default');
+    await d.see('connected', '.shell');
+    expect(outside.length === 0, `asked outside of the prefix: ${outside}`);
+  });
+
+  await everyPage(d, 'light', 'narrow');
 
   await step('delete says what goes with it', async () => {
     await d.go('/object/apps/deployments/default/shop?ns=default');
@@ -465,125 +476,16 @@ spec:
   await page.context().close();
 }
 
-// ---------------------------------------------------------------- directly, dark
-{
-  const url = new URL(LINK);
-  const base = `${url.origin}/ui/`;
-  const d = on(await open('dark'), base);
-  const { page } = d;
-
-  await step('directly, nothing without a login', async () => {
-    await page.goto(base);
-    await d.see('coracle dashboard');
-    await d.shot('login-dark');
-  });
-
-  await step('a login link logs in once', async () => {
-    await page.goto('about:blank');
-    await page.goto(LINK);
-    await page.locator('nav').waitFor();
-    expect(!page.url().includes('login'), 'the token stays out of the history');
-    const cookie = (await page.context().cookies()).find((c) => c.name === '__Host-coracle');
-    expect(cookie?.httpOnly && cookie.secure && cookie.sameSite === 'Strict', JSON.stringify(cookie));
-    const other = await open('dark');
-    await other.goto(LINK);
-    await other.locator('[role=alert]', { hasText: 'has been used' }).waitFor();
-    await other.context().close();
-    current = page;
-  });
-
-  const pages = {
-    overview: '/overview', pods: '/list/core/pods', services: '/list/core/services', secrets: '/list/core/secrets', topology: '/topology',
-    pod: '/object/core/pods/default/talker', logs: '/object/core/pods/default/talker?tab=logs', node: '/object/core/nodes/-/node', create: '/create',
-    yaml: '/object/core/services/default/shop-lb?tab=yaml', deployments: '/list/apps/deployments', events: '/list/core/events',
-  };
-  await step('every page in the dark', async () => {
-    for (const [name, hash] of Object.entries(pages)) {
-      await d.go(`${hash}${hash.includes('?') ? '&' : '?'}ns=default`);
-      await page.waitForTimeout(500);
-      await d.shot(`${name}-dark`);
-    }
-    expect((await page.evaluate(() => document.documentElement.dataset.theme)) === 'dark', 'dark');
-  });
-
-  await step('a shell, directly', async () => {
-    await d.go('/object/core/pods/default/talker?tab=shell&ns=default');
-    await d.see('connected', '.shell');
-    await page.locator('.xterm-helper-textarea').focus();
-    await page.keyboard.type('echo answer $((6*7))\n');
-    await d.see('answer 42', '.xterm-rows');
-    await d.shot('shell-dark');
-  });
-
-  await step('logging out ends it', async () => {
-    await d.button('Log out').click();
-    await d.see('coracle dashboard');
-  });
-  await page.context().close();
-}
-
-// ---------------------------------------------------------------- a page of another origin
-{
-  const server = createServer((_, response) => {
-    response.setHeader('content-type', 'text/html');
-    response.end('<!doctype html><title>another origin</title>');
-  });
-  await new Promise((r) => server.listen(0, '127.0.0.1', r));
-  const page = await open('light');
-  current = page;
-  await step('another origin can neither read nor write through the proxy', async () => {
-    await page.goto(`http://127.0.0.1:${server.address().port}/`);
-    const got = await page.evaluate(async (proxy) => {
-      const outcome = {};
-      const attempt = async (name, action) => {
-        try {
-          outcome[name] = await action();
-        } catch (error) {
-          outcome[name] = `refused: ${error.name}`;
-        }
-      };
-      const body = () => new Blob([JSON.stringify({ apiVersion: 'v1', kind: 'Namespace', metadata: { name: 'evil' } })]);
-      await attempt('read', async () => (await fetch(`${proxy}/api/v1/namespaces`)).text());
-      await attempt('watch', async () => (await fetch(`${proxy}/ui/watch?w=a:object:/api/v1/namespaces%3Fwatch=1`)).text());
-      await attempt('token', async () => (await fetch(`${proxy}/ui/terminal-token`, { method: 'POST', headers: { 'X-Coracle-Dashboard': '1' } })).text());
-      await attempt('blind write', async () => (await fetch(`${proxy}/api/v1/namespaces`, { method: 'POST', mode: 'no-cors', body: body() })).type);
-      await attempt('text write', async () => (await fetch(`${proxy}/api/v1/namespaces`, { method: 'POST', mode: 'no-cors', headers: { 'content-type': 'text/plain' }, body: body() })).type);
-      await attempt('delete', async () => (await fetch(`${proxy}/api/v1/namespaces/default/pods/talker`, { method: 'DELETE' })).status);
-      await attempt('socket', () => new Promise((resolve) => {
-        const socket = new WebSocket(`${proxy.replace('http', 'ws')}/ui/terminal/default/talker/exec?command=id&stdout=true`, ['v5.channel.k8s.io', 'coracle.terminal.guess']);
-        socket.onopen = () => resolve('open');
-        socket.onerror = () => resolve('refused');
-      }));
-      await attempt('frame', () => new Promise((resolve) => {
-        const frame = document.createElement('iframe');
-        frame.src = `${proxy}/ui/`;
-        frame.onload = () => { let seen = 'refused'; try { seen = frame.contentDocument ? 'readable' : 'refused'; } catch { seen = 'refused'; } resolve(seen); };
-        document.body.append(frame);
-      }));
-      await attempt('script', () => new Promise((resolve) => {
-        const script = document.createElement('script');
-        script.src = `${proxy}/api/v1/namespaces`;
-        script.onload = () => resolve('loaded');
-        script.onerror = () => resolve('refused');
-        document.head.append(script);
-      }));
-      return outcome;
-    }, PROXY);
-    for (const name of ['read', 'watch', 'token', 'delete', 'socket', 'frame', 'script']) expect(String(got[name]).startsWith('refused'), `${name}: ${got[name]}`);
-    expect(!(await api('/api/v1/namespaces/evil')), 'a namespace was created');
-    expect(await api(`${NS}/pods/talker`), 'a pod was deleted');
-    return Object.keys(got).join(', ');
-  });
-  server.close();
-}
+// ---------------------------------------------------------------- a crowd, and other people's pages
+await crowd(`${PROXY}/ui/`);
 
 await step('no error and no breach of the policy on any page', async () => {
-  // Of another origin's page; and what Chromium itself writes when text is pasted into the editor,
-  // which has no script as its place and is refused.
-  const foreign = /127\.0\.0\.1:\d+\/|frame-ancestors/;
-  const own = complaints.filter((c) => !foreign.test(c) && !/tab=edit:0: Applying inline|create\?\S*:0: Applying inline/.test(c));
+  // What Chromium itself writes when text is pasted into the editor, which has no script as its
+  // place and is refused.
+  const own = complaints.filter((c) => !/(tab=edit|create\?)\S*:0: Applying inline/.test(c));
   expect(own.length === 0, own.slice(0, 5).join('\n'));
 });
-await browser.close();
+await origins();
+await close();
 console.log(`${SHOTS}: screenshots`);
-process.exit(failed ? 1 : 0);
+process.exit(failures() ? 1 : 0);

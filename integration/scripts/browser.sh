@@ -13,7 +13,8 @@ if [ ${#missing[@]} -gt 0 ] && [ "$(id -u)" = 0 ]; then
     timeout 300 apt-get install -y -qq --no-install-recommends "${missing[@]}" >/dev/null 2>&1 ||
         echo "the browser cannot be installed: the dashboard's browser test will be skipped" >&2
 fi
-if command -v npm >/dev/null && [ ! -d integration/browser/node_modules/playwright-core ]; then
+modules=integration/browser/node_modules
+if command -v npm >/dev/null && { [ ! -d $modules/playwright-core ] || [ ! -d $modules/axe-core ]; }; then
     (cd integration/browser && timeout 120 npm ci --no-audit --no-fund --silent >/dev/null 2>&1) ||
         echo "the browser's driver cannot be installed: the dashboard's browser test will be skipped" >&2
 fi

@@ -4,7 +4,7 @@
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 
-use coracle_integration::{Node, within, workspace};
+use coracle_integration::{Kubectl, Node, within, workspace};
 
 /// The oldest Node that the browser's driver runs on.
 const NODE_MAJOR: u32 = 20;
@@ -81,8 +81,22 @@ fn obstacle() -> Option<String> {
     if on_path("chromium").is_none() {
         return Some("chromium is not installed".into());
     }
-    let driver = workspace().join("integration/browser/node_modules/playwright-core");
-    (!driver.exists()).then(|| "playwright-core is not installed (make browser)".into())
+    let modules = workspace().join("integration/browser/node_modules");
+    ["playwright-core", "axe-core"]
+        .into_iter()
+        .find(|module| !modules.join(module).exists())
+        .map(|module| format!("{module} is not installed (make browser)"))
+}
+
+/// `kubectl proxy` with these arguments, once it answers.
+fn proxy(node: &Node, kubectl: &Kubectl, arguments: &[&str], url: &str) -> Background {
+    let mut proxy = kubectl.command(&[&["proxy"], arguments].concat());
+    let proxy = Background(proxy.stdout(Stdio::null()).spawn().unwrap());
+    within(60, "kubectl proxy answers", || {
+        let version = ["--silent", "--fail", &format!("{url}/version")];
+        node.ns.command("curl").args(version).output().is_ok_and(|o| o.status.success())
+    });
+    proxy
 }
 
 #[test]
@@ -94,12 +108,11 @@ fn step_16_dashboard_in_a_browser() {
     let node = Node::start();
     let kubectl = node.any_kubectl();
     kubectl.apply(FIXTURES);
-    let mut proxy = kubectl.command(&["proxy", "--port=8001"]);
-    let _proxy = Background(proxy.stdout(Stdio::null()).spawn().unwrap());
-    within(20, "kubectl proxy answers", || {
-        let version = ["--silent", "--fail", "http://localhost:8001/version"];
-        node.ns.command("curl").args(version).output().is_ok_and(|o| o.status.success())
-    });
+    let plain = "http://localhost:8001";
+    let prefixed = "http://localhost:8002/some/prefix";
+    let _plain = proxy(&node, &kubectl, &["--port=8001"], plain);
+    let _prefixed =
+        proxy(&node, &kubectl, &["--port=8002", "--api-prefix=/some/prefix/"], prefixed);
     let link = node.coracle(&["dashboard"]).output().unwrap();
     let link = String::from_utf8_lossy(&link.stdout).trim().to_owned();
     assert!(link.starts_with("https://") && link.contains("/ui/#/login/"), "{link:?}");
@@ -111,7 +124,10 @@ fn step_16_dashboard_in_a_browser() {
         .ns
         .command(on_path("node").unwrap().to_str().unwrap())
         .arg(walk)
-        .env("PROXY", "http://localhost:8001")
+        .env("PROXY", plain)
+        .env("PREFIXED", prefixed)
+        .env("SERVING", node.data().join("pki/serving.pem"))
+        .env("ADMIN", node.data().join("pki/admin.pem"))
         .env("LINK", &link)
         .env("CHROMIUM", on_path("chromium").unwrap())
         .env("SHOTS", &shots)

@@ -106,11 +106,11 @@ export function columnsOf(k: Kind, collection: Collection | undefined, everywher
   else {
     const cells = collection?.cells;
     const served = (collection?.columns ?? []).flatMap((column, at): Col[] => {
-      if (column.priority > 0 || column.name === 'Name' || column.name === 'Age') return [];
+      if (column.priority > 0 || ['Name', 'Age', 'Created At'].includes(column.name)) return [];
       const cell = (o: Obj) => cells?.get(`${o.metadata.namespace ?? ''}/${o.metadata.name}`)?.[at];
       const number = column.type === 'integer' || column.type === 'number';
       return [{
-        id: `c${at}`, title: column.name, hint: column.description, num: number, width: number ? '90px' : undefined,
+        id: `c${at}`, title: column.name.replace(/([a-z])([A-Z])/g, '$1 $2'), hint: column.description, num: number, width: number ? '90px' : undefined,
         text: (o) => { const v = cell(o); return v === null || v === undefined || v === '' ? '-' : String(v); },
         order: number ? (o) => Number(cell(o) ?? 0) : /quantity|capacity/i.test(column.name) ? (o) => quantity(String(cell(o) ?? '')) : undefined,
       }];

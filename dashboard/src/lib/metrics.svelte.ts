@@ -95,9 +95,9 @@ class Metrics {
     const usages = item.containers?.map((c) => c.usage) ?? [item.usage ?? {}];
     const sum = (field: keyof Usage) => usages.reduce((n, u) => n + quantity(u[field]), 0);
     const sample = { at: item.timestamp ? Date.parse(item.timestamp) : clock.now, cpu: sum('cpu'), memory: sum('memory') };
-    const samples = this.series.get(key)?.samples ?? [];
-    if (samples.at(-1)?.at !== sample.at) samples.push(sample);
-    if (samples.length > SAMPLES_MAX) samples.shift();
+    const known = this.series.get(key)?.samples ?? [];
+    // A new array: what shows the old one is told by that.
+    const samples = known.at(-1)?.at === sample.at ? known : [...known.slice(1 - SAMPLES_MAX), sample];
     this.series.set(key, { samples, seen: Date.now() });
   }
 

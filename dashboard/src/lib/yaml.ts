@@ -43,8 +43,9 @@ export interface Line {
 
 /** The difference between two texts by lines (longest common subsequence), with context. */
 export function diff(before: string, after: string, context = 3): Line[] {
-  const a = before.split('\n');
-  const b = after.split('\n');
+  const linesOf = (text: string) => (text ? text.split('\n') : []);
+  const a = linesOf(before);
+  const b = linesOf(after);
   let start = 0;
   while (start < a.length && start < b.length && a[start] === b[start]) start++;
   let end = 0;
