@@ -9,6 +9,7 @@
 //! mounts, executes, keeps the output and waits.
 
 pub mod cgroup;
+pub mod document;
 pub mod engine;
 pub mod error;
 pub mod handle;

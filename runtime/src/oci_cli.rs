@@ -12,6 +12,7 @@ use nix::sys::signal::Signal;
 use oci_spec::runtime::Spec;
 use serde::{Deserialize, Serialize};
 
+use crate::document;
 use crate::handle::Manner;
 use crate::plan::NamespaceChoice;
 use crate::protocol::Operation;
@@ -41,8 +42,8 @@ enum CommandError {
     Signal(String),
     #[error("{operation}: {source}")]
     File { operation: String, source: std::io::Error },
-    #[error(transparent)]
-    Spec(#[from] oci_spec::OciSpecError),
+    #[error("{path}: {source}", path = .path.display())]
+    Spec { path: PathBuf, source: serde_json::Error },
     #[error(transparent)]
     Runtime(#[from] crate::Error),
 }
@@ -168,7 +169,9 @@ async fn create(
 ) -> Result<Sandbox, CommandError> {
     let bundle = PathBuf::from(arguments.option("bundle", "b").map_or(".", String::as_str));
     let bundle = fs::canonicalize(&bundle).map_err(file(format!("opening {bundle:?}")))?;
-    let mut spec = Spec::load(bundle.join("config.json"))?;
+    let path = bundle.join("config.json");
+    let text = fs::read(&path).map_err(file(format!("reading {}", path.display())))?;
+    let mut spec = document::read(&text).map_err(|source| CommandError::Spec { path, source })?;
     if let Some(base) = spec.root() {
         let mut base = base.clone();
         base.set_path(bundle.join(base.path()));

@@ -75,6 +75,7 @@ pub struct ContainerSpec {
     /// Unique, 64 hexadecimal digits.
     pub id: String,
     /// Process, mounts, capabilities, seccomp, resources. `root.path` is ignored.
+    #[serde(deserialize_with = "crate::document::deserialize")]
     pub spec: Spec,
     /// Unpacked image layers, base first; the runtime puts a writable overlay on top.
     pub layers: Vec<PathBuf>,

@@ -219,7 +219,7 @@ pub fn build(from: &Ingredients<'_>) -> Result<Spec, SpecError> {
         "mounts": mounts(from, privileged, &pod_spec),
         "linux": linux,
     });
-    Ok(serde_json::from_slice(&serde_json::to_vec(&spec)?)?)
+    Ok(runtime::document::read(&serde_json::to_vec(&spec)?)?)
 }
 
 /// Who the process runs as: pod and container over the image, `runAsNonRoot` enforced.

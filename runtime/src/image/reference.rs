@@ -3,25 +3,122 @@
 use std::fmt;
 use std::str::FromStr;
 
+/// Where names without a registry come from.
+const DEFAULT_REGISTRY: &str = "docker.io";
+/// Another name of it.
+const LEGACY_REGISTRY: &str = "index.docker.io";
+/// Whose repositories there need no other name.
+const OFFICIAL: &str = "library";
+const DEFAULT_TAG: &str = "latest";
+const REPOSITORY_MAX_LEN: usize = 255;
+const TAG_MAX_LEN: usize = 128;
+/// Digest algorithms and the hexadecimal digits of their digests.
+const DIGESTS: [(&str, usize); 3] = [("sha256", 64), ("sha384", 96), ("sha512", 128)];
+
 /// A full image reference: registry, repository, and a tag or a digest (or both).
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Reference(oci_client::Reference);
 
 /// A name that is no image reference. The text is the one that kubelet reports.
 #[derive(Debug, thiserror::Error)]
-#[error("couldn't parse image name {name:?}: invalid reference format")]
-pub struct ReferenceError {
-    name: String,
-    #[source]
-    source: oci_client::ParseError,
-}
+#[error("couldn't parse image name {0:?}: invalid reference format")]
+pub struct ReferenceError(String);
 
 impl FromStr for Reference {
     type Err = ReferenceError;
 
     fn from_str(name: &str) -> Result<Self, ReferenceError> {
-        name.parse().map(Self).map_err(|source| ReferenceError { name: name.to_owned(), source })
+        parse(name).map(Self).ok_or_else(|| ReferenceError(name.to_owned()))
     }
+}
+
+/// `[registry/]repository[:tag][@digest]`, in the grammar of the distribution project. (Parsed here
+/// because the library does it with a regular expression that takes megabytes once compiled.)
+fn parse(text: &str) -> Option<oci_client::Reference> {
+    let (text, digest) = match text.split_once('@') {
+        Some((text, digest)) => (text, Some(digest)),
+        None => (text, None),
+    };
+    // A colon before the last slash belongs to the port of the registry.
+    let last = text.rfind('/').map_or(0, |slash| slash + 1);
+    let (name, tag) = match text[last..].find(':') {
+        Some(colon) => (&text[..last + colon], Some(&text[last + colon + 1..])),
+        None => (text, None),
+    };
+    let (registry, path) = match name.split_once('/') {
+        Some((first, path)) if names_registry(first) => (first, path),
+        _ => (DEFAULT_REGISTRY, name),
+    };
+    let tag = tag.or(digest.is_none().then_some(DEFAULT_TAG));
+    let valid = is_registry(registry)
+        && path.split('/').all(is_component)
+        && tag.is_none_or(is_tag)
+        && digest.is_none_or(is_digest);
+    let registry = if registry == LEGACY_REGISTRY { DEFAULT_REGISTRY } else { registry };
+    let repository = match registry == DEFAULT_REGISTRY && !path.contains('/') {
+        true => format!("{OFFICIAL}/{path}"),
+        false => path.to_owned(),
+    };
+    if !valid || repository.len() > REPOSITORY_MAX_LEN {
+        return None;
+    }
+    let (registry, tag, digest) =
+        (registry.to_owned(), tag.map(Into::into), digest.map(Into::into));
+    Some(match (tag, digest) {
+        (Some(tag), Some(digest)) => {
+            oci_client::Reference::with_tag_and_digest(registry, repository, tag, digest)
+        }
+        (None, Some(digest)) => oci_client::Reference::with_digest(registry, repository, digest),
+        (tag, None) => {
+            let tag = tag.unwrap_or_else(|| DEFAULT_TAG.to_owned());
+            oci_client::Reference::with_tag(registry, repository, tag)
+        }
+    })
+}
+
+/// Whether what stands before the first slash is a registry rather than a part of the path.
+fn names_registry(first: &str) -> bool {
+    first.contains(['.', ':'])
+        || first == "localhost"
+        || first.contains(|c: char| c.is_ascii_uppercase())
+}
+
+fn is_registry(text: &str) -> bool {
+    let (host, port) = match text.rsplit_once(':') {
+        Some((host, port)) => (host, Some(port)),
+        None => (text, None),
+    };
+    let label = |label: &str| {
+        !label.is_empty()
+            && !label.starts_with('-')
+            && !label.ends_with('-')
+            && label.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-')
+    };
+    host.split('.').all(label)
+        && port.is_none_or(|port| !port.is_empty() && port.bytes().all(|b| b.is_ascii_digit()))
+}
+
+/// Lower-case letters and digits, with `.`, `_`, `__` or any number of `-` between them.
+fn is_component(text: &str) -> bool {
+    let is_word = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit();
+    let separators = text.split(is_word).filter(|between| !between.is_empty());
+    text.starts_with(is_word)
+        && text.ends_with(is_word)
+        && separators.into_iter().all(|between| {
+            matches!(between, "." | "_" | "__") || between.bytes().all(|b| b == b'-')
+        })
+}
+
+fn is_tag(text: &str) -> bool {
+    let is_word = |b: u8| b.is_ascii_alphanumeric() || b == b'_';
+    text.len() <= TAG_MAX_LEN
+        && text.bytes().next().is_some_and(is_word)
+        && text.bytes().all(|b| is_word(b) || b == b'.' || b == b'-')
+}
+
+fn is_digest(text: &str) -> bool {
+    let Some((algorithm, digits)) = text.split_once(':') else { return false };
+    DIGESTS.contains(&(algorithm, digits.len())) && digits.bytes().all(|b| b.is_ascii_hexdigit())
 }
 
 impl fmt::Display for Reference {
@@ -83,14 +180,50 @@ mod tests {
             ("user/app", "docker.io/user/app:latest"),
             ("localhost:5000/app:v1", "localhost:5000/app:v1"),
             ("127.0.0.1:5000/a/b", "127.0.0.1:5000/a/b:latest"),
+            ("index.docker.io/nginx", "docker.io/library/nginx:latest"),
+            ("Registry/app", "Registry/app:latest"),
+            ("quay.io/a/b__c--d/e.f:V1.0-x_y", "quay.io/a/b__c--d/e.f:V1.0-x_y"),
         ] {
             assert_eq!(short.parse::<Reference>().unwrap().to_string(), full);
         }
     }
 
     #[test]
+    fn a_digest_stands_alone_or_beside_a_tag() {
+        let digest = format!("sha256:{}", "0a".repeat(32));
+        let alone: Reference = format!("nginx@{digest}").parse().unwrap();
+        assert_eq!(alone.tagged(), None);
+        assert_eq!(alone.digested().unwrap(), format!("docker.io/library/nginx@{digest}"));
+        let both: Reference = format!("r.io:5000/a:1@{digest}").parse().unwrap();
+        assert_eq!(both.to_string(), format!("r.io:5000/a:1@{digest}"));
+        assert!(!both.is_latest());
+    }
+
+    #[test]
     fn bad_names_say_so() {
-        for bad in ["", "UPPER", "a b", "nginx:", "nginx@sha256:1"] {
+        let long = "a".repeat(256);
+        for bad in [
+            "",
+            "UPPER",
+            "a b",
+            "nginx:",
+            "nginx@sha256:1",
+            "nginx:a:b",
+            "/nginx",
+            "nginx/",
+            "a//b",
+            "a/-b",
+            "a/b_",
+            "a/b___c",
+            "a/b..c",
+            "a.b:x/c",
+            "a.b:/c",
+            "-a.b/c",
+            "nginx:.1",
+            "nginx@",
+            "nginx:ü",
+            &long,
+        ] {
             let error = bad.parse::<Reference>().unwrap_err();
             assert_eq!(
                 error.to_string(),
