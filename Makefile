@@ -18,11 +18,11 @@ test: prerequisites dashboard/dist/assets.rs images kubectl clients browser chec
 	cargo build --workspace
 	@CORACLE_BINARY=$(abspath $(DEBUG)) integration/scripts/test.sh
 
-## kills: the long run of the test that kills the agent at random moments (KILLS=200).
+## kills: the long run of the tests that kill the agent at random moments (KILLS=200).
 KILLS ?= 200
 kills: prerequisites images kubectl
 	cargo build --workspace
-	CORACLE_BINARY=$(abspath $(DEBUG)) CORACLE_KILLS=$(KILLS) cargo test --workspace --test kills -- --nocapture
+	CORACLE_BINARY=$(abspath $(DEBUG)) CORACLE_KILLS=$(KILLS) cargo test --workspace --test kills --test controller_kills -- --nocapture
 
 ## check: formatting, lints, and whether the tree is as ARCHITECTURE.md says.
 check: prerequisites

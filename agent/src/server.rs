@@ -258,7 +258,8 @@ fn exec(
     let query = request.uri().query().unwrap_or_default().to_owned();
     let options = StreamOptions::from_query(&query);
     let args: Vec<String> = parameters(&query, "command").collect();
-    let spec = ExecSpec { container: id, args, tty: options.tty, stdin: options.stdin };
+    let spec =
+        ExecSpec { container: id, args, tty: options.tty, stdin: options.stdin, leashed: false };
     let start = move || async move { sandbox.exec(spec).await.map_err(message) };
     streaming::exec(request, options, start).map(BodyExt::boxed)
 }

@@ -63,6 +63,7 @@ fn process(args: String) -> Session {
         stderr: Some(Box::new(stderr)),
         resize,
         exit,
+        leash: None,
     }
 }
 

@@ -38,7 +38,22 @@ fn cron_jobs_start_jobs() {
     // What is wrong is told.
     for (spec, expected) in [
         (r#""schedule": "61 * * * *""#, "end of range (61) above maximum (59): 61"),
-        (r#""schedule": "* * * * *", "timeZone": "Mars/Olympus""#, "unknown time zone"),
+        (
+            r#""schedule": "* * * * *", "timeZone": "Mars/Olympus""#,
+            "unknown time zone Mars/Olympus",
+        ),
+        (
+            r#""schedule": "* * * * *", "timeZone": "Local""#,
+            "timeZone must be an explicit time zone as defined in https://www.iana.org/time-zones",
+        ),
+        (
+            r#""schedule": "TZ=UTC * * * * *""#,
+            "cannot use TZ or CRON_TZ in schedule, use timeZone field instead",
+        ),
+        (
+            r#""schedule": "CRON_TZ=UTC * * * * *", "timeZone": "Etc/UTC""#,
+            "cannot use both timeZone field and TZ or CRON_TZ in schedule",
+        ),
     ] {
         let refused = kubectl.run_with_input(&["apply", "-f", "-"], &cron_job("wrong", spec));
         assert!(refused.code != 0 && refused.stderr.contains(expected), "{}", refused.stderr);

@@ -166,6 +166,73 @@ fn step_13_labels_of_the_node_decide() {
     });
 }
 
+/// What a DaemonSet that collects logs needs: both directories of logs where the node has them,
+/// names that tell whose they are, lines that say when and from which stream.
+#[test]
+fn step_13_a_log_collector_reads_what_pods_say() {
+    with_kubectls(&KUBECTLS, |node, kubectl| {
+        let (logs, links) = (node.path("logs"), node.path("containers"));
+        let (logs, links) = (logs.display(), links.display());
+        kubectl.apply(&format!(
+            "apiVersion: apps/v1
+kind: DaemonSet
+metadata: {{name: collector}}
+spec:
+  selector: {{matchLabels: {{app: collector}}}}
+  template:
+    metadata: {{labels: {{app: collector}}}}
+    spec:
+      terminationGracePeriodSeconds: 1
+      volumes:
+      - {{name: logs, hostPath: {{path: {logs}, type: Directory}}}}
+      - {{name: links, hostPath: {{path: {links}, type: Directory}}}}
+      containers:
+      - name: main
+        image: busybox
+        imagePullPolicy: IfNotPresent
+        command: [sh, -c, 'while :; do cat {links}/talker_*.log 2>/dev/null; sleep 0.2; done']
+        volumeMounts:
+        - {{name: logs, mountPath: {logs}, readOnly: true}}
+        - {{name: links, mountPath: {links}, readOnly: true}}
+---
+apiVersion: v1
+kind: Pod
+metadata: {{name: talker}}
+spec:
+  restartPolicy: Never
+  containers:
+  - name: mouth
+    image: busybox
+    imagePullPolicy: IfNotPresent
+    command: [sh, -c, 'echo said aloud; echo whispered >&2; exit 3']
+"
+        ));
+        within(60, "the collector has read both streams", || {
+            let seen = kubectl.run(&["logs", "daemonset/collector", "--tail=20"]).stdout;
+            let line = |stream: &str, text: &str| {
+                seen.lines().any(|line| {
+                    let words: Vec<&str> = line.splitn(4, ' ').collect();
+                    words.len() == 4
+                        && words[0].parse::<jiff::Timestamp>().is_ok()
+                        && words[1..] == [stream, "F", text]
+                })
+            };
+            line("stdout", "said aloud") && line("stderr", "whispered")
+        });
+        let pod = kubectl.json(&["pod", "talker"]);
+        let text = |value: &Value| value.as_str().unwrap().to_owned();
+        let (uid, namespace) = (text(&pod["metadata"]["uid"]), text(&pod["metadata"]["namespace"]));
+        let id = text(&pod["status"]["containerStatuses"][0]["containerID"]);
+        let id = id.strip_prefix("coracle://").unwrap();
+        let link = node.path(&format!("containers/talker_{namespace}_mouth-{id}.log"));
+        let log = node.path(&format!("logs/{namespace}_talker_{uid}/mouth/0.log"));
+        assert_eq!(std::fs::read_link(&link).unwrap(), log);
+        kubectl.ok(&["delete", "pod", "talker"]);
+        within(30, "its logs go with it", || !log.exists() && link.symlink_metadata().is_err());
+        kubectl.ok(&["delete", "daemonset", "collector"]);
+    });
+}
+
 #[test]
 fn step_13_a_replication_controller_keeps_its_number() {
     with_kubectls(&KUBECTLS, |_, kubectl| {

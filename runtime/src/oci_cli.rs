@@ -380,7 +380,8 @@ async fn exec(runtime: &Runtime, id: &str, arguments: &Arguments) -> Result<i32,
         return Err(CommandError::Usage("a program is missing"));
     }
     let tty = arguments.option("tty", "t").is_some();
-    let spec = ExecSpec { container: CONTAINER.to_owned(), args, tty, stdin: false };
+    let container = CONTAINER.to_owned();
+    let spec = ExecSpec { container, args, tty, stdin: false, leashed: false };
     let mut session = sandbox.exec(spec).await?;
     let (mut out, mut err) = (tokio::io::stdout(), tokio::io::stderr());
     let errors = async {

@@ -147,6 +147,8 @@ pub struct ExecSpec {
     pub tty: bool,
     /// Whether it reads standard input.
     pub stdin: bool,
+    /// Whether it is killed when nobody waits for its end any more.
+    pub leashed: bool,
 }
 
 /// The streams of an exec or attach session. Dropping a stream closes it.
@@ -161,4 +163,6 @@ pub struct Session {
     pub resize: mpsc::Sender<(u16, u16)>,
     /// Resolves when the process ends (for attach: when the container does).
     pub exit: tokio::sync::oneshot::Receiver<Exit>,
+    /// Dropped, it kills the process; sent, it lets go. `None` for a process that lives on.
+    pub leash: Option<tokio::sync::oneshot::Sender<()>>,
 }

@@ -267,10 +267,11 @@ async fn attempt(probe: &Probe, target: &Target, patience: Duration) -> Answer {
     Answer::Unknown("missing probe handler".into())
 }
 
-/// Runs a command in the container; gives its exit code and what it printed.
+/// Runs a command in the container; gives its exit code and what it printed. Whoever stops waiting
+/// ends it.
 pub async fn run(target: &Target, command: Vec<String>) -> Result<(i32, String), String> {
-    let spec =
-        ExecSpec { container: target.container.clone(), args: command, tty: false, stdin: false };
+    let container = target.container.clone();
+    let spec = ExecSpec { container, args: command, tty: false, stdin: false, leashed: true };
     let session =
         target.sandbox.exec(spec).await.map_err(|error| crate::worker::prepare::chain(&*error))?;
     let mut stdout = session.stdout;
@@ -295,6 +296,10 @@ pub async fn run(target: &Target, command: Vec<String>) -> Result<(i32, String),
     });
     output.extend(errors);
     let exit = session.exit.await.map_err(|_| "the command was lost".to_owned())?;
+    if let Some(leash) = session.leash {
+        // It may have been cut already: the sandbox is gone.
+        let _ = leash.send(());
+    }
     Ok((exit.code, String::from_utf8_lossy(&output).into_owned()))
 }
 

@@ -253,6 +253,7 @@ async fn carry(
         stderr: from_stderr,
         resize: sizes,
         exit,
+        leash: _,
     } = session;
     let (ended, watch_end) = watch::channel(false);
     let input = async {

@@ -140,6 +140,7 @@ fn cat() -> Session {
         stderr: Some(Box::new(stderr)),
         resize,
         exit,
+        leash: None,
     }
 }
 

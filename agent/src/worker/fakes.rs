@@ -161,6 +161,7 @@ impl PodSandbox for FakeSandbox {
             stderr: None,
             resize,
             exit: ended,
+            leash: None,
         };
         async { Ok(session) }.boxed()
     }

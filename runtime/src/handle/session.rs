@@ -4,7 +4,7 @@ use std::os::fd::{AsFd, OwnedFd};
 
 use nix::fcntl::OFlag;
 use tokio::net::unix::pipe;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 
 use super::{Sandbox, warn_once};
 use crate::launch;
@@ -51,6 +51,8 @@ impl Sandbox {
             outputs = Some((receiver(out_read)?, receiver(err_read)?));
         }
         let (name, exit) = self.observed().expect_exec();
+        // From here on: whoever gives up may do so before the process has started.
+        let leash = exec.leashed.then(|| self.leash(name));
         let operation =
             Operation::Exec { container: exec.container, exec: name, process: Box::new(process) };
         let (answer, received) = self.request(operation, descriptors).await?;
@@ -65,6 +67,7 @@ impl Sandbox {
                 stderr: Some(Box::new(stderr)),
                 resize,
                 exit,
+                leash,
             }),
             None => {
                 let master = received
@@ -79,9 +82,24 @@ impl Sandbox {
                     false => None,
                 };
                 tokio::spawn(resize_terminal(master, sizes));
-                Ok(Session { stdin, stdout: Box::new(stdout), stderr: None, resize, exit })
+                Ok(Session { stdin, stdout: Box::new(stdout), stderr: None, resize, exit, leash })
             }
         }
+    }
+
+    /// What kills an exec'd process once it is dropped.
+    fn leash(&self, exec: u64) -> oneshot::Sender<()> {
+        let (leash, released) = oneshot::channel();
+        let this = self.clone();
+        tokio::spawn(async move {
+            if released.await.is_err() {
+                let operation = Operation::SignalExec { exec, signal: libc::SIGKILL };
+                if let Err(error) = this.request(operation, Vec::new()).await {
+                    tracing::debug!(%error, "a process that nobody waits for was not killed");
+                }
+            }
+        });
+        leash
     }
 
     /// Attaches to the streams of a container's first process. Output from before the first
@@ -121,6 +139,7 @@ impl Sandbox {
             },
             resize,
             exit,
+            leash: None,
         })
     }
 }

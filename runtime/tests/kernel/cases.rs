@@ -248,6 +248,7 @@ async fn exec(world: &'static World) {
         args: args.iter().map(|a| (*a).to_owned()).collect(),
         tty: false,
         stdin,
+        leashed: false,
     };
     let session = sandbox.exec(spec(&["sh", "-c", "hostname; echo $FOO; cat /proc/1/comm; ls /proc/self/fd | tr '\\n' ' '; grep CapEff /proc/self/status; cat /proc/self/cgroup; echo oops >&2; exit 3"], false)).await.unwrap();
     let (out, err) = tokio::join!(all(session.stdout), all(session.stderr.unwrap()));
@@ -267,6 +268,25 @@ async fn exec(world: &'static World) {
     assert_eq!(read.len(), 1 << 20);
     assert_eq!(session.exit.await.unwrap().code, 0);
 
+    // Nobody waits any more: one on a leash ends, another does not.
+    let leashed = |args: &[&str]| ExecSpec { leashed: true, ..spec(args, false) };
+    let waited = sandbox.exec(leashed(&["sleep", "7.1"])).await.unwrap();
+    let free = sandbox.exec(spec(&["sleep", "7.2"], false)).await.unwrap();
+    drop((waited, free));
+    let list = ["sh", "-c", "cat /proc/[0-9]*/cmdline | tr '\\0' ' '"];
+    let mut seen = String::new();
+    for _ in 0..100 {
+        seen = all(sandbox.exec(spec(&list, false)).await.unwrap().stdout).await;
+        if !seen.contains("sleep 7.1") {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    assert!(!seen.contains("sleep 7.1") && seen.contains("sleep 7.2"), "{seen}");
+    let mut session = sandbox.exec(leashed(&["true"])).await.unwrap();
+    assert_eq!(session.exit.await.unwrap().code, 0);
+    session.leash.take().unwrap().send(()).unwrap();
+
     let error = sandbox.exec(spec(&["nope"], false)).await.err().unwrap();
     assert!(error.to_string().contains("executable file not found in $PATH"), "{error}");
     sandbox.remove().await.unwrap();
@@ -284,6 +304,7 @@ async fn exec_terminal(world: &'static World) {
                 .to_vec(),
             tty: true,
             stdin: true,
+            leashed: false,
         })
         .await
         .unwrap();
