@@ -38,6 +38,16 @@ fn pod(name: &str, script: &str, more: Value) -> Value {
     })
 }
 
+/// The status of one of a pod's conditions.
+fn condition(pod: &Pod, kind: &str) -> Option<String> {
+    let conditions = pod.status.as_ref().unwrap().conditions.clone().unwrap_or_default();
+    conditions.into_iter().find(|c| c.type_ == kind).map(|c| c.status)
+}
+
+fn is_ready(pod: Option<&Pod>) -> bool {
+    pod.is_some_and(|pod| condition(pod, "Ready").as_deref() == Some("True"))
+}
+
 /// Runs a command to its end: what it printed on both streams, and how it ended.
 async fn exec(
     pods: &Api<Pod>,
@@ -193,8 +203,13 @@ fn exec_attach_logs_and_forwarded_ports() {
         assert_eq!(states[0].state.as_ref().unwrap().terminated.as_ref().unwrap().exit_code, 4);
 
         // Two ports at once; a port where nobody listens says so on its own channel.
-        let server = json!({"image": "nginx", "command": ["nginx", "-g", "daemon off;"]});
+        let server = json!({
+            "image": "nginx",
+            "command": ["nginx", "-g", "daemon off;"],
+            "readinessProbe": {"tcpSocket": {"port": 80}, "periodSeconds": 1},
+        });
         running(&pods, pod("web", "", server)).await;
+        patient("nginx listens", await_condition(pods.clone(), "web", is_ready)).await.unwrap();
         let mut forwarder = pods.portforward("web", &[80, 81]).await.unwrap();
         let mut stream = forwarder.take_stream(80).unwrap();
         stream
@@ -252,8 +267,17 @@ fn scale_status_and_eviction() {
         let mut patched =
             deployments.patch_scale("web", &PatchParams::default(), &patch).await.unwrap();
         assert_eq!(patched.spec.as_ref().unwrap().replicas, Some(3));
+        // The controller writes its status meanwhile: who replaces reads what is newest.
         patched.spec.as_mut().unwrap().replicas = Some(2);
-        deployments.replace_scale("web", &create, &patched).await.unwrap();
+        let replacing = async {
+            let mut scale = patched.clone();
+            while let Err(error) = deployments.replace_scale("web", &create, &scale).await {
+                assert!(matches!(&error, kube::Error::Api(s) if s.is_conflict()), "{error:?}");
+                scale = deployments.get_scale("web").await.unwrap();
+                scale.spec.as_mut().unwrap().replicas = Some(2);
+            }
+        };
+        patient("the replacement", replacing).await;
         let status = refusal(deployments.replace_scale("web", &create, &patched).await);
         assert!(status.is_conflict(), "{status:?}");
         assert_eq!(deployments.get("web").await.unwrap().spec.unwrap().replicas, Some(2));
@@ -267,10 +291,6 @@ fn scale_status_and_eviction() {
         let mut gated = pod("gated", "exec sleep 10000", json!({}));
         gated["spec"]["readinessGates"] = json!([{"conditionType": gate}]);
         running(&pods, gated).await;
-        let condition = |pod: &Pod, kind: &str| {
-            let conditions = pod.status.as_ref().unwrap().conditions.clone().unwrap_or_default();
-            conditions.into_iter().find(|c| c.type_ == kind).map(|c| c.status)
-        };
         assert_eq!(
             condition(&pods.get_status("gated").await.unwrap(), "Ready").as_deref(),
             Some("False")
@@ -283,10 +303,7 @@ fn scale_status_and_eviction() {
         let patched = pods.patch_status("gated", &PatchParams::default(), &patch).await.unwrap();
         assert_eq!(condition(&patched, gate).as_deref(), Some("True"));
         assert_eq!(patched.spec.as_ref().unwrap().active_deadline_seconds, None);
-        let ready = |pod: Option<&Pod>| {
-            pod.is_some_and(|pod| condition(pod, "Ready").as_deref() == Some("True"))
-        };
-        patient("the gate opens", await_condition(pods.clone(), "gated", ready)).await.unwrap();
+        patient("the gate opens", await_condition(pods.clone(), "gated", is_ready)).await.unwrap();
         let patch = Patch::Merge(json!({"status": {"phase": "Failed"}}));
         let same = pods.patch("gated", &PatchParams::default(), &patch).await.unwrap();
         assert_eq!(same.status.unwrap().phase.as_deref(), Some("Running"));
