@@ -102,6 +102,7 @@ pub(crate) struct Loaded {
 }
 
 /// One key of a batch: `None` removes it.
+#[derive(Clone, Copy)]
 pub(crate) struct Write<'a> {
     pub(crate) key: &'a str,
     pub(crate) record: Option<(Revision, &'a Bytes)>,
@@ -207,18 +208,18 @@ impl Disk {
     /// Makes `writes` durable in one commit (fsync) together with the promise that no revision up
     /// to `ceiling` is ever given again by a later run: in the journal while it has room, else in
     /// the database.
-    pub(crate) fn reserve<'a>(
+    pub(crate) fn reserve(
         &mut self,
-        writes: impl Iterator<Item = Write<'a>> + Clone,
+        writes: &[Write<'_>],
         ceiling: Option<Revision>,
     ) -> Result<(), DiskError> {
         if !self.must_settle {
-            match self.journal.append(writes.clone(), ceiling) {
+            match self.journal.append(writes, ceiling) {
                 Ok(true) => {
                     self.ceiling = ceiling.or(self.ceiling);
                     for Write { key, record } in writes {
                         let record = record.map(|(revision, value)| (revision, value.clone()));
-                        self.unsettled.insert(key.into(), record);
+                        self.unsettled.insert((*key).into(), record);
                     }
                     return Ok(());
                 }
@@ -230,9 +231,9 @@ impl Disk {
     }
 
     /// Has the database take over what the journal holds, and `writes`, in one commit.
-    pub(crate) fn settle<'a>(
+    pub(crate) fn settle(
         &mut self,
-        writes: impl Iterator<Item = Write<'a>>,
+        writes: &[Write<'_>],
         ceiling: Option<Revision>,
     ) -> Result<(), DiskError> {
         // Until this has succeeded the journal may end in a batch whose writers were refused.
@@ -247,10 +248,10 @@ impl Disk {
         });
         let generation = rand::random();
         let counters = (ceiling.or(self.ceiling), generation);
-        // Built anew, since it lives no longer than what it is chained to.
-        let writes = writes.map(|Write { key, record }| Write { key, record });
-        commit(&database, unsettled.chain(writes), counters).map_err(|source| {
-            DiskError::Write { path: self.path.clone(), source: Box::new(source) }
+        let mut writes = unsettled.chain(writes.iter().copied());
+        commit(&database, &mut writes, counters).map_err(|source| DiskError::Write {
+            path: self.path.clone(),
+            source: Box::new(source),
         })?;
         self.database = Some(database);
         self.journal.restart(generation);
@@ -265,7 +266,7 @@ impl Disk {
         if self.unsettled.is_empty() && self.ceiling.is_none() {
             return Ok(());
         }
-        self.settle(std::iter::empty(), None)
+        self.settle(&[], None)
     }
 }
 
@@ -283,7 +284,7 @@ fn journal_path(path: &Path) -> PathBuf {
 
 fn commit<'a>(
     database: &Database,
-    writes: impl Iterator<Item = Write<'a>>,
+    writes: &mut dyn Iterator<Item = Write<'a>>,
     (ceiling, generation): (Option<Revision>, u64),
 ) -> Result<(), redb::Error> {
     let mut txn = database.begin_write()?;

@@ -108,9 +108,9 @@ impl Journal {
     }
 
     /// Makes a batch durable, or says that there is no room for it here.
-    pub(crate) fn append<'a>(
+    pub(crate) fn append(
         &mut self,
-        writes: impl Iterator<Item = Write<'a>>,
+        writes: &[Write<'_>],
         ceiling: Option<Revision>,
     ) -> io::Result<bool> {
         let room = BATCH_MAX_BYTES.min(CAPACITY_BYTES - self.end);

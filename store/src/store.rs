@@ -207,7 +207,7 @@ impl<M: Send + Sync + 'static> Store<M> {
                 Ok((key, Arc::new(record)))
             })
             .collect::<Result<_, DiskError>>()?;
-        disk.settle(std::iter::empty(), Some(revision + RESERVE_REVISIONS))?;
+        disk.settle(&[], Some(revision + RESERVE_REVISIONS))?;
         let shared = Arc::new(Shared {
             front: Mutex::new(Front {
                 next_revision: revision + 1,

@@ -81,10 +81,10 @@ impl Batch {
 }
 
 /// Writes a batch into `buffer`, unless it takes more than `room`.
-pub(super) fn encode<'a>(
+pub(super) fn encode(
     buffer: &mut Vec<u8>,
     (generation, offset): (u64, usize),
-    writes: impl Iterator<Item = Write<'a>>,
+    writes: &[Write<'_>],
     ceiling: Option<Revision>,
     room: usize,
 ) -> bool {

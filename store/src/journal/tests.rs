@@ -15,7 +15,7 @@ fn journal(directory: &tempfile::TempDir) -> Journal {
 
 fn put(journal: &mut Journal, key: &str, revision: Revision, value: &Bytes) -> bool {
     let write = Write { key, record: Some((revision, value)) };
-    journal.append(std::iter::once(write), Some(revision + 100)).unwrap()
+    journal.append(&[write], Some(revision + 100)).unwrap()
 }
 
 fn keys(journal: &Journal, generation: u64) -> Vec<String> {
@@ -37,9 +37,9 @@ fn what_is_appended_is_read_back() {
         Write { key: "a/ü", record: None },
         Write { key: "", record: Some((4, &Bytes::new())) },
     ];
-    assert!(journal.append(writes.into_iter(), None).unwrap());
+    assert!(journal.append(&writes, None).unwrap());
     assert!(put(&mut journal, "b/2", 9, &value));
-    assert!(journal.append(std::iter::empty(), Some(77)).unwrap());
+    assert!(journal.append(&[], Some(77)).unwrap());
     drop(journal);
     let journal = Journal::open(&directory.path().join("state.journal")).unwrap();
     let Contents::Batches(batches) = journal.read(GENERATION).unwrap() else { panic!("a gap") };

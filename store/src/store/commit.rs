@@ -14,14 +14,16 @@ pub(super) fn write_loop<M>(shared: &Shared<M>, mut disk: Disk) {
     loop {
         let Some(batch) = next_batch(shared) else { break };
         let ceiling = batch.new_ceiling();
+        let writes: Vec<Write<'_>> = batch.writes().collect();
         let result = if batch.probe {
             // The question is whether there is room, which only the database can tell.
-            disk.settle(batch.writes(), ceiling)
-        } else if ceiling.is_none() && batch.writes().next().is_none() {
+            disk.settle(&writes, ceiling)
+        } else if ceiling.is_none() && writes.is_empty() {
             Ok(())
         } else {
-            disk.reserve(batch.writes(), ceiling)
+            disk.reserve(&writes, ceiling)
         };
+        drop(writes);
         match result {
             Ok(()) => complete(shared, batch),
             Err(error) => {
@@ -48,7 +50,7 @@ struct Batch<M> {
 }
 
 impl<M> Batch<M> {
-    fn writes(&self) -> impl Iterator<Item = Write<'_>> + Clone {
+    fn writes(&self) -> impl Iterator<Item = Write<'_>> {
         let lazy = self.unsaved.iter().map(|(key, record)| Write {
             key,
             record: record.as_ref().map(|r| (r.revision, &r.value)),
