@@ -8,6 +8,8 @@ use std::hash::Hash;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use futures::FutureExt;
+use futures::future::BoxFuture;
 use tokio::sync::Notify;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
@@ -34,6 +36,8 @@ impl From<Option<Duration>> for Requeue {
         after.map_or(Self::Never, Self::After)
     }
 }
+
+type Reconcile<'a, K> = dyn Fn(K) -> BoxFuture<'static, Result<Requeue, Error>> + Send + Sync + 'a;
 
 /// A queue of keys.
 pub struct Queue<K> {
@@ -96,9 +100,20 @@ impl<K: Clone + Eq + Hash + Debug + Send + 'static> Queue<K> {
         token: CancellationToken,
         reconcile: F,
     ) where
-        F: Fn(K) -> Fut,
+        F: Fn(K) -> Fut + Send + Sync,
         Fut: Future<Output = Result<Requeue, Error>> + Send + 'static,
     {
+        self.run_boxed(controller, workers, token, &|key| reconcile(key).boxed()).await;
+    }
+
+    /// The loop, which is thus there once for all controllers.
+    async fn run_boxed(
+        self: Arc<Self>,
+        controller: &'static str,
+        workers: usize,
+        token: CancellationToken,
+        reconcile: &Reconcile<'_, K>,
+    ) {
         let mut tasks = JoinSet::new();
         loop {
             let key = tokio::select! {
