@@ -1,14 +1,19 @@
 //! Which file is where, and the lock that keeps two nodes out of one directory.
 
 use std::fs::{self, DirBuilder, File, OpenOptions};
-use std::io::{self, Read, Write};
+use std::io::{self, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
 
 use crate::cli::DirOptions;
+
+/// How long the lock may outlive the process that took it: a child that it had just made when it was
+/// killed has the lock until it executes its program.
+const AFTERLIFE: Duration = Duration::from_secs(5);
 
 /// Why the directories cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -115,18 +120,24 @@ impl Paths {
             .mode(0o600)
             .open(&path)
             .map_err(&create)?;
-        match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
-            Ok(mut lock) => {
-                lock.set_len(0).map_err(&create)?;
-                writeln!(lock, "{}", std::process::id()).map_err(&create)?;
-                Ok(lock)
+        let deadline = Instant::now() + AFTERLIFE;
+        let mut file = file;
+        loop {
+            match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
+                Ok(mut lock) => {
+                    lock.set_len(0).map_err(&create)?;
+                    writeln!(lock, "{}", std::process::id()).map_err(&create)?;
+                    return Ok(lock);
+                }
+                Err((held, Errno::EWOULDBLOCK)) => file = held,
+                Err((_, errno)) => return Err(create(errno.into())),
             }
-            Err((mut file, Errno::EWOULDBLOCK)) => {
-                let mut pid = String::new();
-                let _ = file.read_to_string(&mut pid);
-                Err(PathError::Busy { pid: pid.trim().into(), data_dir: self.data_dir.clone() })
+            let pid = fs::read_to_string(&path).unwrap_or_default().trim().to_owned();
+            let alive = !pid.is_empty() && Path::new("/proc").join(&pid).exists();
+            if alive || Instant::now() > deadline {
+                return Err(PathError::Busy { pid, data_dir: self.data_dir.clone() });
             }
-            Err((_, errno)) => Err(create(errno.into())),
+            std::thread::sleep(AFTERLIFE / 100);
         }
     }
 
@@ -152,5 +163,31 @@ pub fn remove(path: &Path) -> io::Result<()> {
     match result {
         Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
         other => other,
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_lock_is_waited_for_when_who_took_it_is_dead() {
+        let dir = tempfile::tempdir().unwrap();
+        let paths = Paths { data_dir: dir.path().to_owned(), run_dir: dir.path().to_owned() };
+        let lock = paths.take_lock().unwrap();
+        // This process lives.
+        assert!(matches!(paths.take_lock(), Err(PathError::Busy { pid, .. })
+            if pid == std::process::id().to_string()));
+        // Its maker is dead, and what has the lock still lets go of it.
+        let mut child = std::process::Command::new("true").spawn().unwrap();
+        child.wait().unwrap();
+        fs::write(paths.lock(), child.id().to_string()).unwrap();
+        let late = std::thread::spawn(move || {
+            std::thread::sleep(Duration::from_millis(200));
+            drop(lock);
+        });
+        drop(paths.take_lock().unwrap());
+        late.join().unwrap();
     }
 }
