@@ -102,7 +102,12 @@ impl Cluster {
     }
 
     pub(crate) async fn watch(&self, uri: &str) -> Events {
-        let request = Request::builder().uri(uri).body(full("")).unwrap();
+        self.watch_as(uri, "application/json").await
+    }
+
+    pub(crate) async fn watch_as(&self, uri: &str, accept: &str) -> Events {
+        let request = Request::builder().uri(uri).header("accept", accept);
+        let request = request.body(full("")).unwrap();
         let response = self.raw(request).await;
         assert_eq!(response.status(), StatusCode::OK);
         Events { body: BodyStream::new(response.into_body()), buffer: Vec::new() }

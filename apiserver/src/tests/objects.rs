@@ -1,8 +1,12 @@
 //! Create, get, list, update, discovery.
 
+use http::Request;
+use http::header::{ACCEPT_ENCODING, CONTENT_ENCODING};
 use serde_json::json;
 
 use super::harness::Cluster;
+use crate::body::full;
+use crate::tls_listener::FromThisMachine;
 
 const MAPS: &str = "/api/v1/namespaces/default/configmaps";
 
@@ -181,4 +185,18 @@ async fn openapi_is_served_in_every_form() {
     let v2 = cluster.get_as("/openapi/v2", accept).await;
     assert!(v2.headers["content-type"].to_str().unwrap().contains("protobuf"));
     cluster.get("/openapi/v3/apis/nothing/v1").await.fails(404);
+}
+
+#[tokio::test]
+async fn only_what_travels_is_compressed() {
+    let cluster = Cluster::new().await;
+    let large = json!({"metadata": {"name": "large"}, "data": {"a": "x".repeat(200_000)}});
+    cluster.post(MAPS, &large).await.ok();
+    let request = || Request::get(MAPS).header(ACCEPT_ENCODING, "gzip").body(full("")).unwrap();
+    let travels = cluster.raw(request()).await;
+    assert_eq!(travels.headers()[CONTENT_ENCODING], "gzip");
+    let mut request = request();
+    request.extensions_mut().insert(FromThisMachine);
+    let stays = cluster.raw(request).await;
+    assert!(stays.status().is_success() && !stays.headers().contains_key(CONTENT_ENCODING));
 }

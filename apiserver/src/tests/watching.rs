@@ -32,6 +32,30 @@ async fn changes_come_in_order_and_selectors_turn_them() {
 }
 
 #[tokio::test]
+async fn a_watch_of_metadata_shows_all_of_it_and_nothing_else() {
+    let cluster = Cluster::new().await;
+    let accept = "application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1";
+    let mut events = cluster.watch_as(&format!("{MAPS}?watch=true"), accept).await;
+    let object = json!({
+        "metadata": {"name": "m", "labels": {"a": "1"},
+            "annotations": {"note": "a \"quoted\" {brace}"}},
+        "data": {"metadata": "not this"},
+    });
+    let created = cluster.post(MAPS, &object).await.ok();
+    let expected = json!({
+        "kind": "PartialObjectMetadata", "apiVersion": "meta.k8s.io/v1",
+        "metadata": created["metadata"],
+    });
+    let event = events.next().await.unwrap();
+    assert_eq!(event, json!({"type": "ADDED", "object": expected}));
+    cluster.delete(&format!("{MAPS}/m")).await.ok();
+    let event = events.next().await.unwrap();
+    assert_eq!(event["type"], "DELETED");
+    assert_eq!(event["object"]["metadata"]["uid"], created["metadata"]["uid"]);
+    assert!(event["object"].get("data").is_none());
+}
+
+#[tokio::test]
 async fn a_streaming_list_ends_with_its_bookmark() {
     let cluster = Cluster::new().await;
     cluster.post(MAPS, &json!({"metadata": {"name": "one"}})).await.ok();
