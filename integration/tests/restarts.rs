@@ -144,32 +144,7 @@ fn a_dead_shim_and_a_reboot_are_survived() {
     );
     within(20, "one process of the pod", || processes(&node, "sleep 10001").len() == 1);
 
-    // The machine is started anew: no process, no mount, no namespace, no rule, an empty /run, and
-    // the kernel's settings are its own again.
-    node.kill_agent();
-    let mut gone = processes(&node, "shim ");
-    gone.extend(processes(&node, "sleep 1000"));
-    assert!(Command::new("kill").arg("-9").args(&gone).status().unwrap().success());
-    within(20, "all processes are gone", || processes(&node, "").is_empty());
-    let run = node.path("run").display().to_string();
-    let mounts = std::fs::read_to_string("/proc/self/mountinfo").unwrap();
-    for line in mounts.lines().rev() {
-        let point = line.split(' ').nth(4).unwrap();
-        if point.starts_with(&run) || point.starts_with(&node.data().display().to_string()) {
-            assert!(Command::new("umount").args(["-l", point]).status().unwrap().success());
-        }
-    }
-    std::fs::remove_dir_all(&run).unwrap();
-    node.ns.run("nft", &["flush", "ruleset"]);
-    node.ns.run("sysctl", &["-w", "net.ipv4.ip_forward=0"]);
-    let links = node.ns.run("ip", &["-o", "link"]);
-    for line in links.lines() {
-        let name = line.split(": ").nth(1).unwrap().split('@').next().unwrap();
-        if !["lo", "up0"].contains(&name) {
-            // Its other end may have taken it along.
-            let _ = node.ns.command("ip").args(["link", "delete", name]).status();
-        }
-    }
+    node.power_off();
     node.up();
     within(60, "the pod runs again", || restarted("always", 2));
     let lost = container(&kubectl, "always")["lastState"]["terminated"].clone();

@@ -13,7 +13,8 @@ use serde_json::value::RawValue;
 ///
 /// Decoded as part of what is around it, the code that reads a Pod would be there once for each way
 /// in which it may be wrapped, which is megabytes for the types of Kubernetes
-/// (`docs/decisions/0010`).
+/// (`docs/decisions/0010`). It has to be read as it comes: in a watch event, whose type tells what the
+/// object is, behind the type, where every server of Kubernetes writes it.
 #[derive(Clone, Debug)]
 pub struct OwnText<K>(pub K);
 

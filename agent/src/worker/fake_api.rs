@@ -20,6 +20,7 @@ use tokio::sync::watch;
 struct Held {
     pod: Value,
     /// Every change of a secret, as watches say it.
+    /// Secrets in the order in which they appeared.
     history: Vec<Value>,
     deleted: bool,
     revision: u64,
@@ -84,7 +85,7 @@ impl FakeApi {
         let object = json!({"apiVersion": "v1", "kind": "Secret",
             "metadata": {"name": name, "namespace": "d", "resourceVersion": serial.to_string()},
             "data": {"k": "dg=="}});
-        held.history.push(json!({"type": "ADDED", "object": object}));
+        held.history.push(object);
         self.changed.send_replace(serial);
     }
 
@@ -133,16 +134,18 @@ impl FakeApi {
             let held = held.clone();
             async move {
                 changed.wait_for(|count| *count > next).await.ok()?;
-                let event = held.lock().unwrap().history[next].clone();
-                Some((event, (next + 1, changed)))
+                let object = held.lock().unwrap().history[next].clone();
+                Some((object, (next + 1, changed)))
             }
         });
-        let wanted = move |event: &Value| {
-            secret.as_deref().is_some_and(|name| event["object"]["metadata"]["name"] == name)
+        let wanted = move |object: &Value| {
+            secret.as_deref().is_some_and(|name| object["metadata"]["name"] == name)
         };
+        // The type comes before the object, as servers write it.
+        let event = |object| format!("{{\"type\":\"ADDED\",\"object\":{object}}}\n");
         let lines = changes
-            .filter(move |event| std::future::ready(wanted(event)))
-            .map(|event| Ok::<_, Infallible>(Frame::data(Bytes::from(format!("{event}\n")))));
+            .filter(move |object| std::future::ready(wanted(object)))
+            .map(move |object| Ok::<_, Infallible>(Frame::data(Bytes::from(event(object)))));
         Response::new(BodyExt::boxed(StreamBody::new(Box::pin(lines))))
     }
 }
