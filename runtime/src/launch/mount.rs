@@ -42,7 +42,9 @@ pub(super) enum PreparedRoot {
     /// Exists, detached.
     Detached(OwnedFd),
     /// To be mounted by path in the child, on kernels whose overlayfs lacks `lowerdir+`.
-    ByPath { data: CString, target: CString, _layers: Vec<File> },
+    /// The options name descriptors, which the child opens anew: overlayfs takes no directories
+    /// of another mount namespace.
+    ByPath { data: CString, target: CString, directories: Vec<(File, CString)> },
 }
 
 impl PreparedMount {
@@ -207,23 +209,25 @@ fn overlay_by_path(
     work: &Path,
 ) -> Result<PreparedRoot, LaunchError> {
     let open = |path: &Path| {
-        File::open(path).map_err(|e| super::other(&format!("opening {}", path.display()), &e))
+        let file = File::open(path)
+            .map_err(|e| super::other(&format!("opening {}", path.display()), &e))?;
+        Ok::<_, LaunchError>((file, c_path(path)?))
     };
-    let mut files = Vec::with_capacity(layers.len() + 2);
+    let mut directories = Vec::with_capacity(layers.len() + 2);
     let mut data = String::from("lowerdir=");
     for (number, layer) in layers.iter().rev().enumerate() {
-        let file = open(layer)?;
+        let directory = open(layer)?;
         let separator = if number == 0 { "" } else { ":" };
-        let _ = write!(data, "{separator}/proc/self/fd/{}", file.as_raw_fd());
-        files.push(file);
+        let _ = write!(data, "{separator}/proc/self/fd/{}", directory.0.as_raw_fd());
+        directories.push(directory);
     }
     for (key, path) in [("upperdir", upper), ("workdir", work)] {
-        let file = open(path)?;
-        let _ = write!(data, ",{key}=/proc/self/fd/{}", file.as_raw_fd());
-        files.push(file);
+        let directory = open(path)?;
+        let _ = write!(data, ",{key}=/proc/self/fd/{}", directory.0.as_raw_fd());
+        directories.push(directory);
     }
     let target = upper.parent().unwrap_or(Path::new("/"));
-    Ok(PreparedRoot::ByPath { data: c_string(data)?, target: c_path(target)?, _layers: files })
+    Ok(PreparedRoot::ByPath { data: c_string(data)?, target: c_path(target)?, directories })
 }
 
 impl PreparedRoot {
@@ -240,7 +244,10 @@ impl PreparedRoot {
                     nix::sys::stat::Mode::empty(),
                 )
             }
-            Self::ByPath { data, target, .. } => {
+            Self::ByPath { data, target, directories } => {
+                for (descriptor, path) in directories {
+                    crate::sys::process::replace(open_path(path)?.as_fd(), descriptor.as_fd())?;
+                }
                 mount_by_path(c"overlay", target, c"overlay", 0, data)?;
                 open_path(target)
             }
