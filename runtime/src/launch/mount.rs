@@ -188,10 +188,13 @@ pub(super) fn prepare_root(rootfs: &Rootfs, propagation: u64) -> Result<Prepared
             }
             options.push((c"upperdir".to_owned(), Some(c_path(upper)?)));
             options.push((c"workdir".to_owned(), Some(c_path(work)?)));
+            if !takes_layers_singly() {
+                return overlay_by_path(layers, upper, work);
+            }
             let filesystem = PreparedFilesystem { kind: c"overlay".to_owned(), options };
             match filesystem.mount(0) {
                 Ok(mount) => Ok(PreparedRoot::Detached(mount)),
-                // No `lowerdir+` before 6.5, and no value beyond 255 bytes.
+                // No value beyond 255 bytes.
                 Err(Errno::EINVAL | Errno::ENAMETOOLONG | Errno::ENOSYS) => {
                     overlay_by_path(layers, upper, work)
                 }
@@ -199,6 +202,14 @@ pub(super) fn prepare_root(rootfs: &Rootfs, propagation: u64) -> Result<Prepared
             }
         }
     }
+}
+
+/// Whether overlayfs knows `lowerdir+`, from 6.7 on; others log each attempt.
+fn takes_layers_singly() -> bool {
+    let Ok(name) = nix::sys::utsname::uname() else { return false };
+    let release = name.release().to_string_lossy();
+    let mut numbers = release.split(['.', '-']).map(|n| n.parse::<u32>().unwrap_or(0));
+    (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0)) >= (6, 7)
 }
 
 /// Overlay options for the old mount call. Layers are named through descriptors so that many of
