@@ -13,6 +13,16 @@ use crate::paths::Paths;
 const LOW_DISK_BYTES: u64 = 1 << 30;
 /// The oldest kernel that has every call the runtime makes (`mount_setattr`, 5.12).
 const MIN_KERNEL: (u32, u32) = (5, 12);
+/// Where distributions keep the certificates of authorities, in one file or one file each.
+const CERTIFICATES: [&str; 7] = [
+    "/etc/ssl/certs/ca-certificates.crt",
+    "/etc/pki/ca-trust/extracted/pem/tls-ca-bundle.pem",
+    "/etc/pki/tls/certs/ca-bundle.crt",
+    "/etc/ssl/ca-bundle.pem",
+    "/etc/ssl/cert.pem",
+    "/etc/ssl/certs",
+    "/etc/pki/tls/certs",
+];
 /// Bit of CAP_SYS_ADMIN in a capability mask.
 const CAP_SYS_ADMIN: u64 = 1 << 21;
 /// Bit of CAP_NET_ADMIN in a capability mask.
@@ -67,6 +77,7 @@ fn findings(options: &DirOptions) -> Vec<(&'static str, Finding)> {
         ("cgroups", cgroups()),
         ("nftables", nftables()),
         ("resource limits", resource_limits()),
+        ("certificates", certificates()),
         ("disk", disk(&Paths::new(options).data_dir)),
     ]
 }
@@ -194,6 +205,22 @@ fn resource_limits() -> Finding {
             what: "CAP_SYS_RESOURCE is missing".into(),
             hint: "OOM scores cannot be lowered nor limits raised; everything else works",
         }
+    }
+}
+
+fn certificates() -> Finding {
+    let present = |path: &Path| match fs::read_dir(path) {
+        Ok(mut entries) => entries.next().is_some(),
+        Err(_) => path.is_file(),
+    };
+    let own = ["SSL_CERT_FILE", "SSL_CERT_DIR"].map(std::env::var_os);
+    let own = own.iter().flatten().map(Path::new);
+    match own.chain(CERTIFICATES.iter().map(Path::new)).find(|path| present(path)) {
+        Some(path) => Good(path.display().to_string()),
+        None => Limited {
+            what: "no CA certificates are installed".into(),
+            hint: "registries cannot be verified, only archives be loaded; apt-get install ca-certificates",
+        },
     }
 }
 

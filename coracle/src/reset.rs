@@ -55,6 +55,10 @@ pub fn run(options: &ResetOptions) -> Result<(), Failure> {
     }
     remove(&paths.run_dir)?;
     remove(&options.dirs.kubeconfig)?;
+    // Its directory is ours by name; one with anything else in it stays.
+    if let Some(dir) = options.dirs.kubeconfig.parent().filter(|dir| dir.ends_with("coracle")) {
+        let _ = std::fs::remove_dir(dir);
+    }
     remove_cgroups(&options.dirs.cgroup_root);
     println!("nothing of coracle is left in {}", paths.data_dir.display());
     Ok(())

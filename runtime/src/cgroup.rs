@@ -3,6 +3,7 @@
 //! A group is named by one path that holds in every hierarchy. On version 1 (and hybrid machines)
 //! it is a directory in each hierarchy that matters to a container; on version 2 a single one.
 
+mod devices;
 mod limits;
 mod stats;
 

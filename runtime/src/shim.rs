@@ -14,7 +14,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::PathBuf;
-use std::time::{Instant, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use nix::sys::epoll::{EpollEvent, EpollFlags, EpollTimeout};
 use nix::sys::signal::{SigSet, Signal};
@@ -35,6 +35,13 @@ const EVENTS: usize = 16;
 
 /// How often a client that takes nothing is looked at, in milliseconds.
 const STALL_CHECK_MS: u16 = 1000;
+
+/// Who tells every process that the machine goes down: systemd does, and waits a minute and a half
+/// for those that do not listen, such as a container's first process.
+const FIRST_PROCESS: u32 = 1;
+
+/// How long containers have then, as they were told at the same time.
+const FAREWELL: Duration = Duration::from_secs(10);
 
 /// Runs the shim until its sandbox is removed; `args` are those after `coracle shim`, of which the
 /// first names the sandbox for `ps`. Descriptor 0 is the agent's socket.
@@ -62,6 +69,8 @@ struct Shim {
     /// The first process of the shared PID namespace, and that namespace.
     init: Option<(i32, OwnedFd)>,
     set_up: bool,
+    /// When the machine, which is going down, waits for the containers no longer.
+    farewell: Option<Instant>,
     done: bool,
     buffer: Vec<u8>,
 }
@@ -98,6 +107,7 @@ impl Shim {
             execs: HashMap::new(),
             init: None,
             set_up: false,
+            farewell: None,
             done: false,
             buffer: vec![0; READ_BYTES],
         };
@@ -112,8 +122,11 @@ impl Shim {
             if self.connections.is_empty() && !self.set_up {
                 return Ok(());
             }
-            let timeout =
-                if stalled { EpollTimeout::from(STALL_CHECK_MS) } else { EpollTimeout::NONE };
+            let timeout = if stalled || self.farewell.is_some() {
+                EpollTimeout::from(STALL_CHECK_MS)
+            } else {
+                EpollTimeout::NONE
+            };
             let count = match self.poller.wait(&mut events, timeout) {
                 Ok(count) => count,
                 Err(nix::errno::Errno::EINTR) => 0,
@@ -127,6 +140,7 @@ impl Shim {
             for container in self.containers.values_mut() {
                 stalled |= container.cut_stalled(now, &mut self.poller);
             }
+            self.take_leave(now);
         }
         if let Some((_, path)) = &self.listener {
             let _ = fs::remove_file(path);
@@ -140,7 +154,12 @@ impl Shim {
         match source {
             Source::Listener => self.accept_waiting(),
             Source::Signals => {
-                while matches!(self.signals.read_signal(), Ok(Some(_))) {}
+                while let Ok(Some(signal)) = self.signals.read_signal() {
+                    // Nobody else's ends a pod: shims outlive who started them.
+                    if signal.ssi_signo == libc::SIGTERM as u32 && signal.ssi_pid == FIRST_PROCESS {
+                        self.farewell.get_or_insert_with(|| Instant::now() + FAREWELL);
+                    }
+                }
                 self.reap();
             }
             Source::Connection => self.serve(token),
@@ -170,6 +189,17 @@ impl Shim {
                 }
             }
         }
+    }
+
+    /// While the machine goes down: ends the containers that do not by themselves, then this shim.
+    /// What they left is found after the next boot.
+    fn take_leave(&mut self, now: Instant) {
+        let Some(deadline) = self.farewell else { return };
+        let ended = self.containers.values().all(|container| container.exit.is_some());
+        if ended || now >= deadline {
+            self.kill_everything();
+        }
+        self.done |= ended;
     }
 
     fn accept_waiting(&mut self) {

@@ -162,6 +162,8 @@ pub fn container_resources(container: &Container) -> Value {
     let of = |quantity: Option<Quantity>| quantity.as_ref().and_then(milli);
     let mut resources = json!({
         "cpu": cpu(of(request(container, "cpu")), of(limit(container, "cpu"))),
+        // Where the kernel can, a container that is out of memory ends as a whole.
+        "unified": {"memory.oom.group": "1"},
     });
     if let Some(bytes) = limit(container, "memory").as_ref().and_then(units) {
         // Swap is the sum of both on v1: equal values mean no swap.
@@ -268,6 +270,7 @@ mod tests {
             json!({
                 "cpu": {"shares": 1024, "quota": 100_000, "period": 100_000},
                 "memory": {"limit": bytes, "swap": bytes},
+                "unified": {"memory.oom.group": "1"},
             })
         );
         assert_eq!(oom_score_adj(&best, container, 1 << 34), 1000);

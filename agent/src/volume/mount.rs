@@ -4,6 +4,7 @@ use std::fs;
 use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 
@@ -16,10 +17,13 @@ pub fn tmpfs(path: &Path, size_bytes: u64, mode: u32, keep_off_swap: bool) -> io
     let options = format!("size={size_bytes},mode={mode:o}");
     let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV;
     let attempt = |options: &str| mount(Some("tmpfs"), path, Some("tmpfs"), flags, Some(options));
-    if keep_off_swap {
-        // Kernels before 6.4 do not know the option.
-        if attempt(&format!("{options},noswap")).is_ok() {
-            return Ok(());
+    // Kernels before 6.4 do not know the option, and log each attempt.
+    static UNKNOWN: AtomicBool = AtomicBool::new(false);
+    if keep_off_swap && !UNKNOWN.load(Ordering::Relaxed) {
+        match attempt(&format!("{options},noswap")) {
+            Ok(()) => return Ok(()),
+            Err(nix::errno::Errno::EINVAL) => UNKNOWN.store(true, Ordering::Relaxed),
+            Err(_) => {}
         }
     }
     attempt(&options).map_err(io::Error::from)

@@ -6,7 +6,7 @@ use std::path::Path;
 
 use oci_spec::runtime::{LinuxDeviceCgroup, LinuxDeviceType, LinuxResources};
 
-use super::Hierarchies;
+use super::{Hierarchies, devices};
 
 /// One value for one file.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -29,7 +29,10 @@ pub fn apply(hierarchies: &Hierarchies, group: &str, resources: &LinuxResources)
         let Some(directory) = directory else { continue };
         set(&directory.join(&write.file), &write.value)?;
     }
-    Ok(())
+    match (hierarchies.is_unified(), hierarchies.unified_directory(group), resources.devices()) {
+        (true, Some(directory), Some(rules)) => devices::apply(&directory, rules),
+        _ => Ok(()),
+    }
 }
 
 fn set(file: &Path, value: &str) -> io::Result<()> {

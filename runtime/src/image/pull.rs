@@ -242,7 +242,7 @@ impl ImageStore {
         progress: &(dyn Fn(Progress) + Send + Sync),
     ) -> Result<Image, PullError> {
         let failed = |e| PullError::from_registry(reference, e);
-        let client = client(source.resolve_registry(), options);
+        let client = client(source.resolve_registry(), options).map_err(failed)?;
         let (manifest, digest, list_digest) =
             client.pull_image_manifest_and_list_digest(source, auth).await.map_err(failed)?;
         if manifest.config.size > MAX_CONFIG_BYTES {
@@ -353,12 +353,16 @@ fn logins(credentials: &[Credentials]) -> Vec<RegistryAuth> {
         .collect()
 }
 
-fn client(registry: &str, options: &PullOptions) -> oci_client::Client {
+/// A client, or why none can be made: a machine without CA certificates has none to verify with.
+fn client(
+    registry: &str,
+    options: &PullOptions,
+) -> Result<oci_client::Client, OciDistributionError> {
     let mut plain = options.plain_http.clone();
     if is_loopback(registry) {
         plain.push(registry.to_owned());
     }
-    oci_client::Client::new(ClientConfig {
+    oci_client::Client::try_from(ClientConfig {
         protocol: ClientProtocol::HttpsExcept(plain),
         platform_resolver: Some(Box::new(linux_amd64_resolver)),
         connect_timeout: Some(options.connect_timeout.unwrap_or(CONNECT_TIMEOUT)),

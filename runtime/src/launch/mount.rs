@@ -42,7 +42,9 @@ pub(super) enum PreparedRoot {
     /// Exists, detached.
     Detached(OwnedFd),
     /// To be mounted by path in the child, on kernels whose overlayfs lacks `lowerdir+`.
-    ByPath { data: CString, target: CString, _layers: Vec<File> },
+    /// The options name descriptors, which the child opens anew: overlayfs takes no directories
+    /// of another mount namespace.
+    ByPath { data: CString, target: CString, directories: Vec<(File, CString)> },
 }
 
 impl PreparedMount {
@@ -186,10 +188,13 @@ pub(super) fn prepare_root(rootfs: &Rootfs, propagation: u64) -> Result<Prepared
             }
             options.push((c"upperdir".to_owned(), Some(c_path(upper)?)));
             options.push((c"workdir".to_owned(), Some(c_path(work)?)));
+            if !takes_layers_singly() {
+                return overlay_by_path(layers, upper, work);
+            }
             let filesystem = PreparedFilesystem { kind: c"overlay".to_owned(), options };
             match filesystem.mount(0) {
                 Ok(mount) => Ok(PreparedRoot::Detached(mount)),
-                // No `lowerdir+` before 6.5, and no value beyond 255 bytes.
+                // No value beyond 255 bytes.
                 Err(Errno::EINVAL | Errno::ENAMETOOLONG | Errno::ENOSYS) => {
                     overlay_by_path(layers, upper, work)
                 }
@@ -197,6 +202,14 @@ pub(super) fn prepare_root(rootfs: &Rootfs, propagation: u64) -> Result<Prepared
             }
         }
     }
+}
+
+/// Whether overlayfs knows `lowerdir+`, from 6.7 on; others log each attempt.
+fn takes_layers_singly() -> bool {
+    let Ok(name) = nix::sys::utsname::uname() else { return false };
+    let release = name.release().to_string_lossy();
+    let mut numbers = release.split(['.', '-']).map(|n| n.parse::<u32>().unwrap_or(0));
+    (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0)) >= (6, 7)
 }
 
 /// Overlay options for the old mount call. Layers are named through descriptors so that many of
@@ -207,23 +220,25 @@ fn overlay_by_path(
     work: &Path,
 ) -> Result<PreparedRoot, LaunchError> {
     let open = |path: &Path| {
-        File::open(path).map_err(|e| super::other(&format!("opening {}", path.display()), &e))
+        let file = File::open(path)
+            .map_err(|e| super::other(&format!("opening {}", path.display()), &e))?;
+        Ok::<_, LaunchError>((file, c_path(path)?))
     };
-    let mut files = Vec::with_capacity(layers.len() + 2);
+    let mut directories = Vec::with_capacity(layers.len() + 2);
     let mut data = String::from("lowerdir=");
     for (number, layer) in layers.iter().rev().enumerate() {
-        let file = open(layer)?;
+        let directory = open(layer)?;
         let separator = if number == 0 { "" } else { ":" };
-        let _ = write!(data, "{separator}/proc/self/fd/{}", file.as_raw_fd());
-        files.push(file);
+        let _ = write!(data, "{separator}/proc/self/fd/{}", directory.0.as_raw_fd());
+        directories.push(directory);
     }
     for (key, path) in [("upperdir", upper), ("workdir", work)] {
-        let file = open(path)?;
-        let _ = write!(data, ",{key}=/proc/self/fd/{}", file.as_raw_fd());
-        files.push(file);
+        let directory = open(path)?;
+        let _ = write!(data, ",{key}=/proc/self/fd/{}", directory.0.as_raw_fd());
+        directories.push(directory);
     }
     let target = upper.parent().unwrap_or(Path::new("/"));
-    Ok(PreparedRoot::ByPath { data: c_string(data)?, target: c_path(target)?, _layers: files })
+    Ok(PreparedRoot::ByPath { data: c_string(data)?, target: c_path(target)?, directories })
 }
 
 impl PreparedRoot {
@@ -240,7 +255,10 @@ impl PreparedRoot {
                     nix::sys::stat::Mode::empty(),
                 )
             }
-            Self::ByPath { data, target, .. } => {
+            Self::ByPath { data, target, directories } => {
+                for (descriptor, path) in directories {
+                    crate::sys::process::replace(open_path(path)?.as_fd(), descriptor.as_fd())?;
+                }
                 mount_by_path(c"overlay", target, c"overlay", 0, data)?;
                 open_path(target)
             }

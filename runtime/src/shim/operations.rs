@@ -105,18 +105,22 @@ impl Shim {
                 done
             }
             Operation::Shutdown => {
-                for container in self.containers.values() {
-                    if container.exit.is_none() {
-                        let _ = send_signal(container.pid, libc::SIGKILL);
-                    }
-                    kill_group(container);
-                }
-                if let Some((pid, _)) = &self.init {
-                    let _ = send_signal(*pid, libc::SIGKILL);
-                }
+                self.kill_everything();
                 self.done = true;
                 done
             }
+        }
+    }
+
+    pub(super) fn kill_everything(&self) {
+        for container in self.containers.values() {
+            if container.exit.is_none() {
+                let _ = send_signal(container.pid, libc::SIGKILL);
+            }
+            kill_group(container);
+        }
+        if let Some((pid, _)) = &self.init {
+            let _ = send_signal(*pid, libc::SIGKILL);
         }
     }
 

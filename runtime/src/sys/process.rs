@@ -82,6 +82,13 @@ pub fn duplicate(from: BorrowedFd<'_>, to: RawFd) -> nix::Result<()> {
     check(libc::c_long::from(unsafe { libc::dup2(from.as_raw_fd(), to) })).map(drop)
 }
 
+/// Makes an open descriptor, which keeps its number and its owner, refer to what `from` does.
+pub fn replace(from: BorrowedFd<'_>, over: BorrowedFd<'_>) -> nix::Result<()> {
+    // SAFETY: the call takes integers only; whoever owns `over` still owns an open descriptor.
+    let result = unsafe { libc::dup3(from.as_raw_fd(), over.as_raw_fd(), libc::O_CLOEXEC) };
+    check(libc::c_long::from(result)).map(drop)
+}
+
 /// Sets group, supplementary groups and user, in this order, by system calls of this thread.
 pub fn set_ids(uid: u32, gid: u32, groups: &[u32], keep_groups: bool) -> nix::Result<()> {
     if !keep_groups {

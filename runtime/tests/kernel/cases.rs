@@ -27,6 +27,8 @@ cases![
     hardening,
     mounts,
     readonly_root,
+    long_layer_paths,
+    device_rules,
     users,
     launch_failures,
     logs,
@@ -160,6 +162,38 @@ async fn readonly_root(world: &'static World) {
         })
         .await;
     assert!(text.contains("refused") && text.contains("dev\n"), "{text}");
+}
+
+/// The new mount call takes no such paths, and before 6.5 no list of layers at all.
+async fn long_layer_paths(world: &'static World) {
+    let upper = world.directory.join("second");
+    fs::create_dir_all(upper.join("etc")).unwrap();
+    fs::write(upper.join("etc/second"), "of the second layer\n").unwrap();
+    let long = |name: &str| world.directory.join("./".repeat(200)).join(name);
+    let sandbox = world.sandbox().await;
+    let script =
+        "cat /etc/second && cat /etc/plain && echo new >/etc/plain && grep -c new /etc/plain";
+    let mut container = world.container("a", &["sh", "-c", script]);
+    container.layers = vec![long("layer"), long("second")];
+    let (exit, text) = world.complete(&sandbox, container).await;
+    sandbox.remove().await.unwrap();
+    assert_eq!((exit.code, text.as_str()), (0, "of the second layer\nnot executable1\n"));
+}
+
+/// On version 1 by the controller, on version 2 by a program.
+async fn device_rules(world: &'static World) {
+    let script = "echo >/dev/null && head -c 1 /dev/zero >/dev/null && echo usual; head -c 1 /dev/full >/dev/null || echo refused";
+    let rules = |spec: &mut Value| {
+        spec["linux"]["resources"] = json!({"devices": [
+            {"allow": false, "access": "rwm"},
+            {"allow": true, "type": "c", "major": 1, "minor": 3, "access": "rw"},
+            {"allow": true, "type": "c", "major": 1, "minor": 5, "access": "r"},
+            {"allow": true, "type": "c", "access": "m"}
+        ]});
+    };
+    let (_, text) = world.script(script, rules).await;
+    let said: Vec<&str> = text.lines().filter(|line| !line.starts_with("head:")).collect();
+    assert_eq!(said, ["usual", "refused"], "{text}");
 }
 
 async fn users(world: &'static World) {
