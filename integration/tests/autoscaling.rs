@@ -89,3 +89,64 @@ fn top(kubectl: &Kubectl) {
     assert_eq!((fields[0], fields.len()), ("node", 5), "{node}");
     assert!(fields[2].ends_with('%') && fields[4].ends_with('%'), "{node}");
 }
+
+/// Pods that keep a core busy as far as their limit lets them, until somebody makes `/tmp/stop`.
+const STOPPABLE: &str = r#"{"metadata": {"labels": {"app": "NAME"}}, "spec": {"containers": [{
+    "name": "loop", "image": "busybox", "imagePullPolicy": "IfNotPresent",
+    "command": ["sh", "-c", "while [ ! -e /tmp/stop ]; do :; done; sleep 10000"],
+    "resources": {"requests": {"cpu": "10m"}, "limits": {"cpu": "50m"}}}],
+    "terminationGracePeriodSeconds": 0}}"#;
+
+#[test]
+fn every_workload_is_scaled_as_its_autoscaler_may() {
+    if !privileged() {
+        return;
+    }
+    let node = Node::start();
+    let kubectl = node.any_kubectl();
+    let targets = [
+        ("v1", "ReplicationController", "rc", r#""selector": {"app": "rc"},"#),
+        ("apps/v1", "ReplicaSet", "rs", r#""selector": {"matchLabels": {"app": "rs"}},"#),
+        (
+            "apps/v1",
+            "StatefulSet",
+            "sts",
+            r#""serviceName": "sts", "selector": {"matchLabels": {"app": "sts"}},"#,
+        ),
+    ];
+    for (version, kind, name, spec) in targets {
+        let template = STOPPABLE.replace("NAME", name);
+        kubectl.apply(&format!(
+            r#"{{"apiVersion": "{version}", "kind": "{kind}", "metadata": {{"name": "{name}"}},
+            "spec": {{"replicas": 1, {spec} "template": {template}}}}}"#
+        ));
+        // One pod more in ten minutes, and down again at once.
+        kubectl.apply(&format!(
+            r#"{{"apiVersion": "autoscaling/v2", "kind": "HorizontalPodAutoscaler",
+            "metadata": {{"name": "{name}"}}, "spec": {{"minReplicas": 1, "maxReplicas": 5,
+              "scaleTargetRef": {{"apiVersion": "{version}", "kind": "{kind}", "name": "{name}"}},
+              "metrics": [{{"type": "Resource", "resource": {{"name": "cpu",
+                "target": {{"type": "Utilization", "averageUtilization": 100}}}}}}],
+              "behavior": {{
+                "scaleUp": {{"policies": [{{"type": "Pods", "value": 1, "periodSeconds": 600}}]}},
+                "scaleDown": {{"stabilizationWindowSeconds": 0}}}}}}}}"#
+        ));
+    }
+    let replicas = |kind: &str, name: &str| kubectl.jsonpath(&[kind, name], "{.spec.replicas}");
+    for (_, kind, name, _) in targets {
+        within(180, &format!("{kind} grows"), || replicas(kind, name) == "2");
+        within(90, &format!("{kind}: its autoscaler says that it may not do more"), || {
+            let path = "{.status.conditions[?(@.type==\"ScalingLimited\")].reason}";
+            kubectl.jsonpath(&["hpa.v2.autoscaling", name], path) == "ScaleUpLimit"
+        });
+        assert_eq!(replicas(kind, name), "2", "{kind}");
+    }
+    for pod in kubectl.json(&["pods"])["items"].as_array().unwrap() {
+        let name = pod["metadata"]["name"].as_str().unwrap();
+        kubectl.ok(&["exec", name, "--", "touch", "/tmp/stop"]);
+    }
+    for (_, kind, name, _) in targets {
+        within(240, &format!("{kind} shrinks"), || replicas(kind, name) == "1");
+    }
+    kubectl.ok(&["delete", "hpa,rc,rs,sts", "--all", "--timeout=60s"]);
+}

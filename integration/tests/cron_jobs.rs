@@ -1,6 +1,8 @@
 //! CronJobs: by hand, by the clock, and what is wrong with a schedule.
 #![allow(clippy::unwrap_used, clippy::panic)]
 
+use std::collections::BTreeSet;
+
 use coracle_integration::{Node, privileged, within};
 
 fn cron_job(name: &str, spec: &str) -> String {
@@ -84,5 +86,55 @@ fn cron_jobs_start_jobs() {
     kubectl.ok(&["delete", "cronjob", "tick", "--timeout=60s"]);
     within(60, "the jobs go with their cron job", || {
         kubectl.json(&["jobs", "-l", "app=tick"])["items"].as_array().unwrap().is_empty()
+    });
+}
+
+#[test]
+fn what_still_runs_is_joined_awaited_or_replaced() {
+    if !privileged() {
+        return;
+    }
+    let node = Node::start();
+    let kubectl = node.any_kubectl();
+    for policy in ["Allow", "Forbid", "Replace"] {
+        let spec = format!(r#""schedule": "* * * * *", "concurrencyPolicy": "{policy}""#);
+        let name = policy.to_lowercase();
+        kubectl.apply(&cron_job(&name, &spec).replace(r#"["date"]"#, r#"["sleep", "10000"]"#));
+    }
+    let jobs = |name: &str| -> BTreeSet<String> {
+        let list = kubectl.json(&["jobs", "-l", &format!("app={name}")]);
+        let jobs = list["items"].as_array().unwrap().iter();
+        let alive = jobs.filter(|job| job["metadata"]["deletionTimestamp"].is_null());
+        alive.map(|job| job["metadata"]["name"].as_str().unwrap().to_owned()).collect()
+    };
+    within(120, "each has a job", || {
+        ["allow", "forbid", "replace"].iter().all(|name| jobs(name).len() == 1)
+    });
+    let first = jobs("replace");
+    within(120, "a second job runs beside the first", || jobs("allow").len() >= 2);
+    within(60, "another has taken the place of the first", || {
+        let now = jobs("replace");
+        now.len() == 1 && now != first
+    });
+    let event = |name: &str, reason: &str, message: &str| {
+        within(60, &format!("{name}: {reason}"), || {
+            let selector = format!("involvedObject.name={name},reason={reason}");
+            let list = kubectl.json(&["events", "--field-selector", &selector]);
+            let mut events = list["items"].as_array().unwrap().iter();
+            events.any(|event| event["message"].as_str().unwrap().starts_with(message))
+        });
+    };
+    event(
+        "forbid",
+        "JobAlreadyActive",
+        "Not starting job because prior execution is running and concurrency policy is Forbid",
+    );
+    event("replace", "SuccessfulDelete", "Deleted job replace-");
+    assert_eq!(jobs("forbid").len(), 1);
+    let active = kubectl.json(&["cronjob", "allow"])["status"]["active"].clone();
+    assert!(active.as_array().unwrap().len() >= 2, "{active}");
+    kubectl.ok(&["delete", "cronjobs", "--all", "--timeout=60s"]);
+    within(60, "the pods go with their jobs", || {
+        kubectl.json(&["pods"])["items"].as_array().unwrap().is_empty()
     });
 }

@@ -43,6 +43,8 @@ fn jobs_run_to_their_end() {
         completions(&kubectl);
         failures(&kubectl);
         indexes(&kubectl);
+        policies_of_indexes(&kubectl);
+        suspension(&kubectl);
         kubectl.ok(&["delete", "namespace", &namespace, "--timeout=120s"]);
     }
 }
@@ -84,10 +86,7 @@ fn failures(kubectl: &Kubectl) {
     kubectl.apply(&job("late", r#""activeDeadlineSeconds": 2,"#, "sleep 1000"));
     let policy = r#""backoffLimit": 5, "podFailurePolicy": {"rules": [{"action": "FailJob",
         "onExitCodes": {"operator": "In", "values": [42]}}]},"#;
-    // An old client does not know the field, so the manifest goes in without its validation.
-    let manifest = job("fatal", policy, "exit 42");
-    let applied = kubectl.run_with_input(&["apply", "--validate=false", "-f", "-"], &manifest);
-    assert_eq!(applied.code, 0, "{}", applied.stderr);
+    apply_unvalidated(kubectl, &job("fatal", policy, "exit 42"));
     ends_as(
         kubectl,
         "bad",
@@ -109,12 +108,61 @@ fn failures(kubectl: &Kubectl) {
     assert_eq!(kubectl.jsonpath(&["job", "bad"], "{.status.failed}"), "1");
 }
 
+/// Applies what an old client does not know, without its validation.
+fn apply_unvalidated(kubectl: &Kubectl, manifest: &str) {
+    let applied = kubectl.run_with_input(&["apply", "--validate=false", "-f", "-"], manifest);
+    assert_eq!(applied.code, 0, "{}", applied.stderr);
+}
+
+fn policies_of_indexes(kubectl: &Kubectl) {
+    let spec = r#""completions": 3, "parallelism": 3, "completionMode": "Indexed",
+        "backoffLimitPerIndex": 1,"#;
+    apply_unvalidated(kubectl, &job("each", spec, "exit $((JOB_COMPLETION_INDEX % 2))"));
+    ends_as(kubectl, "each", ["FailureTarget=True FailedIndexes", "Failed=True FailedIndexes"]);
+    let job_each = kubectl.json(&["job", "each"]);
+    let status = &job_each["status"];
+    assert_eq!(
+        (&status["completedIndexes"], &status["failedIndexes"]),
+        (&"0,2".into(), &"1".into())
+    );
+    // The one that fails was tried twice; the others went on.
+    assert_eq!((count(&job_each, "succeeded"), count(&job_each, "failed")), (2, 2));
+
+    let spec = r#""completions": 3, "parallelism": 3, "completionMode": "Indexed",
+        "successPolicy": {"rules": [{"succeededIndexes": "1"}]},"#;
+    let script = "[ $JOB_COMPLETION_INDEX = 1 ] || sleep 1000";
+    apply_unvalidated(kubectl, &job("leader", spec, script));
+    ends_as(
+        kubectl,
+        "leader",
+        ["SuccessCriteriaMet=True SuccessPolicy", "Complete=True SuccessPolicy"],
+    );
+    assert_eq!(kubectl.jsonpath(&["job", "leader"], "{.status.completedIndexes}"), "1");
+    within(60, "the others end", || {
+        kubectl.jsonpath(&["job", "leader"], "{.status.active}").is_empty()
+    });
+}
+
+fn suspension(kubectl: &Kubectl) {
+    apply_unvalidated(kubectl, &job("paused", r#""suspend": true,"#, "true"));
+    within(60, "it says that it is suspended", || {
+        conditions(kubectl, "paused") == ["Suspended=True JobSuspended"]
+    });
+    let pods = || kubectl.json(&["pods", "-l", "job-name=paused"])["items"].clone();
+    assert_eq!(pods(), serde_json::json!([]));
+    let resume = r#"{"spec": {"suspend": false}}"#;
+    kubectl.ok(&["patch", "job", "paused", "--type=merge", "-p", resume]);
+    kubectl.ok(&["wait", "--for=condition=complete", "job/paused", "--timeout=120s"]);
+    assert_eq!(conditions(kubectl, "paused")[0], "Suspended=False JobResumed");
+    assert_eq!(pods().as_array().unwrap().len(), 1);
+    let described = kubectl.ok(&["describe", "job", "paused"]);
+    assert!(described.contains("Suspended") && described.contains("Resumed"), "{described}");
+}
+
 fn indexes(kubectl: &Kubectl) {
     let spec = r#""completions": 3, "parallelism": 3, "completionMode": "Indexed",
         "ttlSecondsAfterFinished": 20,"#;
-    let manifest = job("indexed", spec, "echo $JOB_COMPLETION_INDEX $(hostname)");
-    let applied = kubectl.run_with_input(&["apply", "--validate=false", "-f", "-"], &manifest);
-    assert_eq!(applied.code, 0, "{}", applied.stderr);
+    apply_unvalidated(kubectl, &job("indexed", spec, "echo $JOB_COMPLETION_INDEX $(hostname)"));
     within(120, "every index succeeds", || {
         kubectl.jsonpath(&["job", "indexed"], "{.status.completedIndexes}") == "0-2"
     });
