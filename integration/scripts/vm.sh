@@ -39,6 +39,7 @@ fi
 
 work=${VM_KEEP:-$(mktemp -d)}
 mkdir -p "$work"
+rm -f "$work"/*.log
 qemu=""
 cleanup() {
     [ -z "$qemu" ] || kill "$qemu" 2>/dev/null || true
