@@ -40,12 +40,7 @@ fi
 work=${VM_KEEP:-$(mktemp -d)}
 mkdir -p "$work"
 rm -f "$work"/*.log
-qemu=""
-cleanup() {
-    [ -z "$qemu" ] || kill "$qemu" 2>/dev/null || true
-    [ -n "${VM_KEEP:-}" ] || rm -rf "$work"
-}
-trap cleanup EXIT
+trap '[ -n "${VM_KEEP:-}" ] || rm -rf "$work"' EXIT
 
 root=$work/root
 rm -rf "$root"
