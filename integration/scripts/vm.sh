@@ -39,12 +39,8 @@ fi
 
 work=${VM_KEEP:-$(mktemp -d)}
 mkdir -p "$work"
-qemu=""
-cleanup() {
-    [ -z "$qemu" ] || kill "$qemu" 2>/dev/null || true
-    [ -n "${VM_KEEP:-}" ] || rm -rf "$work"
-}
-trap cleanup EXIT
+rm -f "$work"/*.log
+trap '[ -n "${VM_KEEP:-}" ] || rm -rf "$work"' EXIT
 
 root=$work/root
 rm -rf "$root"
@@ -106,15 +102,18 @@ failed=0
 boot() {
     local stage=$1 log=$work/$1.log limit=$2
     shift 2
+    local options=()
+    # Only the first is meant to boot again.
+    [ "$stage" = first ] || options=(-no-reboot)
     echo "booting: $stage"
     timeout -k 10 "$limit" qemu-system-x86_64 -machine q35 -accel tcg,thread=multi -cpu Westmere -smp 2 -m 2048 \
         -nodefaults -no-user-config -display none -nic none -serial stdio \
-        -device virtio-rng-pci \
+        -device virtio-rng-pci "${options[@]}" \
         -drive "file=$work/disk,if=none,id=disk,format=raw,cache=unsafe" -device nvme,drive=disk,serial=coracle \
         -kernel "$work/kernel" \
-        -append "root=/dev/nvme0n1 rw console=ttyS0 quiet loglevel=4 panic=-1 mitigations=off systemd.show_status=0 $*" \
-        <&- 2>&1 | stdbuf -oL tr -d '\r' | tee "$log" | grep --line-buffered -E '^(ok|FAILED|    |stage|Kernel panic)' || true
-    if ! grep -q '^stage .* done$' "$log" || grep -q '^FAILED' "$log" || grep -q '^Kernel panic' "$log"; then
+        -append "root=/dev/nvme0n1 rw console=ttyS0 quiet loglevel=1 mitigations=off systemd.show_status=0 $*" \
+        <&- 2>&1 | stdbuf -oL tr -d '\r' | tee "$log" | grep --line-buffered -E '^(ok|FAILED|    |stage)|Kernel panic' || true
+    if ! grep -q '^stage .* done$' "$log" || grep -q '^FAILED' "$log" || grep -q 'Kernel panic' "$log"; then
         failed=1
         echo "--- the end of the serial console of $stage"
         tail -n 60 "$log"
@@ -124,7 +123,7 @@ boot() {
 for stage in $stages; do
     case $stage in
         first) boot first "${VM_SECONDS:-1500}" && { grep -q '^stage reboot done$' "$work/first.log" || failed=1; } ;;
-        plain) boot plain "${VM_SECONDS:-900}" init=/opt/coracle/plain.sh ;;
+        plain) boot plain "${VM_SECONDS:-900}" init=/opt/coracle/plain.sh panic=-1 ;;
     esac
 done
 passed=$(cat "$work"/*.log | grep -c '^ok ' || true)

@@ -10,11 +10,12 @@ mount -t devpts devpts /dev/pts
 mount -t tmpfs tmpfs /dev/shm
 mount -t tmpfs tmpfs /run
 mount -t cgroup2 cgroup2 /sys/fs/cgroup
-hostname machine
+echo machine >/proc/sys/kernel/hostname
 ip link set lo up
 ip link add lan0 type dummy
 ip address add 192.0.2.10/24 dev lan0
 ip link set lan0 up
+ip route add default via 192.0.2.1 dev lan0
 cd /opt/coracle || exit 1
 exec >/dev/ttyS0 2>&1
 bash scenario.sh plain
