@@ -7,6 +7,7 @@
 mod answer;
 mod cache;
 mod config;
+mod datagrams;
 mod name;
 mod records;
 mod resolvers;

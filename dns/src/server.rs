@@ -20,6 +20,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::answer::{Outcome, TTL, Zone};
 use crate::config::{DnsConfig, DnsError, Result};
+use crate::datagrams::Datagrams;
 use crate::name::Name;
 use crate::records::Records;
 use crate::resolvers::Resolvers;
@@ -28,7 +29,6 @@ use crate::wire::{HEADER, Owner, Query, Rcode, Reply, Section, Unanswerable, kin
 
 /// Room for a burst of queries while the thread is not scheduled.
 const RECEIVE_BUFFER_BYTES: usize = 1 << 20;
-const MAX_QUERY_BYTES: usize = 4096;
 /// Queries that wait for a resolver; beyond, clients are told to try elsewhere.
 const MAX_WAITING: usize = 1024;
 const MAX_CONNECTIONS: usize = 128;
@@ -214,20 +214,24 @@ struct UdpWorker {
 
 impl UdpWorker {
     fn run(self) {
-        let mut buffer = [0u8; MAX_QUERY_BYTES];
+        let mut datagrams = Datagrams::new(&self.socket);
+        let mut replies = Vec::new();
         loop {
-            let received = self.socket.recv_from(&mut buffer);
+            let received = datagrams.receive();
             if self.stopped.load(Ordering::SeqCst) {
                 return;
             }
-            // Errors here are those of earlier answers (a client is gone).
-            let Ok((length, client)) = received else { continue };
-            let query = &buffer[..length];
-            match self.server.answer_now(query, true) {
-                Ok(Some(reply)) => drop(self.socket.send_to(&reply, client)),
-                Ok(None) => {}
-                Err(outcome) => self.ask_resolver(query, client, outcome),
+            if received.is_err() {
+                continue;
             }
+            for (query, client) in datagrams.received() {
+                match self.server.answer_now(query, true) {
+                    Ok(Some(reply)) => replies.push((reply, client)),
+                    Ok(None) => {}
+                    Err(outcome) => self.ask_resolver(query, client, outcome),
+                }
+            }
+            datagrams.send(replies.drain(..));
         }
     }
 
