@@ -138,3 +138,43 @@ fn what_still_runs_is_joined_awaited_or_replaced() {
         kubectl.json(&["pods"])["items"].as_array().unwrap().is_empty()
     });
 }
+
+#[test]
+fn a_missed_time_is_made_up_for_until_its_deadline() {
+    if !privileged() {
+        return;
+    }
+    let node = Node::start();
+    let kubectl = node.any_kubectl();
+    let old = node.kubectl("1.20").unwrap_or_else(|| kubectl.clone());
+    let minute = || jiff::Timestamp::now().as_second() / 60;
+    let second = || jiff::Timestamp::now().as_second() % 60;
+    let paused = r#""schedule": "* * * * *", "suspend": true"#;
+    old.apply(&cron_job("patient", paused));
+    kubectl.apply(&cron_job("late", &format!(r#"{paused}, "startingDeadlineSeconds": 10"#)));
+    // A time passes while both are suspended, and then the deadline of one.
+    let created = minute();
+    within(120, "the middle of another minute", || {
+        minute() > created && (20..40).contains(&second())
+    });
+    let missed = minute();
+    let resume = r#"{"spec": {"suspend": false}}"#;
+    old.ok(&["patch", "cronjob", "patient", "--type=merge", "-p", resume]);
+    kubectl.ok(&["patch", "cronjob", "late", "--type=merge", "-p", resume]);
+    assert_eq!(minute(), missed, "this machine is too slow for a minute");
+    let first = |name: &str| -> i64 {
+        let jobs = kubectl.json(&["jobs", "-l", &format!("app={name}")]);
+        let names = jobs["items"].as_array().unwrap().iter();
+        let minutes = names.map(|job| {
+            let job = job["metadata"]["name"].as_str().unwrap();
+            job.rsplit('-').next().unwrap().parse::<i64>().unwrap()
+        });
+        minutes.min().unwrap_or(0)
+    };
+    within(120, "both have started a job", || first("patient") != 0 && first("late") != 0);
+    assert_eq!(first("patient"), missed);
+    assert!(first("late") > missed);
+    let row = old.ok(&["get", "cronjobs"]);
+    assert!(row.contains("patient") && row.contains("False"), "{row}");
+    kubectl.ok(&["delete", "cronjobs", "--all", "--timeout=60s"]);
+}
