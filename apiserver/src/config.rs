@@ -24,6 +24,8 @@ pub struct Config {
     /// Whether a `kubectl set image` that does not record itself on a Deployment that carries a
     /// change-cause gets its change-cause written by the server. Upstream keeps the stale one.
     pub reconstruct_change_cause: bool,
+    /// How long an Event is kept after it last happened.
+    pub event_ttl: Duration,
     /// How long a pod's creation waits for its ServiceAccount to appear.
     pub service_account_wait: Duration,
     /// Names besides `localhost` and addresses that the dashboard answers to.
@@ -41,6 +43,7 @@ impl Default for Config {
             request_timeout: Duration::from_secs(60),
             max_requests_in_flight: 400,
             reconstruct_change_cause: true,
+            event_ttl: Duration::from_secs(3600),
             service_account_wait: Duration::from_secs(1),
             ui_hosts: Vec::new(),
         }

@@ -11,9 +11,8 @@ use crate::meta::{self, Meta};
 use crate::render;
 use crate::server::ApiServer;
 
-/// How long an Event is kept after it last happened.
-const KEEP: SignedDuration = SignedDuration::from_hours(1);
-/// How often old ones are looked for at most, and at least while there are any.
+/// How often old ones are looked for at most (unless they are kept for less), and at least while
+/// there are any.
 const INTERVAL: (Duration, Duration) = (Duration::from_secs(60), Duration::from_secs(600));
 /// The newest of so many Events are kept, whatever their age.
 const MAX_EVENTS: usize = 5000;
@@ -23,15 +22,18 @@ impl ApiServer {
     /// one.
     pub async fn expire_events(self: Arc<Self>) {
         let Some(resource) = self.catalog.stored("", "events") else { return };
+        let ttl = self.config.event_ttl;
+        let keep = SignedDuration::try_from(ttl).unwrap_or(SignedDuration::MAX);
         loop {
             // Subscribed before the look, so that no Event is missed in between.
             let watch = self.store.watch(&meta::prefix(resource, ""), 0);
             let now = Timestamp::now();
-            match (self.expire_events_before(now - KEEP).await, watch) {
+            let cutoff = now.saturating_sub(keep).unwrap_or(Timestamp::MIN);
+            match (self.expire_events_before(cutoff).await, watch) {
                 (Some(oldest), _) => {
-                    let due = (oldest + KEEP).duration_since(now);
+                    let due = oldest.duration_since(cutoff);
                     let due = Duration::try_from(due).unwrap_or_default();
-                    tokio::time::sleep(due.clamp(INTERVAL.0, INTERVAL.1)).await;
+                    tokio::time::sleep(due.clamp(INTERVAL.0.min(ttl), INTERVAL.1)).await;
                 }
                 (None, Ok(mut watch)) => watch.changed().await,
                 (None, Err(_)) => tokio::time::sleep(INTERVAL.1).await,

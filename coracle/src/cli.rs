@@ -124,6 +124,10 @@ pub struct UpOptions {
     /// How long a shortage is reported after it was last seen, in seconds.
     #[arg(long, default_value_t = 300, value_name = "SECONDS")]
     pub eviction_pressure_transition_period: u64,
+    /// How long an Event is kept after it last happened, in seconds.
+    #[arg(long, default_value_t = 3600, value_name = "SECONDS",
+          value_parser = clap::value_parser!(u64).range(1..))]
+    pub event_ttl: u64,
     /// Remove unused images when their disk is fuller than this. Default: 85, unless 2 GiB are
     /// left.
     #[arg(long, value_name = "PERCENT")]

@@ -188,6 +188,7 @@ async fn api_server(
         authority_pem: pki.authority_pem().to_owned(),
     })?;
     let config = apiserver::Config {
+        event_ttl: Duration::from_secs(options.event_ttl),
         service_cidr: options.service_cidr,
         report_version: options.report_version.clone(),
         server_address: format!("{}:{}", facts.ip, facts.api_port),

@@ -194,7 +194,7 @@ fn a_disk_that_fills_up_costs_images_then_pods() {
     let arguments = [
         "--eviction-hard=nodefs.available<35%",
         "--eviction-pressure-transition-period=20",
-        "--image-gc-minimum-age=1",
+        "--image-gc-minimum-age=0",
         "--image-gc-high-threshold=100",
     ];
     let node = Node::start_with(NodeOptions {
