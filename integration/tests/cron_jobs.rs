@@ -178,3 +178,31 @@ fn a_missed_time_is_made_up_for_until_its_deadline() {
     assert!(row.contains("patient") && row.contains("False"), "{row}");
     kubectl.ok(&["delete", "cronjobs", "--all", "--timeout=60s"]);
 }
+
+#[test]
+fn minutes_without_a_node_do_not_fire_a_flood() {
+    if !privileged() {
+        return;
+    }
+    let mut node = Node::start();
+    let kubectl = node.any_kubectl();
+    kubectl.apply(&cron_job("tick", r#""schedule": "* * * * *", "successfulJobsHistoryLimit": 9"#));
+    let minute = || jiff::Timestamp::now().as_second() / 60;
+    let created = minute();
+    // To a cron job, a machine that was asleep is a clock that has jumped.
+    node.stop_agent();
+    within(240, "three times have passed", || minute() > created + 2);
+    node.up();
+    let minutes = || -> BTreeSet<i64> {
+        let jobs = kubectl.json(&["jobs", "-l", "app=tick"]);
+        let names = jobs["items"].as_array().unwrap().iter();
+        let name = |job: &serde_json::Value| job["metadata"]["name"].as_str().unwrap().to_owned();
+        names.map(|job| name(job).rsplit('-').next().unwrap().parse().unwrap()).collect()
+    };
+    within(60, "the last of them is made up for", || !minutes().is_empty());
+    let first = *minutes().first().unwrap();
+    assert!(first > created + 2, "{first} after {created}");
+    within(120, "the next one follows", || minutes().len() > 1);
+    assert_eq!(*minutes().first().unwrap(), first);
+    kubectl.ok(&["delete", "cronjob", "tick", "--timeout=60s"]);
+}
