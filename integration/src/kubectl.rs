@@ -6,6 +6,9 @@ use std::process::{Command, Stdio};
 /// The versions that the tests want; those missing are skipped visibly.
 pub const VERSIONS: [&str; 6] = ["1.20", "1.27", "1.30", "1.31", "1.33", "1.36"];
 
+/// The oldest of them and one that knows nearly everything.
+pub const OLD_AND_NEW: [&str; 2] = ["1.20", "1.33"];
+
 /// What a command printed and how it ended.
 #[derive(Clone, Debug)]
 pub struct Output {
@@ -56,6 +59,12 @@ impl Kubectl {
     /// The same client with another default namespace.
     pub fn in_namespace(&self, namespace: &str) -> Self {
         Self { namespace: Some(namespace.to_owned()), ..self.clone() }
+    }
+
+    /// Deletes the default namespace of this client and waits for its end.
+    pub fn delete_namespace(&self) {
+        let namespace = self.namespace.as_deref().unwrap_or("default");
+        self.ok(&["delete", "namespace", namespace, "--timeout=120s"]);
     }
 
     /// Whether this client is older than a minor version.

@@ -43,19 +43,21 @@ pub fn with_every_kubectl(steps: impl Fn(&Node, &Kubectl)) {
     with_kubectls(&kubectl::VERSIONS, steps);
 }
 
-/// The same with the given versions only.
-pub fn with_kubectls(versions: &[&str], steps: impl Fn(&Node, &Kubectl)) {
+/// The same with the oldest client and a new one, which is enough where clients hardly matter.
+pub fn with_old_and_new_kubectl(steps: impl Fn(&Node, &Kubectl)) {
+    with_kubectls(&kubectl::OLD_AND_NEW, steps);
+}
+
+fn with_kubectls(versions: &[&str], steps: impl Fn(&Node, &Kubectl)) {
     if !privileged() {
         return;
     }
     let node = Node::start();
     for version in versions {
-        let Some(kubectl) = node.kubectl(version) else { continue };
-        let namespace = format!("v{}", version.replace('.', "-"));
-        kubectl.ok(&["create", "namespace", &namespace]);
+        let Some(kubectl) = node.kubectl_in_own_namespace(version) else { continue };
         eprintln!("--- kubectl {version}");
-        steps(&node, &kubectl.in_namespace(&namespace));
-        kubectl.ok(&["delete", "namespace", &namespace, "--timeout=60s"]);
+        steps(&node, &kubectl);
+        kubectl.delete_namespace();
     }
 }
 

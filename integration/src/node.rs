@@ -248,6 +248,21 @@ impl Node {
         Some(Kubectl::new(version, binary, &self.kubeconfig(), self.dir.path(), &self.ns.path()))
     }
 
+    /// The same in a namespace that is made for it.
+    pub fn kubectl_in_own_namespace(&self, version: &str) -> Option<Kubectl> {
+        let kubectl = self.kubectl(version)?;
+        let namespace = format!("v{}", version.replace('.', "-"));
+        kubectl.ok(&["create", "namespace", &namespace]);
+        Some(kubectl.in_namespace(&namespace))
+    }
+
+    /// The oldest client and a new one, each in a namespace of its own: for what takes so long that
+    /// both have to wait at once. Those missing are left out, with a note.
+    pub fn old_and_new_kubectl(&self) -> Vec<Kubectl> {
+        let versions = crate::kubectl::OLD_AND_NEW.iter();
+        versions.filter_map(|version| self.kubectl_in_own_namespace(version)).collect()
+    }
+
     /// The newest of the kubectls that are always tested first.
     pub fn any_kubectl(&self) -> Kubectl {
         ["1.33", "1.32", "1.31", "1.30", "1.27", "1.20"]

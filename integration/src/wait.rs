@@ -2,15 +2,21 @@
 
 use std::time::{Duration, Instant};
 
+/// How long what is waited for is looked at often; asking that often for minutes, all tests
+/// together would leave the nodes no processor.
+const SOON: Duration = Duration::from_secs(10);
+
 /// Polls until `probe` returns something; panics after `seconds`.
 pub fn eventually<T>(seconds: u64, what: &str, mut probe: impl FnMut() -> Option<T>) -> T {
-    let deadline = Instant::now() + Duration::from_secs(seconds);
+    let start = Instant::now();
+    let deadline = start + Duration::from_secs(seconds);
     loop {
         if let Some(value) = probe() {
             return value;
         }
         assert!(Instant::now() < deadline, "{what}: not within {seconds} s");
-        std::thread::sleep(Duration::from_millis(20));
+        let pause = if start.elapsed() < SOON { 20 } else { 200 };
+        std::thread::sleep(Duration::from_millis(pause));
     }
 }
 

@@ -25,20 +25,22 @@ fn workloads_follow_their_load() {
         return;
     }
     let node = Node::start();
-    let kubectl = node.any_kubectl();
-    kubectl.apply(BUSY);
-    kubectl.ok(&["rollout", "status", "deployment/busy", "--timeout=120s"]);
-    for version in ["1.20", "1.33"] {
-        if let Some(kubectl) = node.kubectl(version) {
-            top(&kubectl);
-        }
+    let kubectls = node.old_and_new_kubectl();
+    for kubectl in &kubectls {
+        kubectl.apply(BUSY);
+        kubectl.ok(&["rollout", "status", "deployment/busy", "--timeout=120s"]);
+        top(kubectl);
     }
-    let raw = kubectl.ok(&["get", "--raw", "/apis/metrics.k8s.io/v1beta1/nodes/node"]);
-    let metrics: serde_json::Value = serde_json::from_str(&raw).unwrap();
-    assert_eq!(metrics["kind"], "NodeMetrics");
-    assert!(metrics["usage"]["cpu"].as_str().unwrap().ends_with('n'), "{raw}");
+    for kubectl in &kubectls {
+        grows(kubectl);
+        missing_target(kubectl);
+        kubectl.ok(&["delete", "hpa", "--all"]);
+        kubectl.ok(&["delete", "deployment", "busy", "--timeout=60s"]);
+    }
+}
 
-    // The load is far above half of the request, so the workload grows as far as it may.
+/// The load is far above half of the request, so the workload grows as far as it may.
+fn grows(kubectl: &Kubectl) {
     kubectl.ok(&["autoscale", "deployment/busy", "--min=1", "--max=3", "--cpu-percent=50"]);
     within(180, "the workload grows", || {
         kubectl.jsonpath(&["deployment", "busy"], "{.spec.replicas}") == "3"
@@ -55,13 +57,11 @@ fn workloads_follow_their_load() {
     assert!(described.contains(event), "{described}");
     let row = kubectl.ok(&["get", "hpa", "busy"]);
     assert!(row.contains("Deployment/busy") && row.contains("/50%"), "{row}");
-    if let Some(old) = node.kubectl("1.20") {
-        let utilization =
-            old.jsonpath(&["hpa.v1.autoscaling", "busy"], "{.spec.targetCPUUtilizationPercentage}");
-        assert_eq!(utilization, "50");
-    }
+    let path = "{.spec.targetCPUUtilizationPercentage}";
+    assert_eq!(kubectl.jsonpath(&["horizontalpodautoscalers.v1.autoscaling", "busy"], path), "50");
+}
 
-    // A target that does not exist is told.
+fn missing_target(kubectl: &Kubectl) {
     kubectl.apply(
         r#"{"apiVersion": "autoscaling/v2", "kind": "HorizontalPodAutoscaler",
         "metadata": {"name": "lost"}, "spec": {"maxReplicas": 2, "scaleTargetRef":
@@ -69,10 +69,8 @@ fn workloads_follow_their_load() {
     );
     within(60, "a missing target is a condition", || {
         let path = "{.status.conditions[?(@.type==\"AbleToScale\")].reason}";
-        kubectl.jsonpath(&["hpa", "lost"], path) == "FailedGetScale"
+        kubectl.jsonpath(&["hpa.v2.autoscaling", "lost"], path) == "FailedGetScale"
     });
-    kubectl.ok(&["delete", "hpa", "--all"]);
-    kubectl.ok(&["delete", "deployment", "busy", "--timeout=60s"]);
 }
 
 fn top(kubectl: &Kubectl) {
@@ -82,6 +80,10 @@ fn top(kubectl: &Kubectl) {
         let fields: Vec<&str> = line.split_whitespace().collect();
         output.code == 0 && fields.len() == 3 && milli(fields[1]) >= 40 && fields[2].ends_with("Mi")
     });
+    let raw = kubectl.ok(&["get", "--raw", "/apis/metrics.k8s.io/v1beta1/nodes/node"]);
+    let metrics: serde_json::Value = serde_json::from_str(&raw).unwrap();
+    assert_eq!(metrics["kind"], "NodeMetrics");
+    assert!(metrics["usage"]["cpu"].as_str().unwrap().ends_with('n'), "{raw}");
     let containers = kubectl.ok(&["top", "pod", "--containers"]);
     assert!(containers.contains("loop"), "{containers}");
     let node = kubectl.ok(&["top", "node", "--no-headers"]);
@@ -94,8 +96,21 @@ fn top(kubectl: &Kubectl) {
 const STOPPABLE: &str = r#"{"metadata": {"labels": {"app": "NAME"}}, "spec": {"containers": [{
     "name": "loop", "image": "busybox", "imagePullPolicy": "IfNotPresent",
     "command": ["sh", "-c", "while [ ! -e /tmp/stop ]; do :; done; sleep 10000"],
-    "resources": {"requests": {"cpu": "10m"}, "limits": {"cpu": "50m"}}}],
+    "resources": {"requests": {"cpu": "10m"}, "limits": {"cpu": "30m"}}}],
     "terminationGracePeriodSeconds": 0}}"#;
+
+/// What is scaled: version, kind, name, and the fields of its spec that others do not have.
+const TARGETS: [(&str, &str, &str, &str); 4] = [
+    ("v1", "ReplicationController", "rc", r#""selector": {"app": "rc"},"#),
+    ("apps/v1", "ReplicaSet", "rs", r#""selector": {"matchLabels": {"app": "rs"}},"#),
+    ("apps/v1", "Deployment", "deploy", r#""selector": {"matchLabels": {"app": "deploy"}},"#),
+    (
+        "apps/v1",
+        "StatefulSet",
+        "sts",
+        r#""serviceName": "sts", "selector": {"matchLabels": {"app": "sts"}},"#,
+    ),
+];
 
 #[test]
 fn every_workload_is_scaled_as_its_autoscaler_may() {
@@ -103,18 +118,40 @@ fn every_workload_is_scaled_as_its_autoscaler_may() {
         return;
     }
     let node = Node::start();
-    let kubectl = node.any_kubectl();
-    let targets = [
-        ("v1", "ReplicationController", "rc", r#""selector": {"app": "rc"},"#),
-        ("apps/v1", "ReplicaSet", "rs", r#""selector": {"matchLabels": {"app": "rs"}},"#),
-        (
-            "apps/v1",
-            "StatefulSet",
-            "sts",
-            r#""serviceName": "sts", "selector": {"matchLabels": {"app": "sts"}},"#,
-        ),
-    ];
-    for (version, kind, name, spec) in targets {
+    let kubectls = node.old_and_new_kubectl();
+    for kubectl in &kubectls {
+        load(kubectl);
+    }
+    let replicas = |kubectl: &Kubectl, name: &str| {
+        kubectl.jsonpath(&[&format!("{name}/{name}")], "{.spec.replicas}")
+    };
+    for kubectl in &kubectls {
+        for (_, kind, name, _) in TARGETS {
+            within(180, &format!("{kind} grows"), || replicas(kubectl, name) == "2");
+            within(90, &format!("{kind}: its autoscaler says that it may not do more"), || {
+                let path = "{.status.conditions[?(@.type==\"ScalingLimited\")].reason}";
+                kubectl.jsonpath(&["hpa.v2.autoscaling", name], path) == "ScaleUpLimit"
+            });
+            assert_eq!(replicas(kubectl, name), "2", "{kind}");
+        }
+    }
+    for kubectl in &kubectls {
+        for pod in kubectl.json(&["pods"])["items"].as_array().unwrap() {
+            let name = pod["metadata"]["name"].as_str().unwrap();
+            kubectl.ok(&["exec", name, "--", "touch", "/tmp/stop"]);
+        }
+    }
+    for kubectl in &kubectls {
+        for (_, kind, name, _) in TARGETS {
+            within(240, &format!("{kind} shrinks"), || replicas(kubectl, name) == "1");
+        }
+        kubectl.ok(&["delete", "hpa,rc,rs,deploy,sts", "--all", "--timeout=60s"]);
+    }
+}
+
+/// Workloads with more to do than one pod can, and autoscalers for them.
+fn load(kubectl: &Kubectl) {
+    for (version, kind, name, spec) in TARGETS {
         let template = STOPPABLE.replace("NAME", name);
         kubectl.apply(&format!(
             r#"{{"apiVersion": "{version}", "kind": "{kind}", "metadata": {{"name": "{name}"}},
@@ -132,21 +169,4 @@ fn every_workload_is_scaled_as_its_autoscaler_may() {
                 "scaleDown": {{"stabilizationWindowSeconds": 0}}}}}}}}"#
         ));
     }
-    let replicas = |kind: &str, name: &str| kubectl.jsonpath(&[kind, name], "{.spec.replicas}");
-    for (_, kind, name, _) in targets {
-        within(180, &format!("{kind} grows"), || replicas(kind, name) == "2");
-        within(90, &format!("{kind}: its autoscaler says that it may not do more"), || {
-            let path = "{.status.conditions[?(@.type==\"ScalingLimited\")].reason}";
-            kubectl.jsonpath(&["hpa.v2.autoscaling", name], path) == "ScaleUpLimit"
-        });
-        assert_eq!(replicas(kind, name), "2", "{kind}");
-    }
-    for pod in kubectl.json(&["pods"])["items"].as_array().unwrap() {
-        let name = pod["metadata"]["name"].as_str().unwrap();
-        kubectl.ok(&["exec", name, "--", "touch", "/tmp/stop"]);
-    }
-    for (_, kind, name, _) in targets {
-        within(240, &format!("{kind} shrinks"), || replicas(kind, name) == "1");
-    }
-    kubectl.ok(&["delete", "hpa,rc,rs,sts", "--all", "--timeout=60s"]);
 }

@@ -1,10 +1,8 @@
 //! STORY step 13: DaemonSets and ReplicationControllers, with an old and a new kubectl.
 #![allow(clippy::unwrap_used, clippy::panic)]
 
-use coracle_integration::{Kubectl, with_kubectls, within};
+use coracle_integration::{Kubectl, with_old_and_new_kubectl, within};
 use serde_json::Value;
-
-const KUBECTLS: [&str; 2] = ["1.20", "1.33"];
 
 fn manifest(image: &str, strategy: &str) -> String {
     format!(
@@ -43,7 +41,7 @@ fn rolled_out(kubectl: &Kubectl) {
 
 #[test]
 fn step_13_a_daemon_set_has_one_pod_per_node_and_rolls() {
-    with_kubectls(&KUBECTLS, |_, kubectl| {
+    with_old_and_new_kubectl(|_, kubectl| {
         let rolling = "{type: RollingUpdate}";
         kubectl.apply(&manifest("nginx", rolling));
         rolled_out(kubectl);
@@ -138,7 +136,7 @@ fn step_13_a_daemon_set_has_one_pod_per_node_and_rolls() {
 
 #[test]
 fn step_13_labels_of_the_node_decide() {
-    with_kubectls(&KUBECTLS, |_, kubectl| {
+    with_old_and_new_kubectl(|_, kubectl| {
         kubectl.apply(
             &manifest("nginx", "{type: RollingUpdate}")
                 .replace("    spec:\n", "    spec:\n      nodeSelector: {disk: ssd}\n"),
@@ -170,7 +168,7 @@ fn step_13_labels_of_the_node_decide() {
 /// names that tell whose they are, lines that say when and from which stream.
 #[test]
 fn step_13_a_log_collector_reads_what_pods_say() {
-    with_kubectls(&KUBECTLS, |node, kubectl| {
+    with_old_and_new_kubectl(|node, kubectl| {
         let (logs, links) = (node.path("logs"), node.path("containers"));
         let (logs, links) = (logs.display(), links.display());
         kubectl.apply(&format!(
@@ -235,7 +233,7 @@ spec:
 
 #[test]
 fn step_13_a_replication_controller_keeps_its_number() {
-    with_kubectls(&KUBECTLS, |_, kubectl| {
+    with_old_and_new_kubectl(|_, kubectl| {
         kubectl.apply(
             "apiVersion: v1
 kind: ReplicationController

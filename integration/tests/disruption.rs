@@ -1,7 +1,7 @@
 //! PodDisruptionBudgets hold evictions up; nodes are cordoned and drained.
 #![allow(clippy::unwrap_used, clippy::panic)]
 
-use coracle_integration::{Node, privileged, within};
+use coracle_integration::{with_old_and_new_kubectl, within};
 
 const WEB: &str = r#"{"apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": "web"},
     "spec": {"replicas": 2, "selector": {"matchLabels": {"app": "web"}}, "template": {
@@ -11,15 +11,7 @@ const WEB: &str = r#"{"apiVersion": "apps/v1", "kind": "Deployment", "metadata":
 
 #[test]
 fn budgets_hold_evictions_up() {
-    if !privileged() {
-        return;
-    }
-    let node = Node::start();
-    for version in ["1.20", "1.33"] {
-        let Some(kubectl) = node.kubectl(version) else { continue };
-        let namespace = format!("v{}", version.replace('.', "-"));
-        kubectl.ok(&["create", "namespace", &namespace]);
-        let kubectl = kubectl.in_namespace(&namespace);
+    with_old_and_new_kubectl(|_, kubectl| {
         kubectl.apply(WEB);
         kubectl.ok(&["rollout", "status", "deployment/web", "--timeout=120s"]);
         let least = "--min-available=2";
@@ -75,6 +67,5 @@ fn budgets_hold_evictions_up() {
         kubectl.ok(&["delete", "pdb", "keep"]);
         kubectl.ok(&["drain", "node", "--pod-selector=app=web", "--force", "--timeout=60s"]);
         kubectl.ok(&["uncordon", "node"]);
-        kubectl.ok(&["delete", "namespace", &namespace, "--timeout=120s"]);
-    }
+    });
 }

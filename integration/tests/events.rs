@@ -1,6 +1,7 @@
 //! Events are forgotten when their time is over.
 #![allow(clippy::unwrap_used, clippy::panic)]
 
+use coracle_integration::kubectl::OLD_AND_NEW;
 use coracle_integration::{Node, NodeOptions, privileged, within};
 
 #[test]
@@ -12,7 +13,7 @@ fn events_outlive_what_they_tell_by_their_time_to_live() {
         arguments: vec!["--event-ttl=8".into()],
         ..NodeOptions::default()
     });
-    for version in ["1.20", "1.33"] {
+    for version in OLD_AND_NEW {
         let Some(kubectl) = node.kubectl(version) else { continue };
         let name = format!("teller-{}", version.replace('.', "-"));
         let run = ["run", &name, "--image=busybox", "--image-pull-policy=IfNotPresent"];

@@ -1,7 +1,7 @@
 //! Jobs run to their end, counted exactly, also over crashes of the node's agent.
 #![allow(clippy::unwrap_used, clippy::panic)]
 
-use coracle_integration::{Kubectl, Node, privileged, within};
+use coracle_integration::{Kubectl, Node, privileged, with_old_and_new_kubectl, within};
 use serde_json::Value;
 
 fn job(name: &str, spec: &str, script: &str) -> String {
@@ -31,22 +31,13 @@ fn count(job: &Value, field: &str) -> i64 {
 
 #[test]
 fn jobs_run_to_their_end() {
-    if !privileged() {
-        return;
-    }
-    let node = Node::start();
-    for version in ["1.20", "1.33"] {
-        let Some(kubectl) = node.kubectl(version) else { continue };
-        let namespace = format!("v{}", version.replace('.', "-"));
-        kubectl.ok(&["create", "namespace", &namespace]);
-        let kubectl = kubectl.in_namespace(&namespace);
-        completions(&kubectl);
-        failures(&kubectl);
-        indexes(&kubectl);
-        policies_of_indexes(&kubectl);
-        suspension(&kubectl);
-        kubectl.ok(&["delete", "namespace", &namespace, "--timeout=120s"]);
-    }
+    with_old_and_new_kubectl(|_, kubectl| {
+        completions(kubectl);
+        failures(kubectl);
+        indexes(kubectl);
+        policies_of_indexes(kubectl);
+        suspension(kubectl);
+    });
 }
 
 fn completions(kubectl: &Kubectl) {
@@ -186,20 +177,26 @@ fn a_crash_neither_loses_a_pod_nor_counts_it_twice() {
         return;
     }
     let mut node = Node::start();
-    let kubectl = node.any_kubectl();
-    kubectl.apply(&job("many", r#""completions": 12, "parallelism": 3,"#, "sleep 0.3"));
+    let kubectls = node.old_and_new_kubectl();
+    for kubectl in &kubectls {
+        kubectl.apply(&job("many", r#""completions": 12, "parallelism": 3,"#, "sleep 0.3"));
+    }
     for _ in 0..3 {
-        let before = count(&kubectl.json(&["job", "many"]), "succeeded");
-        within(60, "some pods succeed", || {
-            let job = kubectl.json(&["job", "many"]);
-            count(&job, "succeeded") > before || !job["status"]["completionTime"].is_null()
-        });
+        for kubectl in &kubectls {
+            let before = count(&kubectl.json(&["job", "many"]), "succeeded");
+            within(60, "some pods succeed", || {
+                let job = kubectl.json(&["job", "many"]);
+                count(&job, "succeeded") > before || !job["status"]["completionTime"].is_null()
+            });
+        }
         node.kill_agent();
         node.up();
     }
-    kubectl.ok(&["wait", "--for=condition=complete", "job/many", "--timeout=120s"]);
-    let job = kubectl.json(&["job", "many"]);
-    assert_eq!((count(&job, "succeeded"), count(&job, "failed")), (12, 0));
-    let pods = kubectl.json(&["pods", "-l", "job-name=many"]);
-    assert_eq!(pods["items"].as_array().unwrap().len(), 12);
+    for kubectl in &kubectls {
+        kubectl.ok(&["wait", "--for=condition=complete", "job/many", "--timeout=120s"]);
+        let job = kubectl.json(&["job", "many"]);
+        assert_eq!((count(&job, "succeeded"), count(&job, "failed")), (12, 0));
+        let pods = kubectl.json(&["pods", "-l", "job-name=many"]);
+        assert_eq!(pods["items"].as_array().unwrap().len(), 12);
+    }
 }

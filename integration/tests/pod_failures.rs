@@ -10,14 +10,13 @@ use std::sync::atomic::{AtomicU8, Ordering};
 
 use bytes::Bytes;
 use coracle_integration::node::NODE_IP;
-use coracle_integration::{Kubectl, Node, eventually, privileged, with_kubectls, within};
+use coracle_integration::{Kubectl, Node, eventually, with_old_and_new_kubectl, within};
 use http::{HeaderMap, Request, Response};
 use http_body_util::StreamBody;
 use hyper::body::{Frame, Incoming};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use serde_json::{Value, json};
-
-const KUBECTLS: [&str; 2] = ["1.20", "1.33"];
+use tokio::runtime::{Builder, Runtime};
 
 /// A pod of these containers: name, shell command, more of the container's spec.
 fn pod(name: &str, spec: &Value, containers: &[(&str, &str, Value)]) -> Value {
@@ -76,7 +75,7 @@ fn word(kubectl: &Kubectl, pod: &str) -> String {
 
 #[test]
 fn hooks_that_fail_are_told_of() {
-    with_kubectls(&KUBECTLS, |_, kubectl| {
+    with_old_and_new_kubectl(|_, kubectl| {
         let exec = |command: &str| json!({"exec": {"command": ["sh", "-c", command]}});
         let none = json!({});
         let greets = json!({"lifecycle": {"postStart": exec("exit 3")}});
@@ -110,7 +109,7 @@ fn hooks_that_fail_are_told_of() {
 
 #[test]
 fn init_containers_and_sidecars_that_end() {
-    with_kubectls(&KUBECTLS, |_, kubectl| {
+    with_old_and_new_kubectl(|_, kubectl| {
         let never = |init: Value| json!({"restartPolicy": "Never", "initContainers": init});
         let init = |name: &str, command: &str| container(&(name, command, json!({})));
         let main = [("main", "echo worked", json!({}))];
@@ -182,15 +181,12 @@ fn init_containers_and_sidecars_that_end() {
 
 #[test]
 fn probes_of_every_kind_fail_in_upstreams_words() {
-    if !privileged() {
-        return;
-    }
-    let node = Node::start();
-    let kubectl = node.any_kubectl();
-    slow_starters(&kubectl);
-    encrypted(&node, &kubectl);
-    remote_procedures(&node, &kubectl);
-    kubectl.ok(&["delete", "pods", "--all", "--timeout=60s"]);
+    with_old_and_new_kubectl(|node, kubectl| {
+        slow_starters(kubectl);
+        encrypted(node, kubectl);
+        remote_procedures(node, kubectl);
+        kubectl.ok(&["delete", "pods", "--all", "--timeout=60s"]);
+    });
 }
 
 fn slow_starters(kubectl: &Kubectl) {
@@ -229,7 +225,7 @@ fn slow_starters(kubectl: &Kubectl) {
 
 /// A certificate that nobody signed is good enough for a probe.
 fn encrypted(node: &Node, kubectl: &Kubectl) {
-    let dir = node.path("tls");
+    let dir = node.path(&format!("tls-{}", kubectl.version));
     std::fs::create_dir(&dir).unwrap();
     let made = Command::new("openssl")
         .args(["req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2"])
@@ -280,8 +276,9 @@ http {
     kubectl.ok(&["delete", "pod", &good, &bad, &plain, "--timeout=60s"]);
 }
 
-/// Answers `grpc.health.v1.Health/Check` with the state of `health`, for one service only.
-fn serve_health(listener: TcpListener, health: Arc<AtomicU8>) {
+/// Answers `grpc.health.v1.Health/Check` with the state of `health`, for one service only, until
+/// what it returns is dropped.
+fn serve_health(listener: TcpListener, health: Arc<AtomicU8>) -> Runtime {
     async fn answer(
         request: Request<Incoming>,
         health: Arc<AtomicU8>,
@@ -301,29 +298,27 @@ fn serve_health(listener: TcpListener, health: Arc<AtomicU8>) {
         let body = StreamBody::new(futures::stream::iter(frames));
         Ok(Response::builder().header("content-type", "application/grpc").body(body).unwrap())
     }
-    std::thread::spawn(move || {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-        runtime.block_on(async move {
-            listener.set_nonblocking(true).unwrap();
-            let listener = tokio::net::TcpListener::from_std(listener).unwrap();
-            // Ends with the process of the test.
-            while let Ok((stream, _)) = listener.accept().await {
-                let health = health.clone();
-                tokio::spawn(async move {
-                    let service =
-                        hyper::service::service_fn(|request| answer(request, health.clone()));
-                    let http = hyper::server::conn::http2::Builder::new(TokioExecutor::new());
-                    // A probe closes its connection as it likes.
-                    let _ = http.serve_connection(TokioIo::new(stream), service).await;
-                });
-            }
-        });
+    let runtime = Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+    runtime.spawn(async move {
+        listener.set_nonblocking(true).unwrap();
+        let listener = tokio::net::TcpListener::from_std(listener).unwrap();
+        while let Ok((stream, _)) = listener.accept().await {
+            let health = health.clone();
+            tokio::spawn(async move {
+                let service = hyper::service::service_fn(|request| answer(request, health.clone()));
+                let http = hyper::server::conn::http2::Builder::new(TokioExecutor::new());
+                // A probe closes its connection as it likes.
+                let _ = http.serve_connection(TokioIo::new(stream), service).await;
+            });
+        }
     });
+    runtime
 }
 
 fn remote_procedures(node: &Node, kubectl: &Kubectl) {
     let health = Arc::new(AtomicU8::new(2));
-    serve_health(node.ns.listen(&format!("{NODE_IP}:50051")), health.clone());
+    let listener = node.ns.listen(&format!("{NODE_IP}:50051"));
+    let _server = serve_health(listener, health.clone());
     // In the network of the machine a probe asks the machine.
     let host = json!({"hostNetwork": true});
     let asks = |service: &str, port: u16| {
@@ -349,7 +344,7 @@ fn remote_procedures(node: &Node, kubectl: &Kubectl) {
 
 #[test]
 fn a_namespace_that_cannot_end_says_what_is_left() {
-    with_kubectls(&KUBECTLS, |_, kubectl| {
+    with_old_and_new_kubectl(|_, kubectl| {
         let name = format!("stuck-{}", kubectl.version.replace('.', "-"));
         kubectl.ok(&["create", "namespace", &name]);
         let stuck = kubectl.in_namespace(&name);

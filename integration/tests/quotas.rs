@@ -1,7 +1,7 @@
 //! ResourceQuota, LimitRange and PriorityClass: what a namespace may have and what it is given.
 #![allow(clippy::unwrap_used, clippy::panic)]
 
-use coracle_integration::{Kubectl, Node, privileged, within};
+use coracle_integration::{Kubectl, with_old_and_new_kubectl, within};
 
 fn pod(name: &str, resources: &str) -> String {
     format!(
@@ -20,20 +20,11 @@ fn refused(kubectl: &Kubectl, manifest: &str) -> String {
 
 #[test]
 fn namespaces_are_limited() {
-    if !privileged() {
-        return;
-    }
-    let node = Node::start();
-    for version in ["1.20", "1.33"] {
-        let Some(kubectl) = node.kubectl(version) else { continue };
-        let namespace = format!("v{}", version.replace('.', "-"));
-        kubectl.ok(&["create", "namespace", &namespace]);
-        let kubectl = kubectl.in_namespace(&namespace);
-        quotas(&kubectl);
-        limit_ranges(&kubectl);
-        kubectl.ok(&["delete", "namespace", &namespace, "--timeout=120s"]);
-    }
-    priorities(&node.any_kubectl());
+    with_old_and_new_kubectl(|_, kubectl| {
+        priorities(kubectl);
+        quotas(kubectl);
+        limit_ranges(kubectl);
+    });
 }
 
 fn quotas(kubectl: &Kubectl) {
@@ -137,5 +128,5 @@ fn priorities(kubectl: &Kubectl) {
     manifest["spec"]["priorityClassName"] = "none".into();
     let message = refused(kubectl, &manifest.to_string());
     assert!(message.contains("no PriorityClass with name none was found"), "{message}");
-    kubectl.ok(&["delete", "pod", "urgent", "--timeout=60s"]);
+    kubectl.ok(&["delete", "pod/urgent", "priorityclass/high", "--timeout=60s"]);
 }

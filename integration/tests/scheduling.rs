@@ -2,10 +2,8 @@
 //! who has to leave, and what is said about it.
 #![allow(clippy::unwrap_used, clippy::panic)]
 
-use coracle_integration::{Kubectl, Node, eventually, with_kubectls, within};
+use coracle_integration::{Kubectl, Node, eventually, with_old_and_new_kubectl, within};
 use serde_json::{Value, json};
-
-const KUBECTLS: [&str; 2] = ["1.20", "1.33"];
 
 /// What is said after the reason when nothing would help.
 const HELPLESS: &str = " preemption: 0/1 nodes are available: 1 Preemption is not helpful for \
@@ -122,7 +120,7 @@ fn namespace(kubectl: &Kubectl) -> String {
 
 #[test]
 fn pods_go_where_they_ask_to_and_keep_their_distance() {
-    with_kubectls(&KUBECTLS, |_, kubectl| {
+    with_old_and_new_kubectl(|_, kubectl| {
         node_affinity(kubectl);
         pod_affinity(kubectl);
         spreading(kubectl);
@@ -281,7 +279,7 @@ fn gates(kubectl: &Kubectl) {
 
 #[test]
 fn taints_keep_pods_away_and_send_them_away() {
-    with_kubectls(&KUBECTLS, |_, kubectl| {
+    with_old_and_new_kubectl(|_, kubectl| {
         let tolerates = |more: Value| {
             let mut toleration = json!({"key": "only", "operator": "Exists"});
             merge(&mut toleration, more);
@@ -343,7 +341,7 @@ fn taints_keep_pods_away_and_send_them_away() {
 
 #[test]
 fn the_more_important_pod_gets_the_room() {
-    with_kubectls(&KUBECTLS, |node, kubectl| {
+    with_old_and_new_kubectl(|node, kubectl| {
         for (name, value, policy) in
             [("high", 1000, "PreemptLowerPriority"), ("modest", 500, "Never")]
         {
@@ -472,7 +470,7 @@ fn budgets(kubectl: &Kubectl) {
 
 #[test]
 fn a_rollout_without_room_is_explained_on_the_deployment() {
-    with_kubectls(&KUBECTLS, |_, kubectl| {
+    with_old_and_new_kubectl(|_, kubectl| {
         let deployment = json!({"apiVersion": "apps/v1", "kind": "Deployment",
         "metadata": {"name": "web"},
         "spec": {

@@ -4,10 +4,8 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use coracle_integration::{Kubectl, Node, privileged, with_kubectls, within};
+use coracle_integration::{Kubectl, Node, privileged, with_old_and_new_kubectl, within};
 use serde_json::Value;
-
-const KUBECTLS: [&str; 2] = ["1.20", "1.33"];
 
 /// A database that keeps what it wrote. It says in its data who owns them: one that still runs
 /// when another of the same identity has started notices it and leaves a trace.
@@ -87,7 +85,7 @@ fn versions(kubectl: &Kubectl) -> Vec<String> {
 
 #[test]
 fn step_13_names_order_dns_and_storage() {
-    with_kubectls(&KUBECTLS, |_, kubectl| {
+    with_old_and_new_kubectl(|_, kubectl| {
         kubectl.apply(&manifest(STATEFUL_SET, ""));
         ready(kubectl, 3);
         assert_eq!(names(kubectl), ["mysql-0", "mysql-1", "mysql-2"]);
@@ -157,7 +155,7 @@ fn step_13_names_order_dns_and_storage() {
 
 #[test]
 fn step_13_rollouts_partitions_and_the_way_back() {
-    with_kubectls(&KUBECTLS, |_, kubectl| {
+    with_old_and_new_kubectl(|_, kubectl| {
         let parallel = "  podManagementPolicy: Parallel\n  ordinals: {start: 5}";
         kubectl.apply(&manifest(STATEFUL_SET, parallel));
         ready(kubectl, 3);
@@ -221,7 +219,7 @@ fn step_13_rollouts_partitions_and_the_way_back() {
 
 #[test]
 fn step_13_a_pet_set_is_a_stateful_set() {
-    with_kubectls(&KUBECTLS, |_, kubectl| {
+    with_old_and_new_kubectl(|_, kubectl| {
         let petset = manifest("apps/v1alpha1\nkind: PetSet", "");
         let petset = petset.replace("  selector: {matchLabels: {app: mysql}}\n", "");
         kubectl.apply(&petset.replace("replicas: 3", "replicas: 1"));
@@ -248,8 +246,10 @@ fn identities_stay_unique_across_kills() {
         return;
     }
     let mut node = Node::start();
-    let kubectl = node.any_kubectl();
-    kubectl.apply(&manifest(STATEFUL_SET, ""));
+    let kubectls = node.old_and_new_kubectl();
+    for kubectl in &kubectls {
+        kubectl.apply(&manifest(STATEFUL_SET, ""));
+    }
     // What the user does meanwhile, and how long after it the node dies.
     let deeds: [(&[&str], u64); 6] = [
         (&["get", "statefulsets"], 300),
@@ -260,20 +260,26 @@ fn identities_stay_unique_across_kills() {
         (&["delete", "pod", "mysql-0", "mysql-1", "--wait=false"], 50),
     ];
     for (deed, delay_ms) in deeds {
-        // A pod of the deed may not be there yet, or any more.
-        kubectl.run(deed);
+        for kubectl in &kubectls {
+            // A pod of the deed may not be there yet, or any more.
+            kubectl.run(deed);
+        }
         std::thread::sleep(Duration::from_millis(delay_ms));
         node.kill_agent();
         node.up();
     }
-    ready(&kubectl, 4);
-    within(90, "every pod is of the newest version", || versions(&kubectl) == ["2", "2", "2", "2"]);
-    assert_eq!(names(&kubectl), ["mysql-0", "mysql-1", "mysql-2", "mysql-3"]);
+    for kubectl in &kubectls {
+        ready(kubectl, 4);
+        within(90, "every pod is of the newest version", || {
+            versions(kubectl) == ["2", "2", "2", "2"]
+        });
+        assert_eq!(names(kubectl), ["mysql-0", "mysql-1", "mysql-2", "mysql-3"]);
+    }
     let volumes: Vec<PathBuf> = std::fs::read_dir(node.path("data/volumes"))
         .unwrap()
         .map(|entry| entry.unwrap().path())
         .collect();
-    assert_eq!(volumes.len(), 4, "one volume for each identity: {volumes:?}");
+    assert_eq!(volumes.len(), 4 * kubectls.len(), "one volume for each identity: {volumes:?}");
     for volume in volumes {
         assert!(volume.join("starts").exists(), "{volume:?} was never used");
         let violations = std::fs::read_to_string(volume.join("violations")).unwrap_or_default();

@@ -3,9 +3,7 @@
 
 use std::path::PathBuf;
 
-use coracle_integration::{Kubectl, Node, eventually, with_kubectls, within};
-
-const KUBECTLS: [&str; 2] = ["1.20", "1.33"];
+use coracle_integration::{Kubectl, Node, eventually, with_old_and_new_kubectl, within};
 
 fn claim(name: &str, class: &str) -> String {
     format!(
@@ -68,7 +66,7 @@ fn directories(node: &Node) -> Vec<PathBuf> {
 
 #[test]
 fn a_claim_gets_a_directory_where_its_pod_runs() {
-    with_kubectls(&KUBECTLS, |node, kubectl| {
+    with_old_and_new_kubectl(|node, kubectl| {
         let classes = kubectl.ok(&["get", "storageclasses"]);
         let row: Vec<&str> = classes.lines().nth(1).unwrap().split_whitespace().collect();
         assert_eq!(
@@ -132,7 +130,7 @@ fn a_claim_gets_a_directory_where_its_pod_runs() {
 
 #[test]
 fn volumes_made_by_hand_are_matched_released_and_kept() {
-    with_kubectls(&KUBECTLS, |node, kubectl| {
+    with_old_and_new_kubectl(|node, kubectl| {
         let prefix = format!("hand-{}", kubectl.version.replace('.', "-"));
         let volume = |name: &str, size: &str, labels: &str| {
             let path = node.path(&format!("{prefix}-{name}"));
@@ -195,7 +193,7 @@ spec:
 
 #[test]
 fn unbound_claims_say_why_and_what_they_keep_waiting() {
-    with_kubectls(&KUBECTLS, |node, kubectl| {
+    with_old_and_new_kubectl(|node, kubectl| {
         let prefix = format!("now-{}", kubectl.version.replace('.', "-"));
         // No class at all: nothing is made, and the pod says so.
         kubectl.apply(&claim("none", "storageClassName: ''"));

@@ -211,6 +211,28 @@ volumes() {
     expect "it writes" kubectl exec mysql-0 -- sh -c 'echo kept >/data/file; sync'
 }
 
+ticks() { kubectl get jobs -l app=tick -o name | wc -l; }
+more_ticks_than() { [ "$(ticks)" -gt "$1" ]; }
+
+clock_jumps() {
+    kubectl apply -f tick.yml >/dev/null || failed "tick.yml"
+    eventually "a CronJob starts a Job by the clock" more_ticks_than 0
+    local before after
+    before=$(ticks)
+    date -s '3 hours' >/dev/null
+    eventually "a clock that is set ahead starts a Job" more_ticks_than "$before"
+    sleep 5
+    # A minute may have ended meanwhile.
+    expect "for one of the 180 times that were left out" test "$(ticks)" -le $((before + 2))
+    date -s '3 hours ago' >/dev/null
+    sleep 2
+    after=$(ticks)
+    sleep 75
+    equal "a clock that is set back starts none again" "$after" "$(ticks)"
+    equal "the node is still Ready" True "$(field node machine '{.status.conditions[?(@.type=="Ready")].status}')"
+    kubectl delete -f tick.yml >/dev/null
+}
+
 restarts() { kubectl get pods -l app=nginx -o 'jsonpath={.items[*].status.containerStatuses[0].restartCount}'; }
 containers() { kubectl get pods -l app=nginx -o 'jsonpath={.items[*].status.containerStatuses[0].containerID}'; }
 
@@ -306,6 +328,7 @@ pod_network
 resources
 security
 if [ "$stage" = plain ]; then
+    clock_jumps
     agent_killed
     reset
     echo "stage plain done"
