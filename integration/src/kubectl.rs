@@ -128,6 +128,40 @@ impl Kubectl {
         output.stdout
     }
 
+    /// The same without this client's own validation: an old one would not send what it does not
+    /// know.
+    pub fn apply_unvalidated(&self, manifest: &str) -> String {
+        let output = self.run_with_input(&["apply", "--validate=false", "-f", "-"], manifest);
+        assert!(output.code == 0, "apply: {}{}", output.stdout, output.stderr);
+        output.stdout
+    }
+
+    /// Waits until a pod is ready.
+    pub fn ready(&self, pod: &str) {
+        let pod = format!("pod/{pod}");
+        self.ok(&["wait", "--for=condition=Ready", &pod, "--timeout=120s"]);
+    }
+
+    /// The events with this reason about an object, given by its name or as `Kind/name`.
+    pub fn events(&self, object: &str, reason: &str) -> Vec<serde_json::Value> {
+        let about = match object.split_once('/') {
+            Some((kind, name)) => format!("involvedObject.kind={kind},involvedObject.name={name}"),
+            None => format!("involvedObject.name={object}"),
+        };
+        let selector = format!("{about},reason={reason}");
+        let list = self.json(&["events", "--field-selector", &selector]);
+        list["items"].as_array().unwrap().clone()
+    }
+
+    /// Waits for such an event whose message contains `text`; returns the message.
+    pub fn event(&self, object: &str, reason: &str, text: &str) -> String {
+        crate::eventually(120, &format!("{object}: an event {reason} with {text:?}"), || {
+            let events = self.events(object, reason);
+            let messages = events.iter().filter_map(|event| event["message"].as_str());
+            messages.into_iter().find(|message| message.contains(text)).map(str::to_owned)
+        })
+    }
+
     /// Runs and expects failure; returns standard error.
     pub fn fails(&self, arguments: &[&str]) -> String {
         let output = self.run(arguments);

@@ -5,9 +5,7 @@ use std::collections::BTreeSet;
 use std::fs::File;
 use std::path::Path;
 
-use coracle_integration::{
-    Api, Kubectl, Node, NodeOptions, Registry, eventually, privileged, within,
-};
+use coracle_integration::{Api, Node, NodeOptions, Registry, eventually, privileged, within};
 use serde_json::json;
 
 const CONFIG_MAPS: &str = "/api/v1/namespaces/default/configmaps";
@@ -28,16 +26,6 @@ fn config_maps(api: &Api) -> BTreeSet<String> {
     let list = api.get(CONFIG_MAPS);
     let names = list.items().iter().map(|o| o["metadata"]["name"].as_str().unwrap().to_owned());
     names.filter(|name| name != "kube-root-ca.crt").collect()
-}
-
-fn event(kubectl: &Kubectl, name: &str, reason: &str, containing: &str) -> String {
-    let selector = format!("involvedObject.name={name},reason={reason}");
-    eventually(120, &format!("{name}: an event {reason} with {containing:?}"), || {
-        let list = kubectl.json(&["events", "--field-selector", &selector]);
-        let mut events = list["items"].as_array().unwrap().iter();
-        let text = |event: &serde_json::Value| event["message"].as_str().unwrap().to_owned();
-        events.find(|event| text(event).contains(containing)).map(text)
-    })
 }
 
 #[test]
@@ -109,7 +97,7 @@ fn a_full_disk_loses_nothing() {
         "{apiVersion: v1, kind: Pod, metadata: {name: big}, spec: {containers: [
             {name: main, image: '127.0.0.1:5000/nginx:v1', command: [sleep, '10000']}]}}",
     );
-    event(&kubectl, "big", "Failed", "No space left on device");
+    kubectl.event("big", "Failed", "No space left on device");
     std::fs::remove_file(&filler).unwrap();
     // Space again: writes and pulls work without a restart.
     assert!(create(&mut acknowledged).ok());
@@ -254,9 +242,9 @@ spec:
     let target =
         status["conditions"].as_array().unwrap().iter().find(|c| c["type"] == "DisruptionTarget");
     assert_eq!(target.unwrap()["reason"], "TerminationByKubelet", "{status}");
-    event(&kubectl, "hog", "Evicted", low);
-    event(&kubectl, "node", "EvictionThresholdMet", "Attempting to reclaim ephemeral-storage");
-    event(&kubectl, "node", "NodeHasDiskPressure", "Node node status is now: NodeHasDiskPressure");
+    kubectl.event("hog", "Evicted", low);
+    kubectl.event("node", "EvictionThresholdMet", "Attempting to reclaim ephemeral-storage");
+    kubectl.event("node", "NodeHasDiskPressure", "Node node status is now: NodeHasDiskPressure");
     // Images that nobody used went first; those in use stayed, and so did the modest pod.
     assert!(!images().contains("nginx"), "{}", images());
     assert!(images().contains("busybox"));

@@ -77,7 +77,7 @@ fn failures(kubectl: &Kubectl) {
     kubectl.apply(&job("late", r#""activeDeadlineSeconds": 2,"#, "sleep 1000"));
     let policy = r#""backoffLimit": 5, "podFailurePolicy": {"rules": [{"action": "FailJob",
         "onExitCodes": {"operator": "In", "values": [42]}}]},"#;
-    apply_unvalidated(kubectl, &job("fatal", policy, "exit 42"));
+    kubectl.apply_unvalidated(&job("fatal", policy, "exit 42"));
     ends_as(
         kubectl,
         "bad",
@@ -99,16 +99,10 @@ fn failures(kubectl: &Kubectl) {
     assert_eq!(kubectl.jsonpath(&["job", "bad"], "{.status.failed}"), "1");
 }
 
-/// Applies what an old client does not know, without its validation.
-fn apply_unvalidated(kubectl: &Kubectl, manifest: &str) {
-    let applied = kubectl.run_with_input(&["apply", "--validate=false", "-f", "-"], manifest);
-    assert_eq!(applied.code, 0, "{}", applied.stderr);
-}
-
 fn policies_of_indexes(kubectl: &Kubectl) {
     let spec = r#""completions": 3, "parallelism": 3, "completionMode": "Indexed",
         "backoffLimitPerIndex": 1,"#;
-    apply_unvalidated(kubectl, &job("each", spec, "exit $((JOB_COMPLETION_INDEX % 2))"));
+    kubectl.apply_unvalidated(&job("each", spec, "exit $((JOB_COMPLETION_INDEX % 2))"));
     ends_as(kubectl, "each", ["FailureTarget=True FailedIndexes", "Failed=True FailedIndexes"]);
     let job_each = kubectl.json(&["job", "each"]);
     let status = &job_each["status"];
@@ -122,7 +116,7 @@ fn policies_of_indexes(kubectl: &Kubectl) {
     let spec = r#""completions": 3, "parallelism": 3, "completionMode": "Indexed",
         "successPolicy": {"rules": [{"succeededIndexes": "1"}]},"#;
     let script = "[ $JOB_COMPLETION_INDEX = 1 ] || sleep 1000";
-    apply_unvalidated(kubectl, &job("leader", spec, script));
+    kubectl.apply_unvalidated(&job("leader", spec, script));
     ends_as(
         kubectl,
         "leader",
@@ -135,7 +129,7 @@ fn policies_of_indexes(kubectl: &Kubectl) {
 }
 
 fn suspension(kubectl: &Kubectl) {
-    apply_unvalidated(kubectl, &job("paused", r#""suspend": true,"#, "true"));
+    kubectl.apply_unvalidated(&job("paused", r#""suspend": true,"#, "true"));
     within(60, "it says that it is suspended", || {
         conditions(kubectl, "paused") == ["Suspended=True JobSuspended"]
     });
@@ -153,7 +147,7 @@ fn suspension(kubectl: &Kubectl) {
 fn indexes(kubectl: &Kubectl) {
     let spec = r#""completions": 3, "parallelism": 3, "completionMode": "Indexed",
         "ttlSecondsAfterFinished": 20,"#;
-    apply_unvalidated(kubectl, &job("indexed", spec, "echo $JOB_COMPLETION_INDEX $(hostname)"));
+    kubectl.apply_unvalidated(&job("indexed", spec, "echo $JOB_COMPLETION_INDEX $(hostname)"));
     within(120, "every index succeeds", || {
         kubectl.jsonpath(&["job", "indexed"], "{.status.completedIndexes}") == "0-2"
     });

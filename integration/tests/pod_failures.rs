@@ -43,28 +43,11 @@ fn container((name, command, more): &(&str, &str, Value)) -> Value {
 const SLEEP: &str = "trap 'exit 0' TERM; while :; do sleep 0.1; done";
 
 fn apply(kubectl: &Kubectl, object: &Value) {
-    // What an old client does not know it would refuse to send.
-    let input = object.to_string();
-    let output = kubectl.run_with_input(&["apply", "--validate=false", "-f", "-"], &input);
-    assert_eq!(output.code, 0, "{}", output.stderr);
+    kubectl.apply_unvalidated(&object.to_string());
 }
 
 fn status(kubectl: &Kubectl, pod: &str) -> Value {
     kubectl.json(&["pod", pod])["status"].clone()
-}
-
-fn ready(kubectl: &Kubectl, pod: &str) {
-    let pod = format!("pod/{pod}");
-    kubectl.ok(&["wait", "--for=condition=Ready", &pod, "--timeout=60s"]);
-}
-
-fn says(kubectl: &Kubectl, name: &str, reason: &str, message: &str) {
-    within(60, &format!("{name}: {reason} {message}"), || {
-        let selector = format!("involvedObject.name={name},reason={reason}");
-        let list = kubectl.json(&["events", "--field-selector", &selector]);
-        let mut events = list["items"].as_array().unwrap().iter();
-        events.any(|event| event["message"].as_str().unwrap().contains(message))
-    });
 }
 
 /// The column STATUS.
@@ -88,8 +71,8 @@ fn hooks_that_fail_are_told_of() {
         let absent = json!({"lifecycle": {"preStop": {"httpGet": {"port": 9}}}});
         apply(kubectl, &pod("caller", &none, &[("main", SLEEP, absent)]));
 
-        says(kubectl, "greeter", "FailedPostStartHook", "PostStartHook failed");
-        says(kubectl, "greeter", "Killing", "FailedPostStartHook");
+        kubectl.event("greeter", "FailedPostStartHook", "PostStartHook failed");
+        kubectl.event("greeter", "Killing", "FailedPostStartHook");
         let greeter = eventually(60, "it is started again", || {
             let status = status(kubectl, "greeter")["containerStatuses"][0].clone();
             (status["restartCount"].as_u64() > Some(0)).then_some(status)
@@ -99,9 +82,9 @@ fn hooks_that_fail_are_told_of() {
             word(kubectl, "greeter") == "CrashLoopBackOff"
         });
         for pod in ["leaver", "lingerer", "caller"] {
-            ready(kubectl, pod);
+            kubectl.ready(pod);
             kubectl.ok(&["delete", "pod", pod, "--timeout=60s"]);
-            says(kubectl, pod, "FailedPreStopHook", "PreStopHook failed");
+            kubectl.event(pod, "FailedPreStopHook", "PreStopHook failed");
         }
         kubectl.ok(&["delete", "pod", "greeter", "--timeout=60s"]);
     });
@@ -154,7 +137,7 @@ fn init_containers_and_sidecars_that_end() {
         let namespace = retried["metadata"]["namespace"].as_str().unwrap();
         let text =
             format!("Back-off restarting failed container first in pod retried_{namespace}({uid})");
-        says(kubectl, "retried", "BackOff", &text);
+        kubectl.event("retried", "BackOff", &text);
 
         // A sidecar ends after the work is done, and does not spoil it.
         within(60, "the task is done", || status(kubectl, "task")["phase"] == "Succeeded");
@@ -202,18 +185,18 @@ fn slow_starters(kubectl: &Kubectl) {
     let closed = json!({"readinessProbe": {"tcpSocket": {"port": 81}, "periodSeconds": 1}});
     apply(kubectl, &pod("closed", &none, &[("main", SLEEP, closed)]));
 
-    says(kubectl, "slow", "Unhealthy", "Startup probe failed: cat: ");
-    says(kubectl, "slow", "Killing", "Container main failed startup probe, will be restarted");
+    kubectl.event("slow", "Unhealthy", "Startup probe failed: cat: ");
+    kubectl.event("slow", "Killing", "Container main failed startup probe, will be restarted");
     within(60, "it is restarted", || {
         let status = status(kubectl, "slow")["containerStatuses"][0].clone();
         assert_eq!((&status["started"], &status["ready"]), (&false.into(), &false.into()));
         status["restartCount"].as_u64() > Some(0)
     });
     let timed_out = "Readiness probe failed: command timed out: \"sleep 1000\" timed out after 1s";
-    says(kubectl, "hanging", "Unhealthy", timed_out);
+    kubectl.event("hanging", "Unhealthy", timed_out);
     let ip = kubectl.jsonpath(&["pod", "closed"], "{.status.podIP}");
     let refused = format!("Readiness probe failed: dial tcp {ip}:81: connect: connection refused");
-    says(kubectl, "closed", "Unhealthy", &refused);
+    kubectl.event("closed", "Unhealthy", &refused);
     assert_eq!(status(kubectl, "hanging")["containerStatuses"][0]["restartCount"], 0);
     // What took too long is not left behind in the container.
     std::thread::sleep(std::time::Duration::from_secs(5));
@@ -261,18 +244,18 @@ http {
         name
     };
     let (good, bad, plain) = (server("good", 443), server("bad", 443), server("good", 80));
-    ready(kubectl, &good);
+    kubectl.ready(&good);
     let asked = kubectl.ok(&["logs", &good]);
     assert!(asked.contains("\"GET /good HTTP/1.1\" 200"), "{asked}");
     assert!(asked.contains("kube-probe/1.33"), "{asked}");
     let text = "Readiness probe failed: HTTP probe failed with statuscode: 503";
-    says(kubectl, &bad, "Unhealthy", text);
+    kubectl.event(&bad, "Unhealthy", text);
     let ip = kubectl.jsonpath(&["pod", &plain], "{.status.podIP}");
     let text = format!(
         "Readiness probe failed: Get \"https://{ip}:80/good\": http: server gave HTTP response to \
          HTTPS client"
     );
-    says(kubectl, &plain, "Unhealthy", &text);
+    kubectl.event(&plain, "Unhealthy", &text);
     kubectl.ok(&["delete", "pod", &good, &bad, &plain, "--timeout=60s"]);
 }
 
@@ -329,15 +312,15 @@ fn remote_procedures(node: &Node, kubectl: &Kubectl) {
     apply(kubectl, &pod("rpc-other", &host, &[("main", SLEEP, asks("other", 50051))]));
     apply(kubectl, &pod("rpc-closed", &host, &[("main", SLEEP, asks("db", 50052))]));
     let text = "Readiness probe failed: service unhealthy (responded with \"NOT_SERVING\")";
-    says(kubectl, "rpc", "Unhealthy", text);
+    kubectl.event("rpc", "Unhealthy", text);
     let text = "Readiness probe failed: error: this server does not implement the grpc health \
                 protocol (grpc.health.v1.Health)";
-    says(kubectl, "rpc-other", "Unhealthy", text);
+    kubectl.event("rpc-other", "Unhealthy", text);
     let address = format!("{NODE_IP}:50052");
     let text = format!("Readiness probe failed: error: failed to connect service at \"{address}\"");
-    says(kubectl, "rpc-closed", "Unhealthy", &text);
+    kubectl.event("rpc-closed", "Unhealthy", &text);
     health.store(1, Ordering::SeqCst);
-    ready(kubectl, "rpc");
+    kubectl.ready("rpc");
     health.store(2, Ordering::SeqCst);
     kubectl.ok(&["wait", "--for=condition=Ready=false", "pod/rpc", "--timeout=60s"]);
 }
@@ -356,7 +339,7 @@ fn a_namespace_that_cannot_end_says_what_is_left() {
             );
         }
         apply(&stuck, &pod("sleeper", &json!({}), &[("main", SLEEP, json!({}))]));
-        ready(&stuck, "sleeper");
+        stuck.ready("sleeper");
         kubectl.ok(&["delete", "namespace", &name, "--wait=false"]);
         let expected = [
             (

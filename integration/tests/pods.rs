@@ -9,11 +9,6 @@ fn shell(kubectl: &Kubectl, pod: &str, container: &str, command: &str) -> String
     kubectl.ok(&["exec", pod, "-c", container, "--", "sh", "-c", command])
 }
 
-fn ready(kubectl: &Kubectl, pod: &str) {
-    let pod = format!("pod/{pod}");
-    kubectl.ok(&["wait", "--for=condition=Ready", &pod, "--timeout=60s"]);
-}
-
 #[test]
 fn pods_are_what_they_say() {
     if !privileged() {
@@ -38,7 +33,7 @@ fn pods_are_what_they_say() {
 }
 
 fn order_and_hooks(kubectl: &Kubectl, journal: &std::path::Path) {
-    ready(kubectl, "order");
+    kubectl.ready("order");
     let order = shell(kubectl, "order", "after", "cat /shared/order");
     assert_eq!(order, "first\nside\nlast\ngreeted\nafter\n");
     let pod = kubectl.json(&["pod", "order"]);
@@ -54,7 +49,7 @@ fn order_and_hooks(kubectl: &Kubectl, journal: &std::path::Path) {
 }
 
 fn identity_and_files(kubectl: &Kubectl) {
-    ready(kubectl, "self");
+    kubectl.ready("self");
     let run = |command: &str| shell(kubectl, "self", "main", command);
     assert_eq!(run("id -u; id -g"), "1000\n3000\n");
     let mut groups: Vec<String> = run("id -G").split_whitespace().map(Into::into).collect();
@@ -113,7 +108,7 @@ fn names_and_shared_processes(kubectl: &Kubectl) {
     );
     assert!(hosts.contains("192.0.2.77\tfar.example\tfurther.example\n"), "{hosts}");
 
-    ready(kubectl, "qualified");
+    kubectl.ready("qualified");
     let qualified =
         |container: &str, command: &str| shell(kubectl, "qualified", container, command);
     assert_eq!(qualified("main", "hostname"), "box.inner.default.svc.cluster.local\n");
@@ -138,7 +133,7 @@ fn last_words(kubectl: &Kubectl) {
 }
 
 fn the_machine(node: &Node, kubectl: &Kubectl) {
-    ready(kubectl, "host");
+    kubectl.ready("host");
     let run = |command: &str| shell(kubectl, "host", "main", command);
     assert_eq!(kubectl.jsonpath(&["pod", "host"], "{.status.podIP}"), NODE_IP);
     assert!(run("ip address").contains(NODE_IP), "the machine's network");
@@ -178,7 +173,7 @@ fn probes(node: &Node, kubectl: &Kubectl) {
             || events("web").contains("Readiness probe failed: cat: can't open '/tmp/ready'")
     });
     shell(kubectl, "web", "main", "touch /tmp/ready");
-    ready(kubectl, "web");
+    kubectl.ready("web");
     shell(kubectl, "web", "main", "rm /tmp/ready");
     kubectl.ok(&["wait", "--for=condition=Ready=false", "pod/web", "--timeout=60s"]);
     assert_eq!(status()["restartCount"], 0, "an unready container is not restarted");

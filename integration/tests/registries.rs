@@ -19,18 +19,9 @@ spec:
 }
 
 /// Messages of the events of a pod with one reason.
-fn events(kubectl: &Kubectl, pod: &str, reason: &str) -> Vec<String> {
-    let selector = format!("involvedObject.name={pod},reason={reason}");
-    let list = kubectl.json(&["events", "--field-selector", &selector]);
-    let items = list["items"].as_array().unwrap().iter();
-    items.map(|event| event["message"].as_str().unwrap().to_owned()).collect()
-}
-
-/// Waits for an event and returns its message.
-fn event(kubectl: &Kubectl, pod: &str, reason: &str, containing: &str) -> String {
-    eventually(90, &format!("{pod}: an event {reason} with {containing:?}"), || {
-        events(kubectl, pod, reason).into_iter().find(|message| message.contains(containing))
-    })
+fn messages(kubectl: &Kubectl, pod: &str, reason: &str) -> Vec<String> {
+    let events = kubectl.events(pod, reason).into_iter();
+    events.map(|event| event["message"].as_str().unwrap().to_owned()).collect()
 }
 
 fn waiting(kubectl: &Kubectl, pod: &str) -> (String, String) {
@@ -67,8 +58,8 @@ fn images_are_pulled() {
     let app = "127.0.0.1:5000/team/app";
     kubectl.apply(&(pod("mirrored", "busybox", "") + &pod("direct", &format!("{app}:v1"), "")));
     ready(&kubectl, &["mirrored", "direct"]);
-    assert_eq!(events(&kubectl, "mirrored", "Pulling"), ["Pulling image \"busybox\""]);
-    let pulled = event(&kubectl, "mirrored", "Pulled", "Successfully");
+    assert_eq!(messages(&kubectl, "mirrored", "Pulling"), ["Pulling image \"busybox\""]);
+    let pulled = kubectl.event("mirrored", "Pulled", "Successfully");
     let rest = pulled.strip_prefix("Successfully pulled image \"busybox\" in ").expect(&pulled);
     let (took, rest) = rest.split_once(" (").expect(&pulled);
     let (waited, rest) = rest.split_once(" including waiting). Image size: ").expect(&pulled);
@@ -86,18 +77,18 @@ fn images_are_pulled() {
     kubectl.apply(&pod("again", &format!("{app}:v1"), ""));
     ready(&kubectl, &["again"]);
     let present = format!("Container image \"{app}:v1\" already present on machine");
-    assert_eq!(events(&kubectl, "again", "Pulled"), [present]);
+    assert_eq!(messages(&kubectl, "again", "Pulled"), [present]);
 
     // A tag that is not there: the words of Kubernetes, and a start once it is.
     let missing = format!("{app}:v2");
     kubectl.apply(&pod("missing", &missing, ""));
-    let text = event(&kubectl, "missing", "Failed", "Failed to pull image");
+    let text = kubectl.event("missing", "Failed", "Failed to pull image");
     assert!(text.starts_with(&format!("Failed to pull image \"{missing}\": ")), "{text}");
     assert!(text.ends_with(&format!("{missing}: not found")), "{text}");
-    event(&kubectl, "missing", "Failed", "Error: ErrImagePull");
-    event(&kubectl, "missing", "Failed", "Error: ImagePullBackOff");
+    kubectl.event("missing", "Failed", "Error: ErrImagePull");
+    kubectl.event("missing", "Failed", "Error: ImagePullBackOff");
     let back_off = format!("Back-off pulling image \"{missing}\"");
-    assert_eq!(events(&kubectl, "missing", "BackOff"), [back_off.as_str()]);
+    assert_eq!(messages(&kubectl, "missing", "BackOff"), [back_off.as_str()]);
     let (reason, message) = eventually(30, "the wait is shown", || {
         Some(waiting(&kubectl, "missing")).filter(|(reason, _)| reason == "ImagePullBackOff")
     });
@@ -110,7 +101,7 @@ fn images_are_pulled() {
     drop(registry);
     kubectl.apply(&pod("offline", "busybox", ""));
     ready(&kubectl, &["offline"]);
-    event(&kubectl, "offline", "RegistryUnreachable", "No registry could be reached");
+    kubectl.event("offline", "RegistryUnreachable", "No registry could be reached");
     kubectl.ok(&["delete", "pods", "--all", "--timeout=60s"]);
 }
 
@@ -144,10 +135,10 @@ fn private_registries_want_secrets() {
     );
     ready(&kubectl, &["invited"]);
     for refused in ["anonymous", "mistaken", "careless"] {
-        let text = event(&kubectl, refused, "Failed", "Failed to pull image");
+        let text = kubectl.event(refused, "Failed", "Failed to pull image");
         assert!(text.contains("may require authorization"), "{text}");
     }
-    let text = event(&kubectl, "careless", "FailedToRetrieveImagePullSecret", "absent");
+    let text = kubectl.event("careless", "FailedToRetrieveImagePullSecret", "absent");
     assert_eq!(
         text,
         "Unable to retrieve some image pull secrets (absent); attempting to pull the image may not \
@@ -198,14 +189,14 @@ fn bad_registries_are_survived() {
     );
     // Nobody else waits for a registry that hangs.
     ready(&kubectl, &["healthy"]);
-    assert!(events(&kubectl, "hanging", "Failed").is_empty());
-    let text = event(&kubectl, "refusing", "Failed", "Failed to pull image");
+    assert!(kubectl.events("hanging", "Failed").is_empty());
+    let text = kubectl.event("refusing", "Failed", "Failed to pull image");
     assert!(text.contains("refused"), "{text}");
-    let text = event(&kubectl, "lying", "Failed", "Failed to pull image");
+    let text = kubectl.event("lying", "Failed", "Failed to pull image");
     assert!(text.contains("digest") && text.contains("sha256:"), "{text}");
     // What hangs is given up after a while, and tried again like any other.
-    event(&kubectl, "hanging", "Failed", "Failed to pull image");
-    event(&kubectl, "hanging", "Failed", "ErrImagePull");
+    kubectl.event("hanging", "Failed", "Failed to pull image");
+    kubectl.event("hanging", "Failed", "ErrImagePull");
     for pod in ["hanging", "lying", "refusing"] {
         let back_off = || waiting(&kubectl, pod).0 == "ImagePullBackOff";
         within(60, "the back-off is shown", back_off);

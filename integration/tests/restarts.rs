@@ -34,14 +34,6 @@ fn container(kubectl: &Kubectl, pod: &str) -> Value {
     status(kubectl, pod)["containerStatuses"][0].clone()
 }
 
-fn event(kubectl: &Kubectl, pod: &str, reason: &str, message: &str) {
-    let selector = format!("involvedObject.name={pod},reason={reason}");
-    within(60, &format!("{pod}: {reason} {message}"), || {
-        let list = kubectl.json(&["events", "--field-selector", &selector]);
-        list["items"].as_array().unwrap().iter().any(|e| e["message"] == message)
-    });
-}
-
 #[test]
 fn containers_are_restarted_with_back_off() {
     if !privileged() {
@@ -75,7 +67,7 @@ fn containers_are_restarted_with_back_off() {
     let last = &crash["lastState"]["terminated"];
     assert_eq!((&last["exitCode"], &last["reason"]), (&3.into(), &"Error".into()), "{crash}");
     let text = format!("Back-off restarting failed container main in pod {full}");
-    event(&kubectl, "crash", "BackOff", &text);
+    kubectl.event("crash", "BackOff", &text);
     let crash = eventually(60, "the second restart, after ten seconds", || {
         let status = container(&kubectl, "crash");
         (status["restartCount"] == 2 && status["state"]["waiting"]["reason"] == "CrashLoopBackOff")
@@ -89,7 +81,7 @@ fn containers_are_restarted_with_back_off() {
         (status["restartCount"].as_u64() > Some(0)).then_some(status)
     });
     assert_eq!(sick["lastState"]["terminated"]["exitCode"], 137, "{sick}");
-    event(&kubectl, "sick", "Killing", "Container main failed liveness probe, will be restarted");
+    kubectl.event("sick", "Killing", "Container main failed liveness probe, will be restarted");
 
     for (pod, phase, code, reason) in [
         ("once", "Succeeded", 0, "Completed"),
@@ -136,8 +128,7 @@ fn a_dead_shim_and_a_reboot_are_survived() {
         status["restartCount"] == times && status["state"]["running"].is_object()
     };
     within(60, "the pod is back", || restarted("always", 1));
-    event(
-        &kubectl,
+    kubectl.event(
         "always",
         "SandboxChanged",
         "Pod sandbox changed, it will be killed and re-created.",

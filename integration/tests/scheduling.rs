@@ -94,15 +94,9 @@ fn waits(kubectl: &Kubectl, name: &str, why: &str) {
     assert_eq!(kubectl.jsonpath(&["pod", name], "{.status.phase}"), "Pending");
 }
 
-fn events(kubectl: &Kubectl, name: &str, reason: &str) -> Vec<Value> {
-    let selector = format!("involvedObject.name={name},reason={reason}");
-    let list = kubectl.json(&["events", "--field-selector", &selector]);
-    list["items"].as_array().unwrap().clone()
-}
-
 fn says(kubectl: &Kubectl, name: &str, reason: &str, message: &str) {
     within(60, &format!("{name}: {reason} {message}"), || {
-        events(kubectl, name, reason).iter().any(|event| event["message"] == message)
+        kubectl.events(name, reason).iter().any(|event| event["message"] == message)
     });
 }
 
@@ -149,7 +143,7 @@ fn node_affinity(kubectl: &Kubectl) {
     runs(kubectl, "picky");
     runs(kubectl, "selects");
     kubectl.ok(&["label", "node", "node", "disk-"]);
-    let event = &events(kubectl, "picky", "Scheduled")[0];
+    let event = &kubectl.events("picky", "Scheduled")[0];
     let text = format!("Successfully assigned {}/picky to node", namespace(kubectl));
     assert_eq!(event["message"], text);
     assert_eq!(event["source"]["component"], "default-scheduler");
@@ -265,7 +259,7 @@ fn gates(kubectl: &Kubectl) {
     let create = ["create", "--raw", &path, "-f", "-"];
     let refused = kubectl.run_with_input(&create, &binding.to_string());
     assert!(refused.stderr.contains("has non-empty .spec.schedulingGates"), "{refused:?}");
-    assert!(events(kubectl, "gated", "FailedScheduling").is_empty(), "it was not tried");
+    assert!(kubectl.events("gated", "FailedScheduling").is_empty(), "it was not tried");
     let more = r#"[{"op": "add", "path": "/spec/schedulingGates/-", "value": {"name": "b"}}]"#;
     let refused = kubectl.fails(&["patch", "pod", "gated", "--type=json", "-p", more]);
     assert!(refused.contains("only deletion is allowed"), "{refused}");
@@ -322,7 +316,7 @@ fn taints_keep_pods_away_and_send_them_away() {
         says(kubectl, "plain", "TaintManagerEviction", &text("plain"));
         eventually(60, "its time is over", || leaving("hasty"));
         says(kubectl, "hasty", "TaintManagerEviction", &text("hasty"));
-        let event = &events(kubectl, "hasty", "TaintManagerEviction")[0];
+        let event = &kubectl.events("hasty", "TaintManagerEviction")[0];
         assert_eq!((&event["type"], &event["count"]), (&"Normal".into(), &1.into()));
         assert_eq!(event["source"]["component"], "taint-eviction-controller");
         for name in ["plain", "hasty"] {
@@ -517,7 +511,7 @@ fn a_rollout_without_room_is_explained_on_the_deployment() {
         kubectl.ok(&["rollout", "status", "deployment/web", "--timeout=60s"]);
         let done = format!("ReplicaSet \"{set}\" has successfully progressed.");
         within(60, "nothing is left of it", || progressing().1 == done);
-        let told = events(kubectl, "web", "RolloutBlocked");
+        let told = kubectl.events("web", "RolloutBlocked");
         assert_eq!(told.len(), 1, "{told:?}");
         kubectl.ok(&["delete", "deployment", "web"]);
         within(60, "its pods are gone", || {

@@ -49,16 +49,6 @@ fn ends(kubectl: &Kubectl, name: &str) {
     });
 }
 
-fn says(kubectl: &Kubectl, kind: &str, name: &str, reason: &str, message: &str) {
-    within(30, &format!("{kind} {name}: {reason} {message}"), || {
-        let selector =
-            format!("involvedObject.kind={kind},involvedObject.name={name},reason={reason}");
-        let events = kubectl.json(&["events", "--field-selector", &selector]);
-        let mut events = events["items"].as_array().unwrap().iter();
-        events.any(|event| event["message"].as_str().unwrap().contains(message))
-    });
-}
-
 fn directories(node: &Node) -> Vec<PathBuf> {
     let entries = std::fs::read_dir(node.path("data/volumes")).into_iter().flatten();
     entries.map(|entry| entry.unwrap().path()).collect()
@@ -82,7 +72,7 @@ fn a_claim_gets_a_directory_where_its_pod_runs() {
         );
         kubectl.apply(&claim("data", ""));
         let waits = "waiting for first consumer to be created before binding";
-        says(kubectl, "PersistentVolumeClaim", "data", "WaitForFirstConsumer", waits);
+        kubectl.event("PersistentVolumeClaim/data", "WaitForFirstConsumer", waits);
         assert_eq!(phase(kubectl, &["pvc", "data"]), "Pending");
         assert_eq!(kubectl.jsonpath(&["pvc", "data"], "{.spec.storageClassName}"), "local-path");
         kubectl.apply(&pod("writer", "data", "echo kept > /data/file"));
@@ -90,7 +80,7 @@ fn a_claim_gets_a_directory_where_its_pod_runs() {
         assert_eq!(phase(kubectl, &["pvc", "data"]), "Bound");
         let volume = kubectl.jsonpath(&["pvc", "data"], "{.spec.volumeName}");
         let succeeded = format!("Successfully provisioned volume {volume}");
-        says(kubectl, "PersistentVolumeClaim", "data", "ProvisioningSucceeded", &succeeded);
+        kubectl.event("PersistentVolumeClaim/data", "ProvisioningSucceeded", &succeeded);
         let selected = r"{.metadata.annotations.volume\.kubernetes\.io/selected-node}";
         assert_eq!(kubectl.jsonpath(&["pvc", "data"], selected), "node");
         let table = kubectl.ok(&["get", "pv", &volume]);
@@ -199,17 +189,17 @@ fn unbound_claims_say_why_and_what_they_keep_waiting() {
         kubectl.apply(&claim("none", "storageClassName: ''"));
         kubectl.apply(&pod("waiter", "none", "echo done > /data/file"));
         let why = "no persistent volumes available for this claim and no storage class is set";
-        says(kubectl, "PersistentVolumeClaim", "none", "FailedBinding", why);
+        kubectl.event("PersistentVolumeClaim/none", "FailedBinding", why);
         let why = "0/1 nodes are available: pod has unbound immediate PersistentVolumeClaims. \
                    preemption: 0/1 nodes are available: 1 Preemption is not helpful for scheduling.";
-        says(kubectl, "Pod", "waiter", "FailedScheduling", why);
+        kubectl.event("Pod/waiter", "FailedScheduling", why);
         let why = "persistentvolumeclaim \"absent\" not found";
         kubectl.apply(&pod("hopeless", "absent", "true"));
-        says(kubectl, "Pod", "hopeless", "FailedScheduling", why);
+        kubectl.event("Pod/hopeless", "FailedScheduling", why);
         let unknown = claim("unknown", "storageClassName: no-such-class");
         kubectl.apply(&unknown);
         let why = "storageclass.storage.k8s.io \"no-such-class\" not found";
-        says(kubectl, "PersistentVolumeClaim", "unknown", "ProvisioningFailed", why);
+        kubectl.event("PersistentVolumeClaim/unknown", "ProvisioningFailed", why);
 
         // The volume comes, and everything goes on by itself.
         let path = node.path(&prefix);
