@@ -39,13 +39,7 @@ pub fn workers(context: &Arc<Context>) -> impl Future<Output = ()> + Send + use<
         .caches
         .nodes
         .on_change(move |change| wake.add(ObjectKey::of(change.object().as_ref()).name));
-    let context = context.clone();
-    async move {
-        let token = context.token.clone();
-        queue
-            .run("node-lifecycle", WORKERS, token, move |node| reconcile(context.clone(), node))
-            .await;
-    }
+    context.serve(&queue, "node-lifecycle", WORKERS, reconcile)
 }
 
 /// The taints that the node should have, `None` if it has them.

@@ -27,6 +27,8 @@ use crate::volume::matching::{claim_ref, is_bound, volume_of};
 use crate::volume::provision::claim_reference;
 use crate::volume::released;
 
+/// The name under which events are reported.
+const COMPONENT: &str = "persistentvolume-controller";
 /// How many claims and volumes are served at once.
 const WORKERS: usize = 4;
 
@@ -48,7 +50,7 @@ struct Controller {
 pub fn workers(context: &Arc<Context>) -> impl Future<Output = ()> + Send + use<> {
     let controller = Arc::new(Controller {
         context: context.clone(),
-        recorder: context.recorder.speaking_for("persistentvolume-controller"),
+        recorder: context.recorder.speaking_for(COMPONENT),
         provisioner: context.recorder.speaking_for(LOCAL_PATH),
         queue: Queue::new(),
     });
@@ -65,25 +67,18 @@ pub fn workers(context: &Arc<Context>) -> impl Future<Output = ()> + Send + use<
             watcher.wake_unbound();
         }
     });
-    async move {
-        let queue = controller.queue.clone();
-        let token = controller.context.token.clone();
-        queue
-            .run("persistentvolume-controller", WORKERS, token, move |key| {
-                let controller = controller.clone();
-                async move {
-                    match key {
-                        Key::Claim(key) => controller.claim(&key).await,
-                        Key::Volume(name) => controller.volume(&name).await,
-                    }
-                    .map(|()| Requeue::Never)
-                }
-            })
-            .await;
-    }
+    controller.queue.serve(COMPONENT, WORKERS, &context.token, &controller, Controller::reconcile)
 }
 
 impl Controller {
+    async fn reconcile(self: Arc<Self>, key: Key) -> Result<Requeue, Error> {
+        match key {
+            Key::Claim(key) => self.claim(&key).await?,
+            Key::Volume(name) => self.volume(&name).await?,
+        }
+        Ok(Requeue::Never)
+    }
+
     fn claim_changed(&self, change: &Change<'_, PersistentVolumeClaim>) {
         let claim = change.object();
         let key = ObjectKey::of(claim.as_ref());
