@@ -244,20 +244,14 @@ impl Controller {
         status.phase = Some("Terminating".to_owned());
         let known = status.conditions.take().unwrap_or_default();
         status.conditions = Some(conditions(&known, &remainders, &messages, Timestamp::now()));
-        let api: Api<Namespace> = Api::all(context.client.clone());
-        let parameters = PostParams::default();
         if current != *namespace {
-            match api.replace_status(&key.name, &parameters, &current).await {
+            match request::replace_status(&context.client, &current).await {
                 Ok(written) => {
                     current.metadata.resource_version = written.metadata.resource_version.clone();
                     context.caches.namespaces.observe(written);
                 }
-                Err(kube::Error::Api(status)) if status.is_not_found() => {
-                    return Ok(Requeue::Never);
-                }
-                Err(error) => {
-                    return Err(request::failed::<Namespace>("update status of", &key)(error));
-                }
+                Err(error) if error.is_not_found() => return Ok(Requeue::Never),
+                Err(error) => return Err(error),
             }
         }
         if let Some(first) = failures.into_iter().next() {
@@ -268,6 +262,8 @@ impl Controller {
         }
         current.spec.get_or_insert_default().finalizers =
             Some(finalizers.into_iter().filter(|finalizer| finalizer != FINALIZER).collect());
+        let api: Api<Namespace> = Api::all(context.client.clone());
+        let parameters = PostParams::default();
         match api.replace_subresource("finalize", &key.name, &parameters, &current).await {
             Ok(_) => Ok(Requeue::Never),
             Err(kube::Error::Api(status)) if status.is_not_found() => Ok(Requeue::Never),

@@ -13,7 +13,7 @@ use crate::context::Context;
 use crate::error::Error;
 use crate::pod;
 use crate::queue::{Queue, Requeue};
-use crate::request::{self, cluster};
+use crate::request;
 use crate::volume::matching::phase;
 
 /// What holds a claim.
@@ -27,7 +27,7 @@ const WORKERS: usize = 4;
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 enum Key {
     Claim(ObjectKey),
-    Volume(String),
+    Volume(ObjectKey),
 }
 
 /// The claims that a pod uses, those of its ephemeral volumes included.
@@ -67,7 +67,7 @@ pub fn workers(context: &Arc<Context>) -> impl Future<Output = ()> + Send + use<
     let wake = queue.clone();
     context.caches.volumes.on_change(move |change| {
         if change.object().metadata.deletion_timestamp.is_some() {
-            wake.add(Key::Volume(ObjectKey::of(change.object().as_ref()).name));
+            wake.add(Key::Volume(ObjectKey::of(change.object().as_ref())));
         }
     });
     let wake = queue.clone();
@@ -97,8 +97,8 @@ async fn reconcile(context: Arc<Context>, key: Key) -> Result<Requeue, Error> {
             let patch = finalizers_patch(&claim.metadata, &left);
             request::merge::<PersistentVolumeClaim>(&context.client, &key, &patch).await.map(drop)
         }
-        Key::Volume(name) => {
-            let Some(volume) = caches.volumes.get(&ObjectKey::new("", &name)) else {
+        Key::Volume(key) => {
+            let Some(volume) = caches.volumes.get(&key) else {
                 return Ok(Requeue::Never);
             };
             let bound = phase(&volume) == "Bound";
@@ -109,7 +109,7 @@ async fn reconcile(context: Arc<Context>, key: Key) -> Result<Requeue, Error> {
                 return Ok(Requeue::Never);
             };
             let patch = finalizers_patch(&volume.metadata, &left);
-            cluster::merge::<PersistentVolume>(&context.client, &name, &patch).await.map(drop)
+            request::merge::<PersistentVolume>(&context.client, &key, &patch).await.map(drop)
         }
     };
     match outcome {
