@@ -196,11 +196,10 @@ mod tests {
     use serde_json::Value;
 
     use super::*;
+    use crate::fixture;
 
     fn verdict(tolerations: Value, taints: Value) -> Verdict {
-        let pod: Pod = serde_json::from_value(json!({
-            "spec": {"containers": [], "tolerations": tolerations}}))
-        .unwrap();
+        let pod = fixture::pod("p", json!({"spec": {"tolerations": tolerations}}));
         let node: Node = serde_json::from_value(json!({"spec": {"taints": taints}})).unwrap();
         plan(&pod, super::taints(&node), Timestamp::UNIX_EPOCH)
     }
