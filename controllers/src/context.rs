@@ -208,19 +208,19 @@ impl Context {
         Arc::new(Self { client, config, caches: Caches::new(), recorder, token })
     }
 
-    /// Lets `workers` at a time serve the keys of `queue`, until the process stops.
-    pub async fn serve<K, Fut>(
-        self: Arc<Self>,
-        queue: Arc<Queue<K>>,
+    /// Lets up to `workers` at a time serve the keys of `queue`, until the process stops.
+    pub fn serve<K, Fut>(
+        self: &Arc<Self>,
+        queue: &Arc<Queue<K>>,
         controller: &'static str,
         workers: usize,
         reconcile: fn(Arc<Self>, K) -> Fut,
-    ) where
+    ) -> impl Future<Output = ()> + Send + use<K, Fut>
+    where
         K: Clone + Eq + Hash + Debug + Send + 'static,
         Fut: Future<Output = Result<Requeue, Error>> + Send + 'static,
     {
-        let token = self.token.clone();
-        queue.run(controller, workers, token, move |key| reconcile(self.clone(), key)).await;
+        queue.serve(controller, workers, &self.token, self, reconcile)
     }
 
     /// The address of the node: what its object says, or else the configured one.

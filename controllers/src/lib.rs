@@ -15,6 +15,8 @@ pub mod endpoint;
 pub mod error;
 pub mod event;
 pub mod expectation;
+#[cfg(test)]
+mod fixture;
 pub mod garbage_collector;
 pub mod history;
 pub mod inventory;

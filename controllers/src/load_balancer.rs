@@ -174,7 +174,7 @@ pub fn workers(context: &Arc<Context>) -> impl Future<Output = ()> + Send + use<
             wake_all();
         }
     });
-    context.clone().serve(queue, "service-controller", WORKERS, reconcile)
+    context.serve(&queue, "service-controller", WORKERS, reconcile)
 }
 
 async fn reconcile(context: Arc<Context>, key: ObjectKey) -> Result<Requeue, Error> {

@@ -3,6 +3,7 @@
 use serde_json::{Value, json};
 
 use super::*;
+use crate::fixture::{merge, pod};
 
 const NODE: &str = "192.0.2.10";
 const API_PORT: u16 = 6443;
@@ -12,19 +13,13 @@ fn service(name: &str, created: &str, port: i32, more: &Value) -> Service {
         "metadata": {"namespace": "default", "name": name, "creationTimestamp": created},
         "spec": {"type": "LoadBalancer", "ports": [{"port": port}]}
     });
-    for (part, fields) in more.as_object().into_iter().flatten() {
-        for (name, field) in fields.as_object().into_iter().flatten() {
-            value[part][name] = field.clone();
-        }
-    }
+    merge(&mut value, more.clone());
     serde_json::from_value(value).unwrap()
 }
 
-fn verdicts(services: &[Service], pods: &[Value]) -> Vec<Verdict> {
+fn verdicts(services: &[Service], pods: &[Arc<Pod>]) -> Vec<Verdict> {
     let shared: Vec<Arc<Service>> = services.iter().cloned().map(Arc::new).collect();
-    let pods: Vec<Arc<Pod>> =
-        pods.iter().map(|pod| Arc::new(serde_json::from_value(pod.clone()).unwrap())).collect();
-    let holders = holders(&shared, &pods, API_PORT);
+    let holders = holders(&shared, pods, API_PORT);
     services.iter().map(|service| plan(service, &holders, NODE)).collect()
 }
 
@@ -71,9 +66,8 @@ fn a_service_that_has_its_address_keeps_it_against_an_older_one() {
 #[test]
 fn the_api_and_host_ports_come_first_until_the_pod_ends() {
     let web = |phase: &str| {
-        json!({"metadata": {"namespace": "default", "name": "web"}, "status": {"phase": phase},
-            "spec": {"containers": [{"name": "c", "ports": [{"containerPort": 8080,
-                "hostPort": 80}]}]}})
+        let container = json!({"name": "c", "ports": [{"containerPort": 8080, "hostPort": 80}]});
+        pod("web", json!({"status": {"phase": phase}, "spec": {"containers": [container]}}))
     };
     let services = [service("api", EARLY, 6443, &json!({})), service("web", EARLY, 80, &json!({}))];
     let running = verdicts(&services, &[web("Running")]);

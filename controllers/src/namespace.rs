@@ -15,7 +15,7 @@ use kube::api::{Api, DeleteParams, DynamicObject, ListParams, PostParams};
 use crate::cache::ObjectKey;
 use crate::context::Context;
 use crate::error::Error;
-use crate::inventory::{Inventory, Kind};
+use crate::inventory::{Inventory, Kind, Sighting};
 use crate::queue::{Queue, Requeue};
 use crate::request;
 
@@ -162,114 +162,113 @@ pub fn conditions(
     .collect()
 }
 
+struct Controller {
+    context: Arc<Context>,
+    inventory: Arc<Inventory>,
+    endings: Endings,
+    queue: Arc<Queue<ObjectKey>>,
+}
+
 /// Subscribes to what matters and returns the workers, to be run when the caches are filled.
 pub fn workers(
     context: &Arc<Context>,
     inventory: &Arc<Inventory>,
 ) -> impl Future<Output = ()> + Send + use<> {
-    let queue: Arc<Queue<ObjectKey>> = Queue::new();
-    let endings = Arc::new(Endings::default());
-    let wake = queue.clone();
+    let controller = Arc::new(Controller {
+        context: context.clone(),
+        inventory: inventory.clone(),
+        endings: Endings::default(),
+        queue: Queue::new(),
+    });
+    let queue = controller.queue.clone();
     context.caches.namespaces.on_change(move |change| {
         if change.object().metadata.deletion_timestamp.is_some() {
-            wake.add(ObjectKey::of(change.object().as_ref()));
+            queue.add(ObjectKey::of(change.object().as_ref()));
         }
     });
-    // Whatever leaves a namespace may have been the last thing in it.
-    let (wake, namespaces) = (queue.clone(), context.caches.namespaces.clone());
-    let departures = endings.clone();
-    inventory.on_sighting(move |sighting| {
+    let watcher = controller.clone();
+    inventory.on_sighting(move |sighting| watcher.sighted(sighting));
+    let queue = &controller.queue;
+    queue.serve("namespace-controller", WORKERS, &context.token, &controller, Controller::reconcile)
+}
+
+impl Controller {
+    /// Whatever leaves a namespace may have been the last thing in it.
+    fn sighted(&self, sighting: &Sighting<'_>) {
         let Some(name) = sighting.meta.namespace.as_deref().filter(|_| sighting.gone) else {
             return;
         };
         let key = ObjectKey::new("", name);
-        let ending = namespaces
-            .get(&key)
-            .is_some_and(|namespace| namespace.metadata.deletion_timestamp.is_some());
-        if ending {
-            departures.with(name, |ending| ending.departure = Instant::now());
-            wake.add(key);
+        let namespace = self.context.caches.namespaces.get(&key);
+        if namespace.is_some_and(|known| known.metadata.deletion_timestamp.is_some()) {
+            self.endings.with(name, |ending| ending.departure = Instant::now());
+            self.queue.add(key);
         }
-    });
-    let (context, inventory) = (context.clone(), inventory.clone());
-    async move {
-        let token = context.token.clone();
-        queue
-            .run("namespace-controller", WORKERS, token, move |key| {
-                reconcile(context.clone(), inventory.clone(), endings.clone(), key)
-            })
-            .await;
     }
-}
 
-async fn reconcile(
-    context: Arc<Context>,
-    inventory: Arc<Inventory>,
-    endings: Arc<Endings>,
-    key: ObjectKey,
-) -> Result<Requeue, Error> {
-    let namespace = context.caches.namespaces.get(&key);
-    let Some(namespace) = namespace.filter(|known| known.metadata.deletion_timestamp.is_some())
-    else {
-        endings.forget(&key.name);
-        return Ok(Requeue::Never);
-    };
-    let finalizers = namespace.spec.as_ref().and_then(|spec| spec.finalizers.clone());
-    let finalizers = finalizers.unwrap_or_default();
-    if !finalizers.iter().any(|finalizer| finalizer == FINALIZER) {
-        return Ok(Requeue::Never);
-    }
-    let ending = endings.with(&key.name, |ending| *ending);
-    if let Some(left) = ending.patience(Instant::now())
-        && (ending.held || has_content(&context, &inventory, &key.name).await?)
-    {
-        endings.with(&key.name, |ending| ending.held = true);
-        return Ok(Requeue::After(left));
-    }
-    endings.with(&key.name, |ending| ending.emptied = true);
-    let kinds = inventory.kinds.iter().filter(|kind| kind.namespaced);
-    let outcomes = join_all(kinds.map(|kind| empty(&context, kind, &key.name))).await;
-    let mut remainders = Vec::new();
-    let mut failures = Vec::new();
-    for outcome in outcomes {
-        match outcome {
-            Ok(None) => {}
-            Ok(Some(remainder)) => remainders.push(remainder),
-            Err(error) => failures.push(error),
+    async fn reconcile(self: Arc<Self>, key: ObjectKey) -> Result<Requeue, Error> {
+        let context = &self.context;
+        let namespace = context.caches.namespaces.get(&key);
+        let Some(namespace) = namespace.filter(|known| known.metadata.deletion_timestamp.is_some())
+        else {
+            self.endings.forget(&key.name);
+            return Ok(Requeue::Never);
+        };
+        let finalizers = namespace.spec.as_ref().and_then(|spec| spec.finalizers.clone());
+        let finalizers = finalizers.unwrap_or_default();
+        if !finalizers.iter().any(|finalizer| finalizer == FINALIZER) {
+            return Ok(Requeue::Never);
         }
-    }
-    let messages: Vec<String> = failures.iter().map(Error::message).collect();
-    let mut current = (*namespace).clone();
-    let status = current.status.get_or_insert_default();
-    status.phase = Some("Terminating".to_owned());
-    let known = status.conditions.take().unwrap_or_default();
-    status.conditions = Some(conditions(&known, &remainders, &messages, Timestamp::now()));
-    let api: Api<Namespace> = Api::all(context.client.clone());
-    let parameters = PostParams::default();
-    if current != *namespace {
-        match api.replace_status(&key.name, &parameters, &current).await {
-            Ok(written) => {
-                current.metadata.resource_version = written.metadata.resource_version.clone();
-                context.caches.namespaces.observe(written);
-            }
-            Err(kube::Error::Api(status)) if status.is_not_found() => return Ok(Requeue::Never),
-            Err(error) => {
-                return Err(request::failed::<Namespace>("update status of", &key)(error));
+        let ending = self.endings.with(&key.name, |ending| *ending);
+        if let Some(left) = ending.patience(Instant::now())
+            && (ending.held || has_content(context, &self.inventory, &key.name).await?)
+        {
+            self.endings.with(&key.name, |ending| ending.held = true);
+            return Ok(Requeue::After(left));
+        }
+        self.endings.with(&key.name, |ending| ending.emptied = true);
+        let kinds = self.inventory.kinds.iter().filter(|kind| kind.namespaced);
+        let outcomes = join_all(kinds.map(|kind| empty(context, kind, &key.name))).await;
+        let mut remainders = Vec::new();
+        let mut failures = Vec::new();
+        for outcome in outcomes {
+            match outcome {
+                Ok(None) => {}
+                Ok(Some(remainder)) => remainders.push(remainder),
+                Err(error) => failures.push(error),
             }
         }
-    }
-    if let Some(first) = failures.into_iter().next() {
-        return Err(first);
-    }
-    if !remainders.is_empty() {
-        return Ok(Requeue::Never);
-    }
-    current.spec.get_or_insert_default().finalizers =
-        Some(finalizers.into_iter().filter(|finalizer| finalizer != FINALIZER).collect());
-    match api.replace_subresource("finalize", &key.name, &parameters, &current).await {
-        Ok(_) => Ok(Requeue::Never),
-        Err(kube::Error::Api(status)) if status.is_not_found() => Ok(Requeue::Never),
-        Err(error) => Err(request::failed::<Namespace>("finalize", &key)(error)),
+        let messages: Vec<String> = failures.iter().map(Error::message).collect();
+        let mut current = (*namespace).clone();
+        let status = current.status.get_or_insert_default();
+        status.phase = Some("Terminating".to_owned());
+        let known = status.conditions.take().unwrap_or_default();
+        status.conditions = Some(conditions(&known, &remainders, &messages, Timestamp::now()));
+        if current != *namespace {
+            match request::replace_status(&context.client, &current).await {
+                Ok(written) => {
+                    current.metadata.resource_version = written.metadata.resource_version.clone();
+                    context.caches.namespaces.observe(written);
+                }
+                Err(error) if error.is_not_found() => return Ok(Requeue::Never),
+                Err(error) => return Err(error),
+            }
+        }
+        if let Some(first) = failures.into_iter().next() {
+            return Err(first);
+        }
+        if !remainders.is_empty() {
+            return Ok(Requeue::Never);
+        }
+        current.spec.get_or_insert_default().finalizers =
+            Some(finalizers.into_iter().filter(|finalizer| finalizer != FINALIZER).collect());
+        let api: Api<Namespace> = Api::all(context.client.clone());
+        let parameters = PostParams::default();
+        match api.replace_subresource("finalize", &key.name, &parameters, &current).await {
+            Ok(_) => Ok(Requeue::Never),
+            Err(kube::Error::Api(status)) if status.is_not_found() => Ok(Requeue::Never),
+            Err(error) => Err(request::failed::<Namespace>("finalize", &key)(error)),
+        }
     }
 }
 

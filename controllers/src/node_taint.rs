@@ -5,8 +5,6 @@ use std::future::Future;
 use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::{Node, Taint};
-use kube::Api;
-use kube::api::{Patch, PatchParams};
 use serde_json::json;
 
 use crate::cache::ObjectKey;
@@ -33,19 +31,10 @@ const WORKERS: usize = 1;
 
 /// Subscribes to nodes and returns the workers, to be run when the caches are filled.
 pub fn workers(context: &Arc<Context>) -> impl Future<Output = ()> + Send + use<> {
-    let queue: Arc<Queue<String>> = Queue::new();
+    let queue: Arc<Queue<ObjectKey>> = Queue::new();
     let wake = queue.clone();
-    context
-        .caches
-        .nodes
-        .on_change(move |change| wake.add(ObjectKey::of(change.object().as_ref()).name));
-    let context = context.clone();
-    async move {
-        let token = context.token.clone();
-        queue
-            .run("node-lifecycle", WORKERS, token, move |node| reconcile(context.clone(), node))
-            .await;
-    }
+    context.caches.nodes.on_change(move |change| wake.add(ObjectKey::of(change.object().as_ref())));
+    context.serve(&queue, "node-lifecycle", WORKERS, reconcile)
 }
 
 /// The taints that the node should have, `None` if it has them.
@@ -77,8 +66,7 @@ fn plan(node: &Node) -> Option<Vec<Taint>> {
     (taints != present).then_some(taints)
 }
 
-async fn reconcile(context: Arc<Context>, name: String) -> Result<Requeue, Error> {
-    let key = ObjectKey::new("", &name);
+async fn reconcile(context: Arc<Context>, key: ObjectKey) -> Result<Requeue, Error> {
     let Some(node) = context.caches.nodes.get(&key) else { return Ok(Requeue::Never) };
     let Some(taints) = plan(&node) else { return Ok(Requeue::Never) };
     let taints = if taints.is_empty() { json!(null) } else { json!(taints) };
@@ -87,10 +75,7 @@ async fn reconcile(context: Arc<Context>, name: String) -> Result<Requeue, Error
         "metadata": {"resourceVersion": node.metadata.resource_version},
         "spec": {"taints": taints},
     });
-    let written = Api::<Node>::all(context.client.clone())
-        .patch(&name, &PatchParams::default(), &Patch::Merge(patch))
-        .await
-        .map_err(request::failed::<Node>("patch", &key))?;
+    let written = request::merge::<Node>(&context.client, &key, &patch).await?;
     context.caches.nodes.observe(written);
     Ok(Requeue::Never)
 }

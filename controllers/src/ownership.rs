@@ -154,6 +154,7 @@ mod tests {
     use k8s_openapi::api::core::v1::Pod;
 
     use super::*;
+    use crate::fixture;
 
     #[test]
     fn matching_orphans_are_adopted_and_strangers_released() {
@@ -162,22 +163,15 @@ mod tests {
         let labels: LabelSelector =
             serde_json::from_value(json!({"matchLabels": {"app": "a"}})).unwrap();
         let pod = |name: &str, app: &str, controller: Option<&str>, deleting: bool| {
-            let mut pod: Pod = serde_json::from_value(
-                json!({"metadata": {"name": name, "labels": {"app": app}}, "spec": {"containers": []}}),
-            )
-            .unwrap();
-            pod.metadata.owner_references = controller.map(|uid| {
+            let controller = controller.map(|uid| {
                 let mut reference = controller_reference(&owner);
                 uid.clone_into(&mut reference.uid);
                 vec![reference]
             });
-            if deleting {
-                pod.metadata.deletion_timestamp =
-                    Some(k8s_openapi::apimachinery::pkg::apis::meta::v1::Time(
-                        jiff::Timestamp::UNIX_EPOCH,
-                    ));
-            }
-            Arc::new(pod)
+            let deleted = deleting.then_some("2024-01-02T00:00:00Z");
+            let metadata = json!({"labels": {"app": app}, "ownerReferences": controller,
+                "deletionTimestamp": deleted});
+            fixture::pod(name, json!({"metadata": metadata}))
         };
         let claim = claim(
             &owner.metadata,

@@ -178,45 +178,40 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-
-    fn pod(value: serde_json::Value) -> Arc<Pod> {
-        Arc::new(serde_json::from_value(value).unwrap())
-    }
+    use crate::fixture::{pod, ready};
 
     #[test]
     fn availability_waits_for_min_ready_seconds() {
         let now: Timestamp = "2024-01-01T00:01:00Z".parse().unwrap();
-        let ready =
-            pod(json!({"metadata": {}, "spec": {"containers": []}, "status": {"conditions": [
-            {"type": "Ready", "status": "True", "lastTransitionTime": "2024-01-01T00:00:50Z"}]}}));
+        let conditions = [ready(true, "2024-01-01T00:00:50Z")];
+        let ready = pod("ready", json!({"status": {"conditions": conditions}}));
         assert_eq!(availability(&ready, 0, now), Availability::Available);
         assert_eq!(availability(&ready, 10, now), Availability::Available);
         assert_eq!(availability(&ready, 15, now), Availability::After(Duration::from_secs(5)));
-        let pending = pod(json!({"metadata": {}, "spec": {"containers": []}}));
+        let pending = pod("pending", json!({}));
         assert_eq!(availability(&pending, 0, now), Availability::Unavailable);
     }
 
     #[test]
     fn pods_that_serve_nobody_are_deleted_first() {
         let now: Timestamp = "2024-01-01T10:00:00Z".parse().unwrap();
-        let running = |name: &str, ready: &str, since: &str, cost: &str| {
-            pod(json!({
-                "metadata": {"name": name, "creationTimestamp": since,
+        let running = |name: &str, is_ready: bool, since: &str, cost: &str| {
+            let more = json!({
+                "metadata": {"creationTimestamp": since,
                     "annotations": {"controller.kubernetes.io/pod-deletion-cost": cost}},
-                "spec": {"containers": [], "nodeName": "node"},
-                "status": {"phase": "Running", "conditions": [
-                    {"type": "Ready", "status": ready, "lastTransitionTime": since}]}
-            }))
+                "spec": {"nodeName": "node"},
+                "status": {"phase": "Running", "conditions": [ready(is_ready, since)]}
+            });
+            pod(name, more)
         };
         let mut pods = vec![
-            running("old", "True", "2024-01-01T00:00:00Z", "0"),
-            running("young", "True", "2024-01-01T09:59:00Z", "0"),
-            running("cheap", "True", "2024-01-01T00:00:00Z", "-5"),
-            running("dear", "True", "2024-01-01T09:59:00Z", "5"),
-            running("unready", "False", "2024-01-01T00:00:00Z", "100"),
-            pod(json!({"metadata": {"name": "pending"},
-                "spec": {"containers": [], "nodeName": "node"}, "status": {"phase": "Pending"}})),
-            pod(json!({"metadata": {"name": "unassigned"}, "spec": {"containers": []}})),
+            running("old", true, "2024-01-01T00:00:00Z", "0"),
+            running("young", true, "2024-01-01T09:59:00Z", "0"),
+            running("cheap", true, "2024-01-01T00:00:00Z", "-5"),
+            running("dear", true, "2024-01-01T09:59:00Z", "5"),
+            running("unready", false, "2024-01-01T00:00:00Z", "100"),
+            pod("pending", json!({"spec": {"nodeName": "node"}, "status": {"phase": "Pending"}})),
+            pod("unassigned", json!({})),
         ];
         sort_for_deletion(&mut pods, now);
         let names: Vec<_> = pods.iter().map(|pod| pod.metadata.name.as_deref().unwrap()).collect();

@@ -92,22 +92,29 @@ impl<K: Clone + Eq + Hash + Debug + Send + 'static> Queue<K> {
         self.wake.notify_one();
     }
 
-    /// Serves keys, up to `workers` at a time, until `token` is cancelled.
-    pub async fn run<F, Fut>(
-        self: Arc<Self>,
+    /// Lets up to `workers` at a time serve the keys, each with `reconcile` on `state`, until
+    /// `token` is cancelled. Log lines about failures name `controller`.
+    pub fn serve<S, Fut>(
+        self: &Arc<Self>,
         controller: &'static str,
         workers: usize,
-        token: CancellationToken,
-        reconcile: F,
-    ) where
-        F: Fn(K) -> Fut + Send + Sync,
+        token: &CancellationToken,
+        state: &Arc<S>,
+        reconcile: fn(Arc<S>, K) -> Fut,
+    ) -> impl Future<Output = ()> + Send + use<K, S, Fut>
+    where
+        S: Send + Sync + 'static,
         Fut: Future<Output = Result<Requeue, Error>> + Send + 'static,
     {
-        self.run_boxed(controller, workers, token, &|key| reconcile(key).boxed()).await;
+        let (queue, token, state) = (self.clone(), token.clone(), state.clone());
+        async move {
+            let reconcile = |key| reconcile(state.clone(), key).boxed();
+            queue.run(controller, workers, token, &reconcile).await;
+        }
     }
 
-    /// The loop, which is thus there once for all controllers.
-    async fn run_boxed(
+    /// The loop, which is there once for all controllers, as their futures come boxed.
+    async fn run(
         self: Arc<Self>,
         controller: &'static str,
         workers: usize,

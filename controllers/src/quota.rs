@@ -49,34 +49,25 @@ pub fn workers(
             wake.add_after(ObjectKey::of(quota.as_ref()), SETTLE);
         }
     });
-    let context = context.clone();
-    async move {
-        let token = context.token.clone();
-        queue
-            .run("resource-quota-controller", WORKERS, token, move |key| {
-                let context = context.clone();
-                async move { reconcile(&context, &key).await }
-            })
-            .await;
-    }
+    context.serve(&queue, "resource-quota-controller", WORKERS, reconcile)
 }
 
-async fn reconcile(context: &Context, key: &ObjectKey) -> Result<Requeue, Error> {
-    let Some(known) = context.caches.quotas.get(key) else { return Ok(Requeue::Never) };
+async fn reconcile(context: Arc<Context>, key: ObjectKey) -> Result<Requeue, Error> {
+    let Some(known) = context.caches.quotas.get(&key) else { return Ok(Requeue::Never) };
     if known.metadata.deletion_timestamp.is_some() {
         return Ok(Requeue::Never);
     }
     let hard = known.spec.as_ref().and_then(|spec| spec.hard.clone()).unwrap_or_default();
     let mut objects = BTreeMap::new();
     for counted in hard.keys().map(|resource| quota::counted(resource)).collect::<BTreeSet<_>>() {
-        let found = list(context, &key.namespace, &counted).await?;
+        let found = list(&context, &key.namespace, &counted).await?;
         objects.insert(counted, found);
     }
     let document = serde_json::to_value(known.as_ref()).unwrap_or_default();
     let used = used(&document, hard.keys(), &objects);
     let status = ResourceQuotaStatus { hard: Some(hard), used: Some(used) };
     if known.status.as_ref() != Some(&status) {
-        write(context, &context.caches.quotas, &known, status).await?;
+        write(&context, &context.caches.quotas, &known, status).await?;
     }
     Ok(Requeue::Never)
 }

@@ -1,10 +1,8 @@
 //! Requests to the API, with errors that name what was tried.
 
-pub mod cluster;
-
 use std::fmt::Debug;
 
-use k8s_openapi::NamespaceResourceScope;
+use k8s_openapi::{ClusterResourceScope, NamespaceResourceScope};
 use kube::api::{Api, DeleteParams, Patch, PatchParams, PostParams, Preconditions};
 use kube::{Client, Resource};
 use serde::Serialize;
@@ -14,21 +12,39 @@ use serde_json::Value;
 use crate::cache::ObjectKey;
 use crate::error::Error;
 
-/// A namespaced kind known at compile time.
+/// Where objects live: in namespaces, or outside them.
+pub trait Scope: Sized {
+    /// The requests about such a kind, in the namespace of `key` if it has one.
+    fn api<K>(client: &Client, key: &ObjectKey) -> Api<K>
+    where
+        K: Resource<DynamicType = (), Scope = Self>;
+}
+
+impl Scope for NamespaceResourceScope {
+    fn api<K>(client: &Client, key: &ObjectKey) -> Api<K>
+    where
+        K: Resource<DynamicType = (), Scope = Self>,
+    {
+        Api::namespaced(client.clone(), &key.namespace)
+    }
+}
+
+impl Scope for ClusterResourceScope {
+    fn api<K>(client: &Client, _: &ObjectKey) -> Api<K>
+    where
+        K: Resource<DynamicType = (), Scope = Self>,
+    {
+        Api::all(client.clone())
+    }
+}
+
+/// A kind known at compile time.
 pub trait Kind:
-    Resource<DynamicType = (), Scope = NamespaceResourceScope>
-    + Clone
-    + Debug
-    + Serialize
-    + DeserializeOwned
+    Resource<DynamicType = (), Scope: Scope> + Clone + Debug + Serialize + DeserializeOwned
 {
 }
 impl<K> Kind for K where
-    K: Resource<DynamicType = (), Scope = NamespaceResourceScope>
-        + Clone
-        + Debug
-        + Serialize
-        + DeserializeOwned
+    K: Resource<DynamicType = (), Scope: Scope> + Clone + Debug + Serialize + DeserializeOwned
 {
 }
 
@@ -47,7 +63,7 @@ pub fn failed<K: Resource<DynamicType = ()>>(
 }
 
 fn api<K: Kind>(client: &Client, key: &ObjectKey) -> Api<K> {
-    Api::namespaced(client.clone(), &key.namespace)
+    K::Scope::api(client, key)
 }
 
 /// Creates `object`.

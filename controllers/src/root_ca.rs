@@ -40,7 +40,7 @@ pub fn workers(context: &Arc<Context>) -> impl Future<Output = ()> + Send + use<
         .caches
         .root_cas
         .on_change(move |change| wake.add(ObjectKey::of(change.object().as_ref()).namespace));
-    context.clone().serve(queue, "root-ca-cert-publisher", WORKERS, reconcile)
+    context.serve(&queue, "root-ca-cert-publisher", WORKERS, reconcile)
 }
 
 /// The ConfigMap that a namespace shall have, `None` if the known one will do.

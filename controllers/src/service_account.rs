@@ -38,7 +38,7 @@ pub fn workers(context: &Arc<Context>) -> impl Future<Output = ()> + Send + use<
             wake.add(key.namespace);
         }
     });
-    context.clone().serve(queue, "serviceaccount-controller", WORKERS, reconcile)
+    context.serve(&queue, "serviceaccount-controller", WORKERS, reconcile)
 }
 
 async fn reconcile(context: Arc<Context>, namespace: String) -> Result<Requeue, Error> {

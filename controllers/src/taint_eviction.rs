@@ -63,16 +63,8 @@ pub fn workers(context: &Arc<Context>) -> impl Future<Output = ()> + Send + use<
     context.caches.pods.on_change(move |change| watcher.pod_changed(change));
     let watcher = controller.clone();
     context.caches.nodes.on_change(move |change| watcher.node_changed(change));
-    async move {
-        let queue = controller.queue.clone();
-        let token = controller.context.token.clone();
-        queue
-            .run("taint-eviction", WORKERS, token, move |key| {
-                let controller = controller.clone();
-                async move { controller.reconcile(key).await }
-            })
-            .await;
-    }
+    let queue = &controller.queue;
+    queue.serve("taint-eviction", WORKERS, &context.token, &controller, Controller::reconcile)
 }
 
 fn taints(node: &Node) -> impl Iterator<Item = &Taint> {
@@ -134,7 +126,7 @@ impl Controller {
         }
     }
 
-    async fn reconcile(&self, key: ObjectKey) -> Result<Requeue, Error> {
+    async fn reconcile(self: Arc<Self>, key: ObjectKey) -> Result<Requeue, Error> {
         let caches = &self.context.caches;
         let pod = caches.pods.get(&key).filter(|pod| pod.metadata.deletion_timestamp.is_none());
         let Some(pod) = pod else {
@@ -204,11 +196,10 @@ mod tests {
     use serde_json::Value;
 
     use super::*;
+    use crate::fixture;
 
     fn verdict(tolerations: Value, taints: Value) -> Verdict {
-        let pod: Pod = serde_json::from_value(json!({
-            "spec": {"containers": [], "tolerations": tolerations}}))
-        .unwrap();
+        let pod = fixture::pod("p", json!({"spec": {"tolerations": tolerations}}));
         let node: Node = serde_json::from_value(json!({"spec": {"taints": taints}})).unwrap();
         plan(&pod, super::taints(&node), Timestamp::UNIX_EPOCH)
     }

@@ -209,7 +209,7 @@ pub fn workers(context: &Arc<Context>) -> impl Future<Output = ()> + Send + use<
             }
         }
     });
-    context.clone().serve(queue, "well-known-services", WellKnown::ALL.len(), reconcile)
+    context.serve(&queue, "well-known-services", WellKnown::ALL.len(), reconcile)
 }
 
 fn watch<K: Cached>(cache: &Cache<K>, queue: &Arc<Queue<WellKnown>>) {

@@ -27,6 +27,8 @@ use crate::queue::{Queue, Requeue};
 use crate::request;
 use crate::scale::{self, Scale, Target};
 
+/// The name under which events are reported.
+const COMPONENT: &str = "horizontal-pod-autoscaler";
 /// How many autoscalers are served at once.
 const WORKERS: usize = 4;
 /// How often each looks at its metrics.
@@ -46,7 +48,7 @@ struct Controller {
 pub fn workers(context: &Arc<Context>) -> impl Future<Output = ()> + Send + use<> {
     let controller = Arc::new(Controller {
         context: context.clone(),
-        recorder: context.recorder.speaking_for("horizontal-pod-autoscaler"),
+        recorder: context.recorder.speaking_for(COMPONENT),
         queue: Queue::new(),
         memories: Mutex::new(HashMap::new()),
     });
@@ -60,16 +62,7 @@ pub fn workers(context: &Arc<Context>) -> impl Future<Output = ()> + Send + use<
         }
         watcher.queue.add(ObjectKey::of(change.object().as_ref()));
     });
-    async move {
-        let queue = controller.queue.clone();
-        let token = controller.context.token.clone();
-        queue
-            .run("horizontal-pod-autoscaler", WORKERS, token, move |key| {
-                let controller = controller.clone();
-                async move { controller.reconcile(key).await }
-            })
-            .await;
-    }
+    controller.queue.serve(COMPONENT, WORKERS, &context.token, &controller, Controller::reconcile)
 }
 
 /// One round over one autoscaler.
@@ -105,7 +98,7 @@ struct Computed {
 type Failure = (&'static str, String);
 
 impl Controller {
-    async fn reconcile(&self, key: ObjectKey) -> Result<Requeue, Error> {
+    async fn reconcile(self: Arc<Self>, key: ObjectKey) -> Result<Requeue, Error> {
         let Some(known) = self.context.caches.autoscalers.get(&key) else {
             self.lock().remove(&key);
             return Ok(Requeue::Never);

@@ -251,21 +251,18 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+    use crate::fixture::{self, ready};
 
     const NOW: &str = "2024-01-01T01:00:00Z";
 
-    fn pod(name: &str, phase: &str, ready: bool) -> Arc<Pod> {
-        Arc::new(
-            serde_json::from_value(json!({
-                "metadata": {"name": name},
-                "spec": {"containers": [{"name": "c",
-                    "resources": {"requests": {"cpu": "100m", "memory": "10Mi"}}}]},
-                "status": {"phase": phase, "startTime": "2024-01-01T00:00:00Z", "conditions": [
-                    {"type": "Ready", "status": if ready { "True" } else { "False" },
-                     "lastTransitionTime": "2024-01-01T00:00:10Z"}]}
-            }))
-            .unwrap(),
-        )
+    fn pod(name: &str, phase: &str, is_ready: bool) -> Arc<Pod> {
+        let requests = json!({"cpu": "100m", "memory": "10Mi"});
+        let more = json!({
+            "spec": {"containers": [{"name": "c", "resources": {"requests": requests}}]},
+            "status": {"phase": phase, "startTime": "2024-01-01T00:00:00Z",
+                "conditions": [ready(is_ready, "2024-01-01T00:00:10Z")]}
+        });
+        fixture::pod(name, more)
     }
 
     fn propose_for(pods: &[Arc<Pod>], usage: &[(&str, i64)], goal: Goal) -> Result<i32, String> {

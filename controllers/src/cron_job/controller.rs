@@ -17,6 +17,8 @@ use crate::ownership::{controller_key, is_controlled_by};
 use crate::queue::{Queue, Requeue};
 use crate::request;
 
+/// The name under which events are reported.
+const COMPONENT: &str = "cronjob-controller";
 /// How many CronJobs are served at once.
 const WORKERS: usize = 4;
 
@@ -30,7 +32,7 @@ struct Controller {
 pub fn workers(context: &Arc<Context>) -> impl Future<Output = ()> + Send + use<> {
     let controller = Arc::new(Controller {
         context: context.clone(),
-        recorder: context.recorder.speaking_for("cronjob-controller"),
+        recorder: context.recorder.speaking_for(COMPONENT),
         queue: Queue::new(),
     });
     let queue = controller.queue.clone();
@@ -44,26 +46,22 @@ pub fn workers(context: &Arc<Context>) -> impl Future<Output = ()> + Send + use<
             }
         }
     });
+    let watcher = controller.clone();
+    let jumps = clock::on_jump(context.token.clone(), move || {
+        // What was due by the old clock may not be by the new one, and the reverse.
+        for cron_job in watcher.context.caches.cron_jobs.all() {
+            watcher.queue.add(ObjectKey::of(cron_job.as_ref()));
+        }
+    });
+    let queue = &controller.queue;
+    let work = queue.serve(COMPONENT, WORKERS, &context.token, &controller, Controller::reconcile);
     async move {
-        let token = controller.context.token.clone();
-        let watcher = controller.clone();
-        let jumps = clock::on_jump(token.clone(), move || {
-            // What was due by the old clock may not be by the new one, and the reverse.
-            for cron_job in watcher.context.caches.cron_jobs.all() {
-                watcher.queue.add(ObjectKey::of(cron_job.as_ref()));
-            }
-        });
-        let queue = controller.queue.clone();
-        let work = queue.run("cronjob-controller", WORKERS, token, move |key| {
-            let controller = controller.clone();
-            async move { controller.reconcile(key).await }
-        });
         tokio::join!(jumps, work);
     }
 }
 
 impl Controller {
-    async fn reconcile(&self, key: ObjectKey) -> Result<Requeue, Error> {
+    async fn reconcile(self: Arc<Self>, key: ObjectKey) -> Result<Requeue, Error> {
         let Some(cron_job) = self.context.caches.cron_jobs.get(&key) else {
             return Ok(Requeue::Never);
         };

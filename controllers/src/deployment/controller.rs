@@ -22,6 +22,8 @@ use crate::pod;
 use crate::queue::{Queue, Requeue};
 use crate::{request, selector, template};
 
+/// The name under which events are reported.
+const COMPONENT: &str = "deployment-controller";
 /// How many Deployments are served at once.
 const WORKERS: usize = 8;
 
@@ -35,7 +37,7 @@ struct Controller {
 pub fn workers(context: &Arc<Context>) -> impl Future<Output = ()> + Send + use<> {
     let controller = Arc::new(Controller {
         context: context.clone(),
-        recorder: context.recorder.speaking_for("deployment-controller"),
+        recorder: context.recorder.speaking_for(COMPONENT),
         queue: Queue::new(),
     });
     let queue = controller.queue.clone();
@@ -47,16 +49,7 @@ pub fn workers(context: &Arc<Context>) -> impl Future<Output = ()> + Send + use<
     context.caches.replica_sets.on_change(move |change| watcher.set_changed(change));
     let watcher = controller.clone();
     context.caches.pods.on_change(move |change| watcher.pod_changed(change));
-    async move {
-        let queue = controller.queue.clone();
-        let token = controller.context.token.clone();
-        queue
-            .run("deployment-controller", WORKERS, token, move |key| {
-                let controller = controller.clone();
-                async move { controller.reconcile(key).await }
-            })
-            .await;
-    }
+    controller.queue.serve(COMPONENT, WORKERS, &context.token, &controller, Controller::reconcile)
 }
 
 impl Controller {
@@ -109,7 +102,7 @@ impl Controller {
         }
     }
 
-    async fn reconcile(&self, key: ObjectKey) -> Result<Requeue, Error> {
+    async fn reconcile(self: Arc<Self>, key: ObjectKey) -> Result<Requeue, Error> {
         let Some(deployment) = self.context.caches.deployments.get(&key) else {
             return Ok(Requeue::Never);
         };

@@ -50,16 +50,8 @@ pub fn workers(context: &Arc<Context>) -> impl Future<Output = ()> + Send + use<
     caches.replica_sets.on_change(move |change| {
         watcher.workload_changed(change.object().metadata.namespace.as_deref());
     });
-    async move {
-        let queue = controller.queue.clone();
-        let token = controller.context.token.clone();
-        queue
-            .run("disruption", WORKERS, token, move |key| {
-                let controller = controller.clone();
-                async move { controller.reconcile(key).await }
-            })
-            .await;
-    }
+    let queue = &controller.queue;
+    queue.serve("disruption", WORKERS, &context.token, &controller, Controller::reconcile)
 }
 
 fn selects(budget: &PodDisruptionBudget, labels: Option<&Labels>) -> bool {
@@ -83,7 +75,7 @@ impl Controller {
         }
     }
 
-    async fn reconcile(&self, key: ObjectKey) -> Result<Requeue, Error> {
+    async fn reconcile(self: Arc<Self>, key: ObjectKey) -> Result<Requeue, Error> {
         let Some(budget) = self.context.caches.budgets.get(&key) else {
             return Ok(Requeue::Never);
         };

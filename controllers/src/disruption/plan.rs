@@ -204,19 +204,16 @@ mod tests {
     use serde_json::{Value, json};
 
     use super::*;
+    use crate::fixture::{self, ready};
 
     const NOW: &str = "2024-01-01T00:10:00Z";
 
-    fn pod(name: &str, ready: bool) -> Arc<Pod> {
-        Arc::new(
-            serde_json::from_value(json!({
-                "metadata": {"name": name, "ownerReferences": [{"apiVersion": "apps/v1",
-                    "kind": "ReplicaSet", "name": "rs", "uid": "rs", "controller": true}]},
-                "status": {"conditions": [
-                    {"type": "Ready", "status": if ready { "True" } else { "False" }}]}
-            }))
-            .unwrap(),
-        )
+    fn pod(name: &str, is_ready: bool) -> Arc<Pod> {
+        let owner = json!({"apiVersion": "apps/v1", "kind": "ReplicaSet", "name": "rs",
+            "uid": "rs", "controller": true});
+        let more = json!({"metadata": {"ownerReferences": [owner]},
+            "status": {"conditions": [ready(is_ready, "2024-01-01T00:00:00Z")]}});
+        fixture::pod(name, more)
     }
 
     fn at(spec: Value, status: Value, pods: &[Arc<Pod>], scale: Option<i32>) -> Plan {

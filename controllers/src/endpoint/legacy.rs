@@ -164,7 +164,7 @@ pub fn workers(context: &Arc<Context>) -> impl Future<Output = ()> + Send + use<
             wake.add(key);
         }
     });
-    context.clone().serve(queue, "endpoint-controller", WORKERS, reconcile)
+    context.serve(&queue, "endpoint-controller", WORKERS, reconcile)
 }
 
 fn is_computed(endpoints: &Endpoints) -> bool {

@@ -157,7 +157,7 @@ pub fn workers(context: &Arc<Context>) -> impl Future<Output = ()> + Send + use<
     let wake = queue.clone();
     caches.endpoints.on_change(move |change| wake.add(ObjectKey::of(change.object().as_ref())));
     wake_services(&caches.endpoint_slices, CONTROLLER, &queue);
-    context.clone().serve(queue, "endpoint-slice-mirroring-controller", WORKERS, reconcile)
+    context.serve(&queue, "endpoint-slice-mirroring-controller", WORKERS, reconcile)
 }
 
 async fn reconcile(context: Arc<Context>, key: ObjectKey) -> Result<Requeue, Error> {

@@ -147,7 +147,7 @@ pub fn workers(context: &Arc<Context>) -> impl Future<Output = ()> + Send + use<
     let (wake, services) = (queue.clone(), caches.services.clone());
     caches.pods.on_change(move |change| address::queue_services_of(change, &services, &wake));
     wake_services(&caches.endpoint_slices, CONTROLLER, &queue);
-    context.clone().serve(queue, "endpoint-slice-controller", WORKERS, reconcile)
+    context.serve(&queue, "endpoint-slice-controller", WORKERS, reconcile)
 }
 
 async fn reconcile(context: Arc<Context>, key: ObjectKey) -> Result<Requeue, Error> {

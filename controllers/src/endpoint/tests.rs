@@ -10,18 +10,7 @@ use serde_json::{Value, json};
 
 use super::slices::{Frame, Group, Plan, SLICE_ENDPOINTS};
 use super::{address, legacy, mirror, slice, slices};
-
-/// Lays `more` over `base`; lists are replaced.
-fn over(base: &mut Value, more: &Value) {
-    match (base, more) {
-        (Value::Object(base), Value::Object(more)) => {
-            for (name, field) in more {
-                over(base.entry(name.clone()).or_insert(Value::Null), field);
-            }
-        }
-        (base, more) => *base = more.clone(),
-    }
-}
+use crate::fixture::{self, merge, ready};
 
 fn service(more: &Value) -> Service {
     let mut value = json!({
@@ -30,7 +19,7 @@ fn service(more: &Value) -> Service {
         "spec": {"clusterIP": "10.47.240.9", "selector": {"app": "web"}, "ipFamilies": ["IPv4"],
             "ports": [{"port": 80, "protocol": "TCP"}]}
     });
-    over(&mut value, more);
+    merge(&mut value, more.clone());
     serde_json::from_value(value).unwrap()
 }
 
@@ -39,16 +28,14 @@ fn pod(number: u32, more: &Value) -> Arc<Pod> {
     let (high, low) = (number / 256, number % 256);
     let ip = format!("10.44.{high}.{low}");
     let mut value = json!({
-        "metadata": {"namespace": "default", "name": format!("web-{number}"),
-            "uid": format!("uid-{number:05}"), "labels": {"app": "web"}},
+        "metadata": {"uid": format!("uid-{number:05}"), "labels": {"app": "web"}},
         "spec": {"nodeName": "node", "containers": [{"name": "web",
             "ports": [{"name": "http", "containerPort": 8080}]}]},
         "status": {"phase": "Running", "podIP": ip, "podIPs": [{"ip": ip}],
-            "conditions": [{"type": "Ready", "status": "True",
-                "lastTransitionTime": "2024-01-02T00:00:00Z"}]}
+            "conditions": [ready(true, "2024-01-02T00:00:00Z")]}
     });
-    over(&mut value, more);
-    Arc::new(serde_json::from_value(value).unwrap())
+    merge(&mut value, more.clone());
+    fixture::pod(&format!("web-{number}"), value)
 }
 
 fn unready() -> Value {

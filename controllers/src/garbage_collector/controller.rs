@@ -53,23 +53,18 @@ pub fn workers(
         look.into_iter().for_each(|uid| watcher.queue.add(uid));
     });
     async move {
-        let queue = collector.queue.clone();
-        let token = collector.context.token.clone();
+        let token = &collector.context.token;
         tokio::select! {
             () = token.cancelled() => return,
             () = collector.inventory.synced() => {}
         }
-        queue
-            .run("garbage-collector", WORKERS, token, move |uid| {
-                let collector = collector.clone();
-                async move { collector.look(uid).await }
-            })
-            .await;
+        let queue = &collector.queue;
+        queue.serve("garbage-collector", WORKERS, token, &collector, Collector::look).await;
     }
 }
 
 impl Collector {
-    async fn look(&self, uid: String) -> Result<Requeue, Error> {
+    async fn look(self: Arc<Self>, uid: String) -> Result<Requeue, Error> {
         let (object, unknown) = {
             let graph = self.lock();
             let Some(object) = graph.get(&uid).cloned() else { return Ok(Requeue::Never) };

@@ -57,14 +57,12 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+    use crate::fixture;
 
     fn pod(ended: &str) -> Arc<Pod> {
-        Arc::new(
-            serde_json::from_value(json!({"metadata": {}, "status": {"containerStatuses": [
-                {"name": "c", "image": "", "imageID": "", "ready": false, "restartCount": 0,
-                 "state": {"terminated": {"exitCode": 1, "finishedAt": ended}}}]}}))
-            .unwrap(),
-        )
+        let state = json!({"terminated": {"exitCode": 1, "finishedAt": ended}});
+        let statuses = json!([{"name": "c", "state": state}]);
+        fixture::pod("p", json!({"status": {"containerStatuses": statuses}}))
     }
 
     #[test]

@@ -24,6 +24,8 @@ use crate::ownership::{claim, controller_key, controller_of, controller_referenc
 use crate::queue::{Queue, Requeue};
 use crate::{request, selector};
 
+/// The name under which events are reported.
+const COMPONENT: &str = "job-controller";
 /// How many Jobs are served at once.
 const WORKERS: usize = 8;
 /// The value of `spec.managedBy` that means this controller.
@@ -43,23 +45,14 @@ pub fn workers(context: &Arc<Context>) -> impl Future<Output = ()> + Send + use<
         context: context.clone(),
         expectations: Expectations::default(),
         backoffs: Mutex::new(HashMap::new()),
-        recorder: context.recorder.speaking_for("job-controller"),
+        recorder: context.recorder.speaking_for(COMPONENT),
         queue: Queue::new(),
     });
     let queue = controller.queue.clone();
     context.caches.jobs.on_change(move |change| queue.add(ObjectKey::of(change.object().as_ref())));
     let watcher = controller.clone();
     context.caches.pods.on_change(move |change| watcher.pod_changed(change));
-    async move {
-        let queue = controller.queue.clone();
-        let token = controller.context.token.clone();
-        queue
-            .run("job-controller", WORKERS, token, move |key| {
-                let controller = controller.clone();
-                async move { controller.reconcile(key).await }
-            })
-            .await;
-    }
+    controller.queue.serve(COMPONENT, WORKERS, &context.token, &controller, Controller::reconcile)
 }
 
 impl Controller {
@@ -96,7 +89,7 @@ impl Controller {
         }
     }
 
-    async fn reconcile(&self, key: ObjectKey) -> Result<Requeue, Error> {
+    async fn reconcile(self: Arc<Self>, key: ObjectKey) -> Result<Requeue, Error> {
         let Some(job) = self.context.caches.jobs.get(&key) else {
             self.forget(&key);
             return Ok(Requeue::Never);

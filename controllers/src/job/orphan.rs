@@ -43,13 +43,11 @@ pub fn workers(context: &Arc<Context>) -> impl Future<Output = ()> + Send + use<
             }
         }
     });
-    context.clone().serve(queue, "job-orphan-pods", WORKERS, |context, key| async move {
-        reconcile(&context, &key).await
-    })
+    context.serve(&queue, "job-orphan-pods", WORKERS, reconcile)
 }
 
-async fn reconcile(context: &Context, key: &ObjectKey) -> Result<Requeue, Error> {
-    let Some(pod) = context.caches.pods.get(key).filter(|pod| tracked::is_tracked(pod)) else {
+async fn reconcile(context: Arc<Context>, key: ObjectKey) -> Result<Requeue, Error> {
+    let Some(pod) = context.caches.pods.get(&key).filter(|pod| tracked::is_tracked(pod)) else {
         return Ok(Requeue::Never);
     };
     if let Some(owner) = controller_key(&pod.metadata, "batch", "Job") {
@@ -59,6 +57,6 @@ async fn reconcile(context: &Context, key: &ObjectKey) -> Result<Requeue, Error>
             return Ok(Requeue::Never);
         }
     }
-    release(context, &pod).await?;
+    release(&context, &pod).await?;
     Ok(Requeue::Never)
 }

@@ -127,6 +127,7 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+    use crate::fixture;
 
     #[test]
     fn the_first_matching_rule_decides() {
@@ -137,18 +138,17 @@ mod tests {
             {"action": "Count", "onExitCodes": {"operator": "NotIn", "values": [1]}},
         ]}))
         .unwrap();
-        let pod = |name: &str, code: i32, conditions: serde_json::Value| -> Pod {
-            serde_json::from_value(json!({"metadata": {"name": "p", "namespace": "n"},
-                "status": {"phase": "Failed", "conditions": conditions, "containerStatuses": [
-                    {"name": name, "image": "", "imageID": "", "ready": false, "restartCount": 0,
-                     "state": {"terminated": {"exitCode": code}}}]}}))
-            .unwrap()
+        let pod = |container: &str, code: i32, conditions: serde_json::Value| {
+            let ended = json!({"name": container, "state": {"terminated": {"exitCode": code}}});
+            let status = json!({"phase": "Failed", "conditions": conditions,
+                "containerStatuses": [ended]});
+            fixture::pod("p", json!({"status": status}))
         };
         let none = json!([]);
         assert_eq!(
             judge(Some(&policy), &pod("main", 42, none.clone())),
             Verdict::FailJob(
-                "Container main for pod n/p failed with exit code 42 matching FailJob rule at index 1"
+                "Container main for pod default/p failed with exit code 42 matching FailJob rule at index 1"
                     .to_owned()
             )
         );

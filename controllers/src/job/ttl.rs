@@ -39,23 +39,18 @@ pub fn workers(context: &Arc<Context>) -> impl Future<Output = ()> + Send + use<
             wake.add(ObjectKey::of(job.as_ref()));
         }
     });
-    context.clone().serve(
-        queue,
-        "ttl-after-finished-controller",
-        WORKERS,
-        |context, key| async move { reconcile(&context, &key).await },
-    )
+    context.serve(&queue, "ttl-after-finished-controller", WORKERS, reconcile)
 }
 
-async fn reconcile(context: &Context, key: &ObjectKey) -> Result<Requeue, Error> {
-    let Some(known) = context.caches.jobs.get(key) else { return Ok(Requeue::Never) };
+async fn reconcile(context: Arc<Context>, key: ObjectKey) -> Result<Requeue, Error> {
+    let Some(known) = context.caches.jobs.get(&key) else { return Ok(Requeue::Never) };
     match time_left(&known, Timestamp::now()) {
         None => return Ok(Requeue::Never),
         Some(left) if !left.is_zero() => return Ok(Requeue::After(left)),
         Some(_) => {}
     }
     // Its time may just have been prolonged: what counts is what the server holds.
-    let Some(job) = request::get::<Job>(&context.client, key).await? else {
+    let Some(job) = request::get::<Job>(&context.client, &key).await? else {
         return Ok(Requeue::Never);
     };
     match time_left(&job, Timestamp::now()) {
@@ -73,7 +68,7 @@ async fn reconcile(context: &Context, key: &ObjectKey) -> Result<Requeue, Error>
     match api.delete(&key.name, &parameters).await {
         Ok(_) => {}
         Err(kube::Error::Api(status)) if status.is_not_found() => {}
-        Err(error) => return Err(request::failed::<Job>("delete", key)(error)),
+        Err(error) => return Err(request::failed::<Job>("delete", &key)(error)),
     }
     Ok(Requeue::Never)
 }

@@ -62,16 +62,8 @@ pub fn workers<O: ReplicaOwner>(
     owners.on_change(move |change| queue.add(ObjectKey::of(change.object().as_ref())));
     let watcher = controller.clone();
     context.caches.pods.on_change(move |change| watcher.pod_changed(change));
-    async move {
-        let queue = controller.queue.clone();
-        let token = controller.context.token.clone();
-        queue
-            .run(O::COMPONENT, WORKERS, token, move |key| {
-                let controller = controller.clone();
-                async move { controller.reconcile(key).await }
-            })
-            .await;
-    }
+    let queue = &controller.queue;
+    queue.serve(O::COMPONENT, WORKERS, &context.token, &controller, Controller::reconcile)
 }
 
 impl<O: ReplicaOwner> Controller<O> {
@@ -98,7 +90,7 @@ impl<O: ReplicaOwner> Controller<O> {
         }
     }
 
-    async fn reconcile(&self, key: ObjectKey) -> Result<Requeue, Error> {
+    async fn reconcile(self: Arc<Self>, key: ObjectKey) -> Result<Requeue, Error> {
         let Some(owner) = self.owners.get(&key) else {
             self.pods.forget(&key);
             return Ok(Requeue::Never);

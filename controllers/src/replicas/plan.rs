@@ -145,20 +145,16 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+    use crate::fixture::{self, ready};
 
-    fn pod(name: &str, ready: bool, deleting: bool) -> Arc<Pod> {
-        let mut pod: Pod = serde_json::from_value(json!({
-            "metadata": {"name": name, "uid": name, "labels": {"app": "a"}},
-            "spec": {"containers": [], "nodeName": "n"},
-            "status": {"phase": "Running", "conditions": [{"type": "Ready",
-                "status": if ready {"True"} else {"False"},
-                "lastTransitionTime": "2024-01-01T00:00:00Z"}]}
-        }))
-        .unwrap();
-        if deleting {
-            pod.metadata.deletion_timestamp = Some(Time(Timestamp::UNIX_EPOCH));
-        }
-        Arc::new(pod)
+    fn pod(name: &str, is_ready: bool, deleting: bool) -> Arc<Pod> {
+        let deleted = deleting.then_some("2024-01-01T00:00:05Z");
+        let more = json!({
+            "metadata": {"labels": {"app": "a"}, "deletionTimestamp": deleted},
+            "spec": {"nodeName": "n"},
+            "status": {"phase": "Running", "conditions": [ready(is_ready, "2024-01-01T00:00:00Z")]}
+        });
+        fixture::pod(name, more)
     }
 
     fn observed<'a>(

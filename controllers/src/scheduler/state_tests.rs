@@ -4,31 +4,13 @@
 use serde_json::{Value, json};
 
 use super::*;
+use crate::fixture::{merge, pod};
 
 fn node(value: Value) -> Arc<Node> {
     let mut node = json!({"metadata": {"name": "vm", "labels": {"kubernetes.io/hostname": "vm"}},
         "status": {"allocatable": {"cpu": "1", "memory": "1Gi", "pods": "5"}}});
     merge(&mut node, value);
     Arc::new(serde_json::from_value(node).unwrap())
-}
-
-fn pod(name: &str, value: Value) -> Arc<Pod> {
-    let mut pod = json!({"metadata": {"name": name, "namespace": "default", "uid": name,
-        "creationTimestamp": "2024-01-01T00:00:00Z"},
-        "spec": {"containers": [{"name": "c"}]}});
-    merge(&mut pod, value);
-    Arc::new(serde_json::from_value(pod).unwrap())
-}
-
-fn merge(into: &mut Value, from: Value) {
-    match (into, from) {
-        (Value::Object(into), Value::Object(from)) => {
-            for (key, value) in from {
-                merge(into.entry(key).or_insert(Value::Null), value);
-            }
-        }
-        (into, from) => *into = from,
-    }
 }
 
 fn asks(cpu: &str) -> Value {

@@ -59,16 +59,7 @@ pub fn workers(context: &Arc<Context>) -> impl Future<Output = ()> + Send + use<
     caches.pods.on_change(move |change| watcher.pod_changed(change));
     let watcher = controller.clone();
     caches.claims.on_change(move |change| watcher.claim_changed(change));
-    async move {
-        let queue = controller.queue.clone();
-        let token = controller.context.token.clone();
-        queue
-            .run(COMPONENT, WORKERS, token, move |key| {
-                let controller = controller.clone();
-                async move { controller.reconcile(key).await }
-            })
-            .await;
-    }
+    controller.queue.serve(COMPONENT, WORKERS, &context.token, &controller, Controller::reconcile)
 }
 
 impl Controller {
@@ -105,7 +96,7 @@ impl Controller {
         }
     }
 
-    async fn reconcile(&self, key: ObjectKey) -> Result<Requeue, Error> {
+    async fn reconcile(self: Arc<Self>, key: ObjectKey) -> Result<Requeue, Error> {
         let context = &self.context;
         let Some(set) = context.caches.stateful_sets.get(&key) else { return Ok(Requeue::Never) };
         let Some(spec) = set.spec.as_ref().filter(|spec| !selector::is_empty(&spec.selector))

@@ -18,7 +18,7 @@ use crate::error::Error;
 use crate::event::{Notice, Recorder};
 use crate::pod;
 use crate::queue::{Queue, Requeue};
-use crate::request::{self, cluster};
+use crate::request;
 use crate::volume::annotation::{
     BETA_PROVISIONER, BIND_COMPLETED, BOUND_BY_CONTROLLER, LOCAL_PATH, PROVISIONER,
 };
@@ -27,6 +27,8 @@ use crate::volume::matching::{claim_ref, is_bound, volume_of};
 use crate::volume::provision::claim_reference;
 use crate::volume::released;
 
+/// The name under which events are reported.
+const COMPONENT: &str = "persistentvolume-controller";
 /// How many claims and volumes are served at once.
 const WORKERS: usize = 4;
 
@@ -34,7 +36,7 @@ const WORKERS: usize = 4;
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 enum Key {
     Claim(ObjectKey),
-    Volume(String),
+    Volume(ObjectKey),
 }
 
 struct Controller {
@@ -48,7 +50,7 @@ struct Controller {
 pub fn workers(context: &Arc<Context>) -> impl Future<Output = ()> + Send + use<> {
     let controller = Arc::new(Controller {
         context: context.clone(),
-        recorder: context.recorder.speaking_for("persistentvolume-controller"),
+        recorder: context.recorder.speaking_for(COMPONENT),
         provisioner: context.recorder.speaking_for(LOCAL_PATH),
         queue: Queue::new(),
     });
@@ -65,30 +67,23 @@ pub fn workers(context: &Arc<Context>) -> impl Future<Output = ()> + Send + use<
             watcher.wake_unbound();
         }
     });
-    async move {
-        let queue = controller.queue.clone();
-        let token = controller.context.token.clone();
-        queue
-            .run("persistentvolume-controller", WORKERS, token, move |key| {
-                let controller = controller.clone();
-                async move {
-                    match key {
-                        Key::Claim(key) => controller.claim(&key).await,
-                        Key::Volume(name) => controller.volume(&name).await,
-                    }
-                    .map(|()| Requeue::Never)
-                }
-            })
-            .await;
-    }
+    controller.queue.serve(COMPONENT, WORKERS, &context.token, &controller, Controller::reconcile)
 }
 
 impl Controller {
+    async fn reconcile(self: Arc<Self>, key: Key) -> Result<Requeue, Error> {
+        match key {
+            Key::Claim(key) => self.claim(&key).await?,
+            Key::Volume(key) => self.volume(&key).await?,
+        }
+        Ok(Requeue::Never)
+    }
+
     fn claim_changed(&self, change: &Change<'_, PersistentVolumeClaim>) {
         let claim = change.object();
         let key = ObjectKey::of(claim.as_ref());
         if let Some(volume) = volume_of(claim) {
-            self.queue.add(Key::Volume(volume.to_owned()));
+            self.queue.add(Key::Volume(ObjectKey::new("", volume)));
         }
         if matches!(change, Change::Deleted(_)) {
             // A volume may have been set aside before the claim knew of it.
@@ -98,7 +93,7 @@ impl Controller {
                         && reference.namespace.as_deref() == Some(&key.namespace)
                 });
                 if is_its {
-                    self.queue.add(Key::Volume(volume.name_any()));
+                    self.queue.add(Key::Volume(ObjectKey::of(volume.as_ref())));
                 }
             }
         }
@@ -107,7 +102,7 @@ impl Controller {
 
     fn volume_changed(&self, change: &Change<'_, PersistentVolume>) {
         let volume = change.object();
-        self.queue.add(Key::Volume(volume.name_any()));
+        self.queue.add(Key::Volume(ObjectKey::of(volume.as_ref())));
         match claim_ref(volume) {
             Some(reference) => self.queue.add(Key::Claim(ObjectKey::new(
                 reference.namespace.clone().unwrap_or_default(),
@@ -206,7 +201,7 @@ impl Controller {
                 annotations.insert(BOUND_BY_CONTROLLER.to_owned(), "yes".to_owned());
             }
             volume.spec.get_or_insert_default().claim_ref = Some(claim_reference(claim));
-            volume = cluster::replace(client, &volume).await?;
+            volume = request::replace(client, &volume).await?;
             self.context.caches.volumes.observe(volume.clone());
         }
         self.write_volume_phase(&volume, "Bound", None).await?;
@@ -252,7 +247,7 @@ impl Controller {
         let message =
             format!("External provisioner is provisioning volume for claim \"{namespace}/{name}\"");
         self.provisioner.record(claim, Notice::normal("Provisioning", message));
-        match cluster::create(&self.context.client, volume).await {
+        match request::create(&self.context.client, volume).await {
             Ok(created) => {
                 let message = format!("Successfully provisioned volume {}", created.name_any());
                 let notice = Notice::normal("ProvisioningSucceeded", message);
@@ -283,7 +278,7 @@ impl Controller {
         let Some(wanted) = wanted.cloned() else { return Ok(()) };
         let patch = json!({"spec": {"capacity": {"storage": wanted}}});
         let grown: PersistentVolume =
-            cluster::merge(&self.context.client, &volume.name_any(), &patch).await?;
+            request::merge(&self.context.client, &ObjectKey::of(volume), &patch).await?;
         self.context.caches.volumes.observe(grown);
         let mut status = claim.status.clone().unwrap_or_default();
         status.capacity.get_or_insert_default().insert("storage".to_owned(), wanted);
@@ -335,10 +330,10 @@ impl Controller {
         Ok(())
     }
 
-    async fn volume(&self, name: &str) -> Result<(), Error> {
+    async fn volume(&self, key: &ObjectKey) -> Result<(), Error> {
         use released::Step;
         let caches = &self.context.caches;
-        let Some(volume) = caches.volumes.get(&ObjectKey::new("", name)) else { return Ok(()) };
+        let Some(volume) = caches.volumes.get(key) else { return Ok(()) };
         let claim_key = claim_ref(&volume).map(|reference| {
             ObjectKey::new(
                 reference.namespace.clone().unwrap_or_default(),
@@ -358,7 +353,7 @@ impl Controller {
             Step::Unbind { keep_name } => self.unbind(&volume, keep_name).await,
             Step::Delete => {
                 let uid = volume.metadata.uid.as_deref();
-                cluster::delete::<PersistentVolume>(&self.context.client, name, uid).await
+                request::delete::<PersistentVolume>(&self.context.client, key, uid).await
             }
             Step::Fail(notice) => {
                 self.recorder.record(volume.as_ref(), notice.clone());
@@ -383,7 +378,7 @@ impl Controller {
         } else {
             spec.claim_ref = None;
         }
-        let written = cluster::replace(&self.context.client, &free).await?;
+        let written = request::replace(&self.context.client, &free).await?;
         self.context.caches.volumes.observe(written.clone());
         self.write_volume_phase(&written, "Available", None).await
     }
@@ -405,7 +400,7 @@ impl Controller {
             reason: notice.map(|notice| notice.reason.to_owned()),
         };
         let updated = PersistentVolume { status: Some(status), ..volume.clone() };
-        let written = cluster::replace_status(&self.context.client, &updated).await?;
+        let written = request::replace_status(&self.context.client, &updated).await?;
         self.context.caches.volumes.observe(written);
         Ok(())
     }

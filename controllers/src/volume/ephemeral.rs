@@ -10,7 +10,7 @@ use kube::ResourceExt;
 use crate::cache::{Change, ObjectKey};
 use crate::context::Context;
 use crate::error::Error;
-use crate::event::{Notice, Recorder};
+use crate::event::Notice;
 use crate::ownership::{controller_reference, is_controlled_by};
 use crate::pod;
 use crate::queue::{Queue, Requeue};
@@ -62,22 +62,15 @@ pub fn workers(context: &Arc<Context>) -> impl Future<Output = ()> + Send + use<
             }
         }
     });
-    let context = context.clone();
-    async move {
-        let token = context.token.clone();
-        let recorder = context.recorder.speaking_for(COMPONENT);
-        queue
-            .run(COMPONENT, WORKERS, token, move |key| {
-                let (context, recorder) = (context.clone(), recorder.clone());
-                async move { reconcile(&context, &recorder, &key).await.map(|()| Requeue::Never) }
-            })
-            .await;
-    }
+    context.serve(&queue, COMPONENT, WORKERS, reconcile)
 }
 
-async fn reconcile(context: &Context, recorder: &Recorder, key: &ObjectKey) -> Result<(), Error> {
+async fn reconcile(context: Arc<Context>, key: ObjectKey) -> Result<Requeue, Error> {
     let caches = &context.caches;
-    let Some(pod) = caches.pods.get(key).filter(|pod| pod::is_active(pod)) else { return Ok(()) };
+    let Some(pod) = caches.pods.get(&key).filter(|pod| pod::is_active(pod)) else {
+        return Ok(Requeue::Never);
+    };
+    let recorder = context.recorder.speaking_for(COMPONENT);
     for claim in claims(&pod) {
         let uid = pod.metadata.uid.as_deref().unwrap_or_default();
         let name = claim.name_any();
@@ -93,7 +86,7 @@ async fn reconcile(context: &Context, recorder: &Recorder, key: &ObjectKey) -> R
         }
         match request::create(&context.client, &claim).await {
             Ok(created) => caches.claims.observe(created),
-            Err(error) if error.is_namespace_terminating() => return Ok(()),
+            Err(error) if error.is_namespace_terminating() => return Ok(Requeue::Never),
             Err(error) => {
                 let message = format!("ephemeral volume claim {name}: {}", error.message());
                 recorder.record(pod.as_ref(), Notice::warning("FailedCreate", message));
@@ -101,5 +94,5 @@ async fn reconcile(context: &Context, recorder: &Recorder, key: &ObjectKey) -> R
             }
         }
     }
-    Ok(())
+    Ok(Requeue::Never)
 }

@@ -13,7 +13,7 @@ use crate::context::Context;
 use crate::error::Error;
 use crate::pod;
 use crate::queue::{Queue, Requeue};
-use crate::request::{self, cluster};
+use crate::request;
 use crate::volume::matching::phase;
 
 /// What holds a claim.
@@ -27,7 +27,7 @@ const WORKERS: usize = 4;
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 enum Key {
     Claim(ObjectKey),
-    Volume(String),
+    Volume(ObjectKey),
 }
 
 /// The claims that a pod uses, those of its ephemeral volumes included.
@@ -67,7 +67,7 @@ pub fn workers(context: &Arc<Context>) -> impl Future<Output = ()> + Send + use<
     let wake = queue.clone();
     context.caches.volumes.on_change(move |change| {
         if change.object().metadata.deletion_timestamp.is_some() {
-            wake.add(Key::Volume(ObjectKey::of(change.object().as_ref()).name));
+            wake.add(Key::Volume(ObjectKey::of(change.object().as_ref())));
         }
     });
     let wake = queue.clone();
@@ -79,47 +79,42 @@ pub fn workers(context: &Arc<Context>) -> impl Future<Output = ()> + Send + use<
             }
         }
     });
-    let context = context.clone();
-    async move {
-        let token = context.token.clone();
-        queue
-            .run("storage-protection", WORKERS, token, move |key| {
-                let context = context.clone();
-                async move { reconcile(&context, key).await.map(|()| Requeue::Never) }
-            })
-            .await;
-    }
+    context.serve(&queue, "storage-protection", WORKERS, reconcile)
 }
 
-async fn reconcile(context: &Context, key: Key) -> Result<(), Error> {
+async fn reconcile(context: Arc<Context>, key: Key) -> Result<Requeue, Error> {
     let caches = &context.caches;
     let outcome = match key {
         Key::Claim(key) => {
-            let Some(claim) = caches.claims.get(&key) else { return Ok(()) };
+            let Some(claim) = caches.claims.get(&key) else { return Ok(Requeue::Never) };
             let pods = caches.pods.namespaced(&key.namespace);
             if claim.metadata.deletion_timestamp.is_none() || is_used(&key.name, pods.iter()) {
-                return Ok(());
+                return Ok(Requeue::Never);
             }
-            let Some(left) = without(&claim.metadata, CLAIM_FINALIZER) else { return Ok(()) };
+            let Some(left) = without(&claim.metadata, CLAIM_FINALIZER) else {
+                return Ok(Requeue::Never);
+            };
             let patch = finalizers_patch(&claim.metadata, &left);
             request::merge::<PersistentVolumeClaim>(&context.client, &key, &patch).await.map(drop)
         }
-        Key::Volume(name) => {
-            let Some(volume) = caches.volumes.get(&ObjectKey::new("", &name)) else {
-                return Ok(());
+        Key::Volume(key) => {
+            let Some(volume) = caches.volumes.get(&key) else {
+                return Ok(Requeue::Never);
             };
             let bound = phase(&volume) == "Bound";
             if volume.metadata.deletion_timestamp.is_none() || bound {
-                return Ok(());
+                return Ok(Requeue::Never);
             }
-            let Some(left) = without(&volume.metadata, VOLUME_FINALIZER) else { return Ok(()) };
+            let Some(left) = without(&volume.metadata, VOLUME_FINALIZER) else {
+                return Ok(Requeue::Never);
+            };
             let patch = finalizers_patch(&volume.metadata, &left);
-            cluster::merge::<PersistentVolume>(&context.client, &name, &patch).await.map(drop)
+            request::merge::<PersistentVolume>(&context.client, &key, &patch).await.map(drop)
         }
     };
     match outcome {
-        Err(error) if error.is_not_found() => Ok(()),
-        other => other,
+        Err(error) if error.is_not_found() => Ok(Requeue::Never),
+        other => other.map(|()| Requeue::Never),
     }
 }
 

@@ -3,24 +3,14 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use k8s_openapi::api::core::v1::{Node, PersistentVolume, PersistentVolumeClaim, Pod};
+use k8s_openapi::api::core::v1::{Node, PersistentVolume, PersistentVolumeClaim};
 use k8s_openapi::api::storage::v1::StorageClass;
 use kube::ResourceExt;
 use serde_json::{Value, json};
 
 use super::claim::{self, Observed, Step};
 use super::{protection, provision, released};
-
-fn merge(into: &mut Value, from: Value) {
-    match (into, from) {
-        (Value::Object(into), Value::Object(from)) => {
-            for (key, value) in from {
-                merge(into.entry(key).or_insert(Value::Null), value);
-            }
-        }
-        (into, from) => *into = from,
-    }
-}
+use crate::fixture::{merge, pod};
 
 fn claim(more: Value) -> PersistentVolumeClaim {
     let mut value = json!({
@@ -280,20 +270,16 @@ fn a_volume_follows_its_claim() {
 
 #[test]
 fn claims_stay_while_pods_use_them() {
-    let pod = |node: Value| -> Arc<Pod> {
-        Arc::new(
-            serde_json::from_value(json!({"metadata": {"name": "p"}, "spec": {"nodeName": node,
-                "containers": [], "volumes": [
-                    {"name": "a", "persistentVolumeClaim": {"claimName": "data"}},
-                    {"name": "b", "ephemeral": {}}]}}))
-            .unwrap(),
-        )
+    let on = |node: Value| {
+        let volumes = json!([{"name": "a", "persistentVolumeClaim": {"claimName": "data"}},
+            {"name": "b", "ephemeral": {}}]);
+        pod("p", json!({"spec": {"nodeName": node, "volumes": volumes}}))
     };
-    let placed = [pod(json!("vm"))];
+    let placed = [on(json!("vm"))];
     assert!(protection::is_used("data", placed.iter()));
     assert!(protection::is_used("p-b", placed.iter()));
     assert!(!protection::is_used("other", placed.iter()));
-    assert!(!protection::is_used("data", [pod(Value::Null)].iter()));
+    assert!(!protection::is_used("data", [on(Value::Null)].iter()));
     let mut held = claim(json!({})).metadata;
     assert_eq!(protection::without(&held, protection::CLAIM_FINALIZER), None);
     held.finalizers = Some(vec![protection::CLAIM_FINALIZER.to_owned(), "mine".to_owned()]);
