@@ -4,6 +4,7 @@ use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
+use ::api::pod::is_terminal;
 use futures::StreamExt;
 use k8s_openapi::api::core::v1::Pod;
 use kube::api::ListParams;
@@ -15,12 +16,13 @@ use runtime::Runtime;
 use runtime::image::ImageStore;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
 
+use crate::admission::{self, Pace};
 use crate::config::AgentConfig;
 use crate::directory::Directory;
-use crate::events::Recorder;
+use crate::events::{Level, Recorder};
 use crate::image_gc::ImageUses;
 use crate::machine::{Machine, PodSandbox};
 use crate::node::{Capacity, Node};
@@ -29,6 +31,7 @@ use crate::pressure::Gauge;
 use crate::services::Services;
 use crate::start_up::StartUps;
 use crate::volume::provisioned;
+use crate::worker::state::Failure;
 use crate::worker::{News, Worker};
 use crate::{pressure, real, registration, server};
 
@@ -59,6 +62,36 @@ const UNCLAIMED: Duration = Duration::from_secs(60);
 struct Running {
     news: watch::Sender<News>,
     task: JoinHandle<()>,
+    /// The node did not take the pod in.
+    rejected: bool,
+}
+
+impl Running {
+    /// The pod, while it has a place on the node: as the scheduler counts, until the API knows that
+    /// it has ended or is gone.
+    fn occupant(&self) -> Option<Arc<Pod>> {
+        let news = self.news.borrow();
+        let gone = self.rejected || news.vanished || is_terminal(&news.pod);
+        (!gone).then(|| news.pod.clone())
+    }
+}
+
+/// Every pod of the node, by its uid.
+#[derive(Default)]
+struct Pods {
+    workers: HashMap<String, Running>,
+    /// What an earlier process left running and no worker has taken over yet.
+    adopted: HashMap<String, Arc<dyn PodSandbox>>,
+    /// Pods that do not fit and are tried again before they are told so.
+    held: HashMap<String, (Arc<Pod>, Instant)>,
+    pace: Pace,
+}
+
+impl Pods {
+    /// When the next of the held pods is tried again.
+    fn next_trial(&self) -> Option<Instant> {
+        self.held.values().map(|(_, at)| *at).min()
+    }
 }
 
 impl Agent {
@@ -133,8 +166,8 @@ impl Agent {
     }
 
     /// `complete` says that `adopted` is every sandbox there is.
-    async fn follow_pods(&self, mut adopted: HashMap<String, Arc<dyn PodSandbox>>, complete: bool) {
-        let mut workers: HashMap<String, Running> = HashMap::new();
+    async fn follow_pods(&self, adopted: HashMap<String, Arc<dyn PodSandbox>>, complete: bool) {
+        let mut pods = Pods { adopted, ..Pods::default() };
         let config = watcher::Config::default()
             .fields(&format!("spec.nodeName={}", self.node.config.node_name));
         let stream = ::watch::follow::<Pod>(Api::all(self.node.client.clone()), config);
@@ -144,10 +177,14 @@ impl Agent {
         loop {
             let event = tokio::select! {
                 event = stream.next() => event,
-                () = sleep(UNCLAIMED), if !first && !adopted.is_empty() => {
+                () = sleep(UNCLAIMED), if !first && !pods.adopted.is_empty() => {
                     // Pods that nobody claimed: bound no more, or gone.
-                    let known = workers.keys().cloned().collect();
-                    self.clean_orphans(known, &mut adopted, false).await;
+                    let known = pods.workers.keys().cloned().collect();
+                    self.clean_orphans(known, &mut pods.adopted, false).await;
+                    continue;
+                }
+                () = due(pods.next_trial()) => {
+                    self.try_again(&mut pods).await;
                     continue;
                 }
             };
@@ -159,24 +196,33 @@ impl Agent {
                     listed.insert(pod.metadata.uid.clone().unwrap_or_default(), pod);
                 }
                 Ok(watcher::Event::InitDone) => {
-                    let pods = std::mem::take(&mut listed);
+                    let found = std::mem::take(&mut listed);
                     if std::mem::take(&mut first) {
-                        let known = pods.keys().cloned().collect();
-                        self.clean_orphans(known, &mut adopted, complete).await;
+                        let known = found.keys().cloned().collect();
+                        self.clean_orphans(known, &mut pods.adopted, complete).await;
                     }
-                    for (uid, running) in &workers {
-                        if !pods.contains_key(uid) {
+                    for (uid, running) in &pods.workers {
+                        if !found.contains_key(uid) {
                             running.news.send_modify(|news| news.vanished = true);
                         }
                     }
-                    for pod in pods.into_values() {
-                        self.tell(&mut workers, &mut adopted, pod);
+                    pods.held.retain(|uid, _| found.contains_key(uid));
+                    let mut found: Vec<(String, Arc<Pod>)> = found.into_iter().collect();
+                    // Those that have a place come first: new ones are tried against them.
+                    found.sort_by_cached_key(|(uid, pod)| {
+                        let known =
+                            pods.workers.contains_key(uid) || pods.adopted.contains_key(uid);
+                        (!known && admission::is_new(pod), admission::turn(pod))
+                    });
+                    for (_, pod) in found {
+                        self.tell(&mut pods, pod).await;
                     }
                 }
-                Ok(watcher::Event::Apply(pod)) => self.tell(&mut workers, &mut adopted, slim(pod)),
+                Ok(watcher::Event::Apply(pod)) => self.tell(&mut pods, slim(pod)).await,
                 Ok(watcher::Event::Delete(pod)) => {
                     let uid = pod.metadata.uid.clone().unwrap_or_default();
-                    if let Some(running) = workers.get(&uid) {
+                    pods.held.remove(&uid);
+                    if let Some(running) = pods.workers.get(&uid) {
                         let pod = slim(pod);
                         running.news.send_modify(|news| {
                             news.pod = pod;
@@ -186,24 +232,67 @@ impl Agent {
                 }
                 Err(error) => tracing::debug!(%error, "watch of pods"),
             }
-            workers.retain(|_, running| !running.task.is_finished());
+            pods.workers.retain(|_, running| !running.task.is_finished());
         }
     }
 
-    fn tell(
-        &self,
-        workers: &mut HashMap<String, Running>,
-        adopted: &mut HashMap<String, Arc<dyn PodSandbox>>,
-        pod: Arc<Pod>,
-    ) {
+    /// Tries those pods again whose time has come.
+    async fn try_again(&self, pods: &mut Pods) {
+        let now = Instant::now();
+        let held = pods.held.values();
+        let mut due: Vec<Arc<Pod>> =
+            held.filter(|(_, at)| *at <= now).map(|(pod, _)| pod.clone()).collect();
+        due.sort_by_cached_key(|pod| admission::turn(pod));
+        for pod in due {
+            self.tell(pods, pod).await;
+        }
+    }
+
+    /// Tells the worker of a pod how the object looks now; a pod that the node takes in gets one,
+    /// and one that has to fail.
+    async fn tell(&self, pods: &mut Pods, pod: Arc<Pod>) {
         let uid = pod.metadata.uid.clone().unwrap_or_default();
-        if let Some(running) = workers.get(&uid) {
+        if let Some(running) = pods.workers.get(&uid) {
             running.news.send_modify(|news| news.pod = pod);
             return;
         }
+        pods.held.remove(&uid);
+        let adopted = pods.adopted.remove(&uid);
+        let refusal = match adopted.is_none() && admission::is_new(&pod) {
+            true => self.refusal(&pods.workers, &pod).await,
+            false => None,
+        };
+        if let Some(refusal) = &refusal
+            && let Some(at) = pods.pace.hold(&pod, Instant::now())
+        {
+            let recorder = &self.node.recorder;
+            recorder.pod(&pod, Level::Warning, &refusal.reason, refusal.message.clone());
+            pods.held.insert(uid, (pod, at));
+            return;
+        }
+        let rejected = refusal.is_some();
         let (news, receiver) = watch::channel(News { pod, vanished: false });
-        let worker = Worker::new(self.node.clone(), receiver, adopted.remove(&uid));
-        workers.insert(uid, Running { news, task: tokio::spawn(worker.run()) });
+        let worker = Worker::new(self.node.clone(), receiver, adopted, refusal);
+        let task = tokio::spawn(worker.run());
+        pods.workers.insert(uid, Running { news, task, rejected });
+    }
+
+    /// Why the node does not take in a pod that is new to it.
+    async fn refusal(&self, workers: &HashMap<String, Running>, pod: &Pod) -> Option<Failure> {
+        if let Some(failure) = self.node.pressure.refusal(pod) {
+            return Some(failure);
+        }
+        match registration::object(&self.node).await {
+            Ok(node) => {
+                let others: Vec<_> = workers.values().filter_map(Running::occupant).collect();
+                admission::refusal(pod, &node, &others)
+            }
+            Err(error) => {
+                // A refusal is for good, so that doubt speaks for the pod.
+                tracing::warn!(%error, "cannot ask what the node has: a pod is taken in untried");
+                None
+            }
+        }
     }
 
     async fn unbound_pods(&self) -> Result<Vec<String>, kube::Error> {
@@ -286,6 +375,14 @@ impl Agent {
         if let Err(error) = cleaned.await {
             tracing::warn!(%error, "cleaning was interrupted");
         }
+    }
+}
+
+/// That moment, or never.
+async fn due(at: Option<Instant>) {
+    match at {
+        Some(at) => sleep_until(at).await,
+        None => std::future::pending().await,
     }
 }
 

@@ -4,6 +4,7 @@
 //! observes, makes a plan (a pure function) and carries it out over the seams in [`machine`].
 //! What it sees becomes the pod's status; nobody else writes that.
 
+mod admission;
 mod agent;
 mod config;
 pub mod container;

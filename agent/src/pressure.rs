@@ -9,9 +9,10 @@ pub mod signal;
 mod stall;
 pub mod threshold;
 
-use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::api::core::v1::{Pod, Taint};
 use tokio::sync::watch;
 
+use crate::admission::taint::tolerates;
 use crate::container::resources::{Qos, qos_class};
 use crate::worker::state::Failure;
 
@@ -98,13 +99,8 @@ fn is_critical(pod: &Pod) -> bool {
 }
 
 fn tolerates_memory_pressure(pod: &Pod) -> bool {
-    let tolerations = pod.spec.iter().flat_map(|spec| spec.tolerations.iter().flatten());
-    tolerations.into_iter().any(|toleration| {
-        let key = toleration.key.as_deref().unwrap_or_default();
-        let everything = key.is_empty() && toleration.operator.as_deref() == Some("Exists");
-        let effect = toleration.effect.as_deref().unwrap_or_default();
-        (everything || key == MEMORY_TAINT) && matches!(effect, "" | "NoSchedule")
-    })
+    let (key, effect) = (MEMORY_TAINT.to_owned(), "NoSchedule".to_owned());
+    tolerates(pod, &Taint { key, effect, ..Taint::default() })
 }
 
 #[cfg(test)]

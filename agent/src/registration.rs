@@ -74,27 +74,38 @@ fn comparable(status: &Value) -> Value {
     status
 }
 
-async fn register(node: &Node) -> Result<(), Error> {
+/// The object as the API has it; before it is registered, as it will be.
+pub async fn object(node: &Node) -> Result<ApiNode, Error> {
     let api = Api::<ApiNode>::all(node.client.clone());
-    let name = &node.config.node_name;
-    let labels = labels(node);
+    match api.get_opt(&node.config.node_name).await? {
+        Some(known) => Ok(known),
+        None => initial(node).await,
+    }
+}
+
+async fn initial(node: &Node) -> Result<ApiNode, Error> {
     let mut object = json!({
         "apiVersion": "v1",
         "kind": "Node",
         "metadata": {
-            "name": name,
-            "labels": labels,
+            "name": node.config.node_name,
+            "labels": labels(node),
             "annotations": {"volumes.kubernetes.io/controller-managed-attach-detach": "true"},
         },
         "spec": {},
     });
     object["status"] = status(node).await;
-    let typed: ApiNode = ::api::typed(&object).map_err(Error::SerdeError)?;
-    match api.create(&PostParams::default(), &typed).await {
+    ::api::typed(&object).map_err(Error::SerdeError)
+}
+
+async fn register(node: &Node) -> Result<(), Error> {
+    let api = Api::<ApiNode>::all(node.client.clone());
+    let name = &node.config.node_name;
+    match api.create(&PostParams::default(), &initial(node).await?).await {
         Ok(_) => {}
         Err(Error::Api(status)) if status.code == 409 => {
             tell_of_reboot(node, &api).await?;
-            let patch = json!({"metadata": {"labels": labels}});
+            let patch = json!({"metadata": {"labels": labels(node)}});
             api.patch(name, &PatchParams::default(), &Patch::Merge(patch)).await?;
         }
         Err(error) => return Err(error),

@@ -23,11 +23,14 @@ use tokio::sync::mpsc;
 
 use crate::directory::{Place, Where};
 use crate::logs::{self, LogOptions};
+use crate::machine::PodSandbox;
 use crate::node::Node;
 use crate::streaming::{self, StreamOptions};
 use crate::worker::start::log_file;
 
 type Body = BoxBody<Bytes, Infallible>;
+/// The answer where there is nothing of that name.
+type Missing = Box<Response<Body>>;
 
 /// Pieces of a log that may wait for a slow client.
 const LOG_QUEUE: usize = 16;
@@ -109,20 +112,37 @@ fn json_response(value: &Value) -> Response<Body> {
     response
 }
 
+fn missing(what: String) -> Missing {
+    Box::new(text(StatusCode::NOT_FOUND, what))
+}
+
+fn no_container(container: &str) -> Missing {
+    missing(format!("container not found (\"{container}\")"))
+}
+
 fn find(
     node: &Node,
     namespace: &str,
     pod: &str,
     container: &str,
-) -> Result<(Where, Place), Box<Response<Body>>> {
-    let missing = |what: String| Box::new(text(StatusCode::NOT_FOUND, what));
+) -> Result<(Where, Place), Missing> {
     let place = node
         .directory
         .get(namespace, pod)
         .ok_or_else(|| missing(format!("pod \"{pod}_{namespace}\" not found")))?;
     let known = place.containers.iter().find(|known| known.name == container).cloned();
-    let known = known.ok_or_else(|| missing(format!("container not found (\"{container}\")")))?;
-    Ok((place, known))
+    Ok((place, known.ok_or_else(|| no_container(container))?))
+}
+
+/// The sandbox of a container that runs, and its identifier there.
+fn find_running(
+    node: &Node,
+    namespace: &str,
+    pod: &str,
+    container: &str,
+) -> Result<(Arc<dyn PodSandbox>, String), Missing> {
+    let (place, known) = find(node, namespace, pod, container)?;
+    place.sandbox.zip(known.id).ok_or_else(|| no_container(container))
 }
 
 /// A query parameter, percent-decoded.
@@ -248,12 +268,9 @@ fn exec(
     pod: &str,
     container: &str,
 ) -> Response<Body> {
-    let (place, known) = match find(node, namespace, pod, container) {
+    let (sandbox, id) = match find_running(node, namespace, pod, container) {
         Ok(found) => found,
         Err(response) => return *response,
-    };
-    let (Some(sandbox), Some(id)) = (place.sandbox, known.id) else {
-        return text(StatusCode::NOT_FOUND, format!("container not found (\"{container}\")"));
     };
     let query = request.uri().query().unwrap_or_default().to_owned();
     let options = StreamOptions::from_query(&query);
@@ -271,12 +288,9 @@ fn attach(
     pod: &str,
     container: &str,
 ) -> Response<Body> {
-    let (place, known) = match find(node, namespace, pod, container) {
+    let (sandbox, id) = match find_running(node, namespace, pod, container) {
         Ok(found) => found,
         Err(response) => return *response,
-    };
-    let (Some(sandbox), Some(id)) = (place.sandbox, known.id) else {
-        return text(StatusCode::NOT_FOUND, format!("container not found (\"{container}\")"));
     };
     let options = StreamOptions::from_query(request.uri().query().unwrap_or_default());
     let stdin = options.stdin;

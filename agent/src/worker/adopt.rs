@@ -80,6 +80,7 @@ impl Worker {
     fn recall(&mut self) {
         let Some(status) = self.pod.status.clone() else { return };
         let phase = status.phase.clone().unwrap_or_default();
+        let tells_of_containers = status.container_statuses.iter().flatten().next().is_some();
         let lists = [
             status.init_container_statuses,
             status.container_statuses,
@@ -89,6 +90,7 @@ impl Worker {
         if let (true, Some(reason)) = (phase == "Failed", status.reason) {
             let message = status.message.unwrap_or_default();
             self.state.failure = Some(super::state::Failure { reason, message });
+            self.state.rejected = !tells_of_containers;
         }
         for known in lists.into_iter().flatten().flatten() {
             let Some(record) =

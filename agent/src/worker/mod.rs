@@ -92,14 +92,17 @@ pub struct Worker {
     refreshing: bool,
     refresh_wanted: bool,
     adopted: Option<Arc<dyn PodSandbox>>,
+    refusal: Option<Failure>,
 }
 
 impl Worker {
-    /// A worker for a pod; with the sandbox that an earlier process left running, if any.
+    /// A worker for a pod; with the sandbox that an earlier process left running, if any, and with
+    /// the reason where the node does not take the pod in.
     pub fn new(
         node: Arc<Node>,
         news: watch::Receiver<News>,
         adopted: Option<Arc<dyn PodSandbox>>,
+        refusal: Option<Failure>,
     ) -> Self {
         let pod = news.borrow().pod.clone();
         let (note, notes) = mpsc::unbounded_channel();
@@ -134,18 +137,15 @@ impl Worker {
             refreshing: false,
             refresh_wanted: false,
             adopted,
+            refusal,
         }
     }
 
     /// Lives as long as the pod has anything on this node.
     pub async fn run(mut self) {
         self.begin().await;
-        let untouched = self.sandbox.is_none()
-            && self.state.containers.iter().all(|record| !record.attempted)
-            && self.pod.metadata.deletion_timestamp.is_none()
-            && !self.is_over();
-        if let Some(failure) = untouched.then(|| self.node.pressure.refusal(&self.pod)).flatten() {
-            self.fail(failure, EVICTION_GRACE);
+        if let Some(refusal) = self.refusal.take() {
+            self.reject(refusal);
         }
         loop {
             self.follow_termination();

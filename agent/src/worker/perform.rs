@@ -143,6 +143,17 @@ impl Worker {
         self.stop_restarting_probes();
     }
 
+    /// The pod fails without ever having a container (upstream `rejectPod`).
+    pub(crate) fn reject(&mut self, refusal: Failure) {
+        let recorder = &self.node.recorder;
+        recorder.pod(&self.pod, Level::Warning, &refusal.reason, refusal.message.clone());
+        let message = format!("Pod was rejected: {}", refusal.message);
+        self.state.failure = Some(Failure { message, ..refusal });
+        self.state.rejected = true;
+        let (begun, grace) = (Instant::now(), Duration::ZERO);
+        self.state.termination = Some(Termination { begun, grace, delete: false });
+    }
+
     fn ensure_image(&mut self, index: usize) {
         let record = &mut self.state.containers[index];
         record.picture = Picture::Ensuring;

@@ -253,6 +253,8 @@ pub struct PodState {
     pub termination: Option<Termination>,
     /// Set when the agent failed the pod.
     pub failure: Option<Failure>,
+    /// The node did not take the pod in: nothing of it was ever made here.
+    pub rejected: bool,
     /// Whether the initialisation was complete once in this sandbox.
     pub initialized: bool,
     /// When the agent first saw the pod.
@@ -283,6 +285,7 @@ impl PodState {
             containers: Vec::new(),
             termination: None,
             failure: None,
+            rejected: false,
             initialized: false,
             start_time,
             started_clock: now.checked_sub(age).unwrap_or(now),

@@ -23,6 +23,9 @@ pub fn status(
     now: Instant,
     wall: Timestamp,
 ) -> PodStatus {
+    if state.rejected {
+        return rejected(pod, state);
+    }
     let old = pod.status.clone().unwrap_or_default();
     let phase = phase(pod, state);
     let statuses = |roles: &[Role]| -> Option<Vec<ContainerStatus>> {
@@ -58,6 +61,19 @@ pub fn status(
         init_container_statuses: statuses(&[Role::Init, Role::Sidecar]),
         container_statuses: statuses(&[Role::Main]),
         ephemeral_container_statuses: statuses(&[Role::Ephemeral]),
+        qos_class: Some(qos_class(pod).to_string()),
+        ..PodStatus::default()
+    }
+}
+
+/// Status of a pod that the node did not take in: there are no containers to tell of, so that the
+/// reason is what people see.
+fn rejected(pod: &Pod, state: &PodState) -> PodStatus {
+    PodStatus {
+        phase: Some("Failed".into()),
+        reason: state.failure.as_ref().map(|failure| failure.reason.clone()),
+        message: state.failure.as_ref().map(|failure| failure.message.clone()),
+        start_time: Some(Time(state.start_time)),
         qos_class: Some(qos_class(pod).to_string()),
         ..PodStatus::default()
     }

@@ -44,6 +44,15 @@ impl Drop for Stand {
 
 impl Stand {
     fn start(name: &str, machine: FakeMachine, spec: Value) -> Self {
+        Self::start_refused(name, machine, spec, None)
+    }
+
+    fn start_refused(
+        name: &str,
+        machine: FakeMachine,
+        spec: Value,
+        refusal: Option<Failure>,
+    ) -> Self {
         let pod: Pod = serde_json::from_value(json!({
             "metadata": {"name": "p", "namespace": "d", "uid": "u", "resourceVersion": "1"},
             "spec": spec,
@@ -74,7 +83,7 @@ impl Stand {
             capacity: Capacity { milli_cpu: 1000, memory_bytes: 1 << 30 },
         };
         let (news, receiver) = watch::channel(News { pod: Arc::new(pod), vanished: false });
-        let task = tokio::spawn(Worker::new(Arc::new(node), receiver, None).run());
+        let task = tokio::spawn(Worker::new(Arc::new(node), receiver, None, refusal).run());
         let (events, told) = (Box::new(events), Vec::new());
         Self { api, machine, news, task, events, told, directory, _stop: stop.drop_guard() }
     }
@@ -149,6 +158,23 @@ async fn a_life() {
         ["make sandbox", "start a", "signal a 15", "remove sandbox", "detach"]
     );
     assert!(!stand.directory.join("pods/u").exists(), "the pod's directory is gone");
+}
+
+#[tokio::test]
+async fn a_pod_that_the_node_does_not_take_in_fails_with_nothing_made() {
+    let refusal = Failure { reason: "OutOfcpu".into(), message: "too much".into() };
+    let spec = one(json!({}));
+    let mut stand = Stand::start_refused("refused", FakeMachine::new(), spec, Some(refusal));
+    stand.until("it has failed", |stand| stand.phase() == "Failed").await;
+    stand.until("the reason is told", |stand| stand.has_told("OutOfcpu too much")).await;
+    let status = stand.api.status();
+    assert_eq!(status.reason.as_deref(), Some("OutOfcpu"));
+    assert_eq!(status.message.as_deref(), Some("Pod was rejected: too much"));
+    assert!(status.start_time.is_some());
+    assert_eq!((status.container_statuses, status.conditions), (None, None));
+    stand.delete(30);
+    stand.finish().await;
+    assert_eq!(stand.machine.journal.all(), ["detach"]);
 }
 
 #[tokio::test]
