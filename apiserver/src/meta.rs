@@ -1,8 +1,6 @@
 //! What the server keeps at hand of every stored object besides its bytes, and how objects are
 //! keyed in the store.
 
-use std::collections::BTreeMap;
-
 use api::{Resource, Served};
 use serde_json::Value;
 
@@ -13,8 +11,8 @@ use crate::catalog::Catalog;
 pub struct Meta {
     /// `metadata.uid`.
     pub uid: Box<str>,
-    /// `metadata.labels`.
-    pub labels: BTreeMap<String, String>,
+    /// `metadata.labels`: few, and of very many objects, so nothing larger than they need.
+    pub labels: Box<[(Box<str>, Box<str>)]>,
     /// What field selectors can match besides name and namespace.
     pub fields: Vec<(&'static str, String)>,
 }
@@ -26,7 +24,9 @@ impl Meta {
         let labels = metadata["labels"].as_object().into_iter().flatten();
         Self {
             uid: metadata["uid"].as_str().unwrap_or_default().into(),
-            labels: labels.filter_map(|(k, v)| Some((k.clone(), v.as_str()?.to_owned()))).collect(),
+            labels: labels
+                .filter_map(|(k, v)| Some((k.as_str().into(), v.as_str()?.into())))
+                .collect(),
             fields: resource.behaviour.selectable_fields(object),
         }
     }
@@ -38,6 +38,11 @@ impl Meta {
         };
         let object = serde_json::from_slice(bytes).map_err(|error| error.to_string())?;
         Ok(Self::of(resource, &object))
+    }
+
+    /// One label.
+    pub(crate) fn label(&self, name: &str) -> Option<&str> {
+        self.labels.iter().find(|(known, _)| &**known == name).map(|(_, value)| &**value)
     }
 
     /// One selectable field.

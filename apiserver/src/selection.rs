@@ -56,7 +56,7 @@ impl Selection {
         if self.name.as_ref().is_some_and(|wanted| wanted != name) {
             return false;
         }
-        self.labels.matches(&record.meta.labels)
+        self.labels.matches_with(|label| record.meta.label(label))
             && self.fields.matches(|field| match field {
                 "metadata.name" => Some(name.to_owned()),
                 "metadata.namespace" => Some(namespace.to_owned()),

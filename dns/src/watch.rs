@@ -65,7 +65,8 @@ struct Objects {
 #[derive(Default)]
 struct Known {
     service: Option<Service>,
-    slices: BTreeMap<String, EndpointSlice>,
+    /// Boxed: a node of the map has room for eleven, and nearly every Service has one.
+    slices: BTreeMap<String, Box<EndpointSlice>>,
     published: Contribution,
 }
 
@@ -140,9 +141,14 @@ impl Objects {
 
     fn set_service(&mut self, mut service: Service) {
         let id = id(&service.metadata);
+        // What no record depends on is not kept.
         service.metadata.managed_fields = None;
         service.metadata.annotations = None;
+        service.metadata.labels = None;
         service.status = None;
+        if let Some(spec) = &mut service.spec {
+            spec.selector = None;
+        }
         self.services.entry(id.clone()).or_default().service = Some(service);
         self.dirty.insert(id);
     }
@@ -161,10 +167,10 @@ impl Objects {
         let Some(name) = labels.and_then(|labels| labels.get(SERVICE_NAME_LABEL)).cloned() else {
             return;
         };
-        slice.metadata.managed_fields = None;
-        slice.metadata.annotations = None;
+        slice.metadata = ObjectMeta::default();
         let owner = (own.0.clone(), name);
-        self.services.entry(owner.clone()).or_default().slices.insert(own.1.clone(), slice);
+        let known = self.services.entry(owner.clone()).or_default();
+        known.slices.insert(own.1.clone(), Box::new(slice));
         self.owners.insert(own, owner.clone());
         self.dirty.insert(owner);
     }
@@ -185,7 +191,9 @@ impl Objects {
             let after = known
                 .service
                 .as_ref()
-                .map(|service| contribution(service, known.slices.values(), zone))
+                .map(|service| {
+                    contribution(service, known.slices.values().map(AsRef::as_ref), zone)
+                })
                 .unwrap_or_default();
             let before = std::mem::replace(&mut known.published, after);
             if before != known.published {

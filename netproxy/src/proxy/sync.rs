@@ -48,7 +48,8 @@ type Claim = (Option<Time>, ServiceKey);
 #[derive(Debug, Default)]
 struct Known {
     service: Option<Service>,
-    slices: BTreeMap<String, EndpointSlice>,
+    /// Boxed: a node of the map has room for eleven, and nearly every Service has one.
+    slices: BTreeMap<String, Box<EndpointSlice>>,
     created: Option<Time>,
     targets: BTreeMap<Frontend, Target>,
 }
@@ -92,7 +93,11 @@ impl Proxy {
     /// A Service was added or changed.
     pub fn set_service(&mut self, mut service: Service) {
         let key = ServiceKey::of(&service.metadata);
+        // What no rule depends on is not kept.
         service.metadata.managed_fields = None;
+        if let Some(spec) = &mut service.spec {
+            spec.selector = None;
+        }
         self.services.entry(key.clone()).or_default().service = Some(service);
         self.dirty.insert(key);
     }
@@ -113,8 +118,9 @@ impl Proxy {
             self.remove_slice(&slice.metadata);
         }
         let Some(owner) = owner else { return };
-        slice.metadata.managed_fields = None;
-        self.services.entry(owner.clone()).or_default().slices.insert(id.1.clone(), slice);
+        slice.metadata = ObjectMeta::default();
+        let known = self.services.entry(owner.clone()).or_default();
+        known.slices.insert(id.1.clone(), Box::new(slice));
         self.slices.insert(id, owner.clone());
         self.dirty.insert(owner);
     }
@@ -225,7 +231,8 @@ impl Proxy {
         let old_claim = (known.created.take(), key.clone());
         let old = std::mem::take(&mut known.targets);
         if let Some(service) = &known.service {
-            known.targets = plan_service(service, known.slices.values(), &self.config.node_name);
+            let slices = known.slices.values().map(AsRef::as_ref);
+            known.targets = plan_service(service, slices, &self.config.node_name);
             known.created = service.metadata.creation_timestamp.clone();
         }
         let new_claim = (known.created.clone(), key.clone());
