@@ -4,14 +4,14 @@
 //! Tests, their order and their words are those of upstream's `pkg/kubelet/lifecycle/predicate.go`,
 //! but a critical pod drives nobody out: the scheduler does that.
 
-mod node_selector;
 mod pace;
-mod port;
 mod room;
-pub mod taint;
 
 use std::sync::Arc;
 
+use api::placement::node_selector;
+use api::placement::port::host_ports;
+use api::placement::taint::{DRIVES_OUT, untolerated};
 use api::pod::is_terminal;
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Node, Pod};
@@ -50,12 +50,20 @@ pub fn refusal(pod: &Pod, node: &Node, others: &[Arc<Pod>]) -> Option<Failure> {
         })
         .or_else(|| {
             let why = "node(s) didn't have free ports for the requested pod ports";
-            port::is_taken(pod, others).then(|| failed_predicate("NodePorts", why))
+            has_taken_port(pod, others).then(|| failed_predicate("NodePorts", why))
         })
         .or_else(|| {
             let why = "node(s) had taints that the pod didn't tolerate";
-            taint::drives_out(pod, node).then(|| failed_predicate("TaintToleration", why))
+            untolerated(pod, node, &DRIVES_OUT).map(|_| failed_predicate("TaintToleration", why))
         })
+}
+
+/// Whether one of the others has a port of the machine that `pod` wants.
+fn has_taken_port(pod: &Pod, others: &[Arc<Pod>]) -> bool {
+    let wanted = host_ports(pod);
+    let mut taken =
+        others.iter().filter(|_| !wanted.is_empty()).flat_map(|other| host_ports(other));
+    taken.any(|taken| wanted.iter().any(|wanted| wanted.conflicts(&taken)))
 }
 
 fn failed_predicate(name: &str, why: &str) -> Failure {

@@ -9,10 +9,10 @@ pub mod signal;
 mod stall;
 pub mod threshold;
 
+use api::placement::taint::tolerates;
 use k8s_openapi::api::core::v1::{Pod, Taint};
 use tokio::sync::watch;
 
-use crate::admission::taint::tolerates;
 use crate::container::resources::{Qos, qos_class};
 use crate::worker::state::Failure;
 

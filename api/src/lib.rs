@@ -12,6 +12,7 @@ mod kinds;
 pub mod metadata;
 pub mod names;
 pub mod openapi;
+pub mod placement;
 pub mod pod;
 pub mod pod_spec;
 pub mod quantity;

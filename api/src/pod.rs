@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use jiff::{SignedDuration, Timestamp};
-use k8s_openapi::api::core::v1::{Container, Pod, PodCondition};
+use k8s_openapi::api::core::v1::{Pod, PodCondition, ResourceRequirements};
 use serde_json::Value;
 
 use crate::quantity::Quantity;
@@ -84,44 +84,40 @@ fn class_of<'a>(lists: impl Iterator<Item = &'a Value>) -> &'static str {
     }
 }
 
-/// What a pod asks for, per resource: the sum over containers and sidecars, or the largest init
-/// container at its turn if that is more, plus overhead (upstream `resourcehelper.PodRequests`).
+/// What a pod asks for, per resource: what it says for itself as a whole, or else the sum over
+/// containers and sidecars or the largest init container at its turn if that is more; and overhead
+/// (upstream `resourcehelper.PodRequests`).
 pub fn pod_requests(pod: &Pod) -> BTreeMap<String, Quantity> {
-    pod_resources(pod, |container| {
-        container.resources.as_ref().and_then(|resources| resources.requests.as_ref())
-    })
+    pod_resources(pod, |resources| resources.requests.as_ref())
 }
 
 /// What a pod may use at most, per resource that every container limits.
 pub fn pod_limits(pod: &Pod) -> BTreeMap<String, Quantity> {
-    pod_resources(pod, |container| {
-        container.resources.as_ref().and_then(|resources| resources.limits.as_ref())
-    })
+    pod_resources(pod, |resources| resources.limits.as_ref())
 }
 
 type Typed = k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 
 fn pod_resources(
     pod: &Pod,
-    of: impl Fn(&Container) -> Option<&BTreeMap<String, Typed>>,
+    of: impl Fn(&ResourceRequirements) -> Option<&BTreeMap<String, Typed>>,
 ) -> BTreeMap<String, Quantity> {
     let Some(spec) = &pod.spec else { return BTreeMap::new() };
-    let read = |container: &Container| -> BTreeMap<String, Quantity> {
-        of(container)
-            .into_iter()
-            .flatten()
+    let read = |resources: &Option<ResourceRequirements>| -> BTreeMap<String, Quantity> {
+        let amounts = resources.as_ref().and_then(&of).into_iter().flatten();
+        amounts
             .filter_map(|(name, value)| Some((name.clone(), Quantity::parse(&value.0).ok()?)))
             .collect()
     };
     let mut total = BTreeMap::new();
     for container in &spec.containers {
-        add(&mut total, &read(container));
+        add(&mut total, &read(&container.resources));
     }
     // Init containers run one after the other, beside the sidecars that started before them.
     let mut sidecars = BTreeMap::new();
     let mut peak = BTreeMap::new();
     for container in spec.init_containers.iter().flatten() {
-        let mut needed = read(container);
+        let mut needed = read(&container.resources);
         if container.restart_policy.as_deref() == Some("Always") {
             add(&mut total, &needed);
             add(&mut sidecars, &needed);
@@ -132,6 +128,7 @@ fn pod_resources(
         raise(&mut peak, &needed);
     }
     raise(&mut total, &peak);
+    total.extend(read(&spec.resources));
     for (name, value) in spec.overhead.iter().flatten() {
         if let Ok(quantity) = Quantity::parse(&value.0) {
             add(&mut total, &BTreeMap::from([(name.clone(), quantity)]));
@@ -188,6 +185,15 @@ mod tests {
         .unwrap();
         let requests = pod_requests(&pod);
         assert_eq!(requests["cpu"].to_string(), "1050m");
+        assert_eq!(requests["memory"].to_string(), "10Mi");
+        // What the pod says for itself counts instead.
+        let mut pod = pod;
+        pod.spec.as_mut().unwrap().resources =
+            serde_json::from_value(json!({"requests": {"cpu": "2"}})).unwrap();
+        pod.spec.as_mut().unwrap().overhead =
+            serde_json::from_value(json!({"cpu": "100m"})).unwrap();
+        let requests = pod_requests(&pod);
+        assert_eq!(requests["cpu"].to_string(), "2100m");
         assert_eq!(requests["memory"].to_string(), "10Mi");
     }
 }

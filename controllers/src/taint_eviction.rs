@@ -6,6 +6,7 @@ use std::future::Future;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use api::placement::taint::covers;
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1::{Node, Pod, Taint};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
@@ -19,7 +20,6 @@ use crate::event::{Notice, Recorder};
 use crate::pod;
 use crate::queue::{Queue, Requeue};
 use crate::request;
-use crate::scheduler::filter::covers;
 
 /// How many pods are served at once.
 const WORKERS: usize = 8;

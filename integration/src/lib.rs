@@ -5,6 +5,7 @@
 pub mod api;
 pub mod census;
 pub mod kubectl;
+pub mod manifest;
 pub mod netns;
 pub mod node;
 pub mod random;

@@ -4,37 +4,16 @@
 
 use std::time::Duration;
 
-use coracle_integration::{Kubectl, Node, privileged, within};
+use coracle_integration::manifest::{merge, sleeper};
+use coracle_integration::{Kubectl, Node, privileged, with_old_and_new_kubectl, within};
 use serde_json::{Value, json};
 
 /// A pod that is bound to the node from its beginning.
 fn pod(name: &str, spec: Value, container: Value) -> Value {
-    let mut pod = json!({
-        "apiVersion": "v1", "kind": "Pod",
-        "metadata": {"name": name, "labels": {"app": name}},
-        "spec": {
-            "nodeName": "node",
-            "terminationGracePeriodSeconds": 1,
-            "containers": [{
-                "name": "main", "image": "busybox", "imagePullPolicy": "IfNotPresent",
-                "command": ["sh", "-c", "trap 'exit 0' TERM; while :; do sleep 0.1; done"],
-            }],
-        },
-    });
-    merge(&mut pod["spec"], spec);
+    let mut pod = sleeper(name, spec);
+    pod["spec"]["nodeName"] = "node".into();
     merge(&mut pod["spec"]["containers"][0], container);
     pod
-}
-
-fn merge(into: &mut Value, from: Value) {
-    match (into, from) {
-        (Value::Object(into), Value::Object(from)) => {
-            for (key, value) in from {
-                merge(into.entry(key).or_insert(Value::Null), value);
-            }
-        }
-        (into, from) => *into = from,
-    }
 }
 
 /// A pod that asks for that much of a resource.
@@ -42,23 +21,8 @@ fn asking(name: &str, resource: &str, amount: &str) -> Value {
     pod(name, json!({}), json!({"resources": {"requests": {resource: amount}}}))
 }
 
-fn with_node(steps: impl FnOnce(&mut Node, &Kubectl)) {
-    if !privileged() {
-        return;
-    }
-    let mut node = Node::start();
-    let kubectl = node.any_kubectl();
-    steps(&mut node, &kubectl);
-    kubectl.ok(&["delete", "pod", "--all", "--timeout=60s"]);
-}
-
 fn apply(kubectl: &Kubectl, object: &Value) {
     kubectl.apply(&object.to_string());
-}
-
-fn runs(kubectl: &Kubectl, name: &str) {
-    let pod = format!("pod/{name}");
-    kubectl.ok(&["wait", "--for=condition=Ready", &pod, "--timeout=60s"]);
 }
 
 /// The column STATUS.
@@ -79,14 +43,10 @@ fn is_rejected(kubectl: &Kubectl, name: &str, reason: &str) -> String {
     let message = status["message"].as_str().unwrap();
     let message = message.strip_prefix("Pod was rejected: ").unwrap().to_owned();
     within(60, &format!("an event tells of {name}"), || {
-        let selector = format!("involvedObject.name={name},reason={reason}");
-        let list = kubectl.json(&["events", "--field-selector", &selector]);
-        let mut events = list["items"].as_array().unwrap().iter();
-        events.any(|event| event["message"] == *message && event["type"] == "Warning")
+        let events = kubectl.events(name, reason);
+        events.iter().any(|event| event["message"] == *message && event["type"] == "Warning")
     });
-    let selector = format!("involvedObject.name={name},reason=Created");
-    let created = kubectl.json(&["events", "--field-selector", &selector]);
-    assert_eq!(created["items"], json!([]), "{name} had a container");
+    assert!(kubectl.events(name, "Created").is_empty(), "{name} had a container");
     let described = kubectl.ok(&["describe", "pod", name]);
     let shown = described.lines().find_map(|line| line.strip_prefix("Reason:"));
     assert_eq!(shown.map(str::trim), Some(reason), "{described}");
@@ -108,10 +68,10 @@ fn delete(kubectl: &Kubectl, names: &[&str]) {
 
 #[test]
 fn what_does_not_fit_is_rejected_and_the_rest_goes_on() {
-    with_node(|_, kubectl| {
+    with_old_and_new_kubectl(|_, kubectl| {
         let capacity = capacity(kubectl);
         apply(kubectl, &asking("resident", "cpu", "350m"));
-        runs(kubectl, "resident");
+        kubectl.ready("resident");
         let id = |name: &str| {
             kubectl.jsonpath(&["pod", name], "{.status.containerStatuses[0].containerID}")
         };
@@ -129,7 +89,7 @@ fn what_does_not_fit_is_rejected_and_the_rest_goes_on() {
         );
         // What was rejected takes no place: what is left goes to the last thousandth.
         apply(kubectl, &asking("fitting", "cpu", &format!("{}m", capacity - 350)));
-        runs(kubectl, "fitting");
+        kubectl.ready("fitting");
 
         apply(kubectl, &asking("huge", "memory", "100Ti"));
         let message = is_rejected(kubectl, "huge", "OutOfmemory");
@@ -142,7 +102,7 @@ fn what_does_not_fit_is_rejected_and_the_rest_goes_on() {
 
 #[test]
 fn a_node_of_another_kind_is_refused_by_the_node() {
-    with_node(|_, kubectl| {
+    with_old_and_new_kubectl(|_, kubectl| {
         let selects = |name: &str| pod(name, json!({"nodeSelector": {"disk": "ssd"}}), json!({}));
         apply(kubectl, &selects("picky"));
         assert_eq!(
@@ -151,30 +111,30 @@ fn a_node_of_another_kind_is_refused_by_the_node() {
         );
         kubectl.ok(&["label", "node", "node", "disk=ssd"]);
         apply(kubectl, &selects("content"));
-        runs(kubectl, "content");
+        kubectl.ready("content");
         // A verdict stays.
         assert_eq!(word(kubectl, "picky"), "NodeAffinity");
         kubectl.ok(&["label", "node", "node", "disk-"]);
 
         let port = |number: i32| json!({"ports": [{"containerPort": 80, "hostPort": number}]});
         apply(kubectl, &pod("first", json!({}), port(8080)));
-        runs(kubectl, "first");
+        kubectl.ready("first");
         apply(kubectl, &pod("second", json!({}), port(8080)));
         assert_eq!(
             is_rejected(kubectl, "second", "NodePorts"),
             "Predicate NodePorts failed: node(s) didn't have free ports for the requested pod ports"
         );
         apply(kubectl, &pod("third", json!({}), port(8081)));
-        runs(kubectl, "third");
+        kubectl.ready("third");
         // The port is free once its owner is gone.
         delete(kubectl, &["first"]);
         apply(kubectl, &pod("fourth", json!({}), port(8080)));
-        runs(kubectl, "fourth");
+        kubectl.ready("fourth");
 
         // A taint that keeps the scheduler away is nothing to the node.
         kubectl.ok(&["taint", "node", "node", "quiet=yes:NoSchedule"]);
         apply(kubectl, &pod("bound", json!({}), json!({})));
-        runs(kubectl, "bound");
+        kubectl.ready("bound");
         kubectl.ok(&["taint", "node", "node", "quiet-"]);
         apply(kubectl, &pod("foreign", json!({"os": {"name": "windows"}}), json!({})));
         assert_eq!(
@@ -186,10 +146,10 @@ fn a_node_of_another_kind_is_refused_by_the_node() {
 
 #[test]
 fn a_rejected_pod_of_a_replica_set_is_replaced_when_there_is_room() {
-    with_node(|_, kubectl| {
+    with_old_and_new_kubectl(|_, kubectl| {
         let amount = format!("{}m", capacity(kubectl));
         apply(kubectl, &asking("owner", "cpu", &amount));
-        runs(kubectl, "owner");
+        kubectl.ready("owner");
         let template = pod("copy", json!({}), json!({"resources": {"requests": {"cpu": amount}}}));
         let labels = json!({"app": "copy"});
         let set = json!({
@@ -216,36 +176,31 @@ fn a_rejected_pod_of_a_replica_set_is_replaced_when_there_is_room() {
 
 #[test]
 fn pods_are_counted() {
-    with_node(|_, kubectl| {
-        let free = 2;
-        let capacity = living(kubectl) + free;
-        let patch = json!({"status": {"allocatable": {"pods": capacity.to_string()}}}).to_string();
-        kubectl.ok(&[
-            "patch",
-            "node",
-            "node",
-            "--subresource=status",
-            "--type=merge",
-            "-p",
-            &patch,
-        ]);
-        let small = |number: usize| pod(&format!("small-{number}"), json!({}), json!({}));
-        let ends = json!({"command": ["true"]});
-        apply(kubectl, &pod("ended", json!({"restartPolicy": "Never"}), ends));
-        within(60, "it has ended", || word(kubectl, "ended") == "Completed");
-        for number in 0..free {
-            apply(kubectl, &small(number));
-            runs(kubectl, &format!("small-{number}"));
-        }
-        apply(kubectl, &small(free));
-        assert_eq!(
-            is_rejected(kubectl, &format!("small-{free}"), "OutOfpods"),
-            format!(
-                "Node didn't have enough resource: pods, requested: 1, used: {capacity}, \
+    if !privileged() {
+        return;
+    }
+    let node = Node::start();
+    let kubectl = &node.any_kubectl();
+    let free = 2;
+    let capacity = living(kubectl) + free;
+    let patch = json!({"status": {"allocatable": {"pods": capacity.to_string()}}}).to_string();
+    kubectl.ok(&["patch", "node", "node", "--subresource=status", "--type=merge", "-p", &patch]);
+    let small = |number: usize| pod(&format!("small-{number}"), json!({}), json!({}));
+    let ends = json!({"command": ["true"]});
+    apply(kubectl, &pod("ended", json!({"restartPolicy": "Never"}), ends));
+    within(60, "it has ended", || word(kubectl, "ended") == "Completed");
+    for number in 0..free {
+        apply(kubectl, &small(number));
+        kubectl.ready(&format!("small-{number}"));
+    }
+    apply(kubectl, &small(free));
+    assert_eq!(
+        is_rejected(kubectl, &format!("small-{free}"), "OutOfpods"),
+        format!(
+            "Node didn't have enough resource: pods, requested: 1, used: {capacity}, \
                  capacity: {capacity}"
-            )
-        );
-    });
+        )
+    );
 }
 
 /// How many pods have not ended.
@@ -257,34 +212,37 @@ fn living(kubectl: &Kubectl) -> usize {
 
 #[test]
 fn who_lives_on_the_node_stays_when_the_agent_comes_back() {
-    with_node(|node, kubectl| {
-        kubectl.ok(&["label", "node", "node", "disk=ssd"]);
-        apply(kubectl, &asking("early", "memory", "100Ti"));
-        is_rejected(kubectl, "early", "OutOfmemory");
-        let mut full = asking("full", "cpu", &format!("{}m", capacity(kubectl)));
-        merge(&mut full["spec"], json!({"nodeSelector": {"disk": "ssd"}}));
-        let ports = json!({"ports": [{"containerPort": 80, "hostPort": 8080}]});
-        merge(&mut full["spec"]["containers"][0], ports);
-        apply(kubectl, &full);
-        runs(kubectl, "full");
-        // The node is not any more what the pod asked for.
-        kubectl.ok(&["label", "node", "node", "disk-"]);
-        apply(kubectl, &asking("late", "cpu", "1m"));
-        let late = is_rejected(kubectl, "late", "OutOfcpu");
+    if !privileged() {
+        return;
+    }
+    let mut node = Node::start();
+    let kubectl = &node.any_kubectl();
+    kubectl.ok(&["label", "node", "node", "disk=ssd"]);
+    apply(kubectl, &asking("early", "memory", "100Ti"));
+    is_rejected(kubectl, "early", "OutOfmemory");
+    let mut full = asking("full", "cpu", &format!("{}m", capacity(kubectl)));
+    merge(&mut full["spec"], json!({"nodeSelector": {"disk": "ssd"}}));
+    let ports = json!({"ports": [{"containerPort": 80, "hostPort": 8080}]});
+    merge(&mut full["spec"]["containers"][0], ports);
+    apply(kubectl, &full);
+    kubectl.ready("full");
+    // The node is not any more what the pod asked for.
+    kubectl.ok(&["label", "node", "node", "disk-"]);
+    apply(kubectl, &asking("late", "cpu", "1m"));
+    let late = is_rejected(kubectl, "late", "OutOfcpu");
 
-        let state = || kubectl.json(&["pod", "full"])["status"]["containerStatuses"][0].clone();
-        let before = state();
-        for _ in 0..2 {
-            node.kill_agent();
-            node.up();
-            // Once a new pod has its answer, the old ones have theirs.
-            apply(kubectl, &asking("later", "cpu", "1m"));
-            is_rejected(kubectl, "later", "OutOfcpu");
-            delete(kubectl, &["later"]);
-            runs(kubectl, "full");
-            assert_eq!(state(), before);
-            assert_eq!(is_rejected(kubectl, "late", "OutOfcpu"), late);
-            is_rejected(kubectl, "early", "OutOfmemory");
-        }
-    });
+    let state = || kubectl.json(&["pod", "full"])["status"]["containerStatuses"][0].clone();
+    let before = state();
+    for _ in 0..2 {
+        node.kill_agent();
+        node.up();
+        // Once a new pod has its answer, the old ones have theirs.
+        apply(kubectl, &asking("later", "cpu", "1m"));
+        is_rejected(kubectl, "later", "OutOfcpu");
+        delete(kubectl, &["later"]);
+        kubectl.ready("full");
+        assert_eq!(state(), before);
+        assert_eq!(is_rejected(kubectl, "late", "OutOfcpu"), late);
+        is_rejected(kubectl, "early", "OutOfmemory");
+    }
 }

@@ -2,6 +2,7 @@
 //! who has to leave, and what is said about it.
 #![allow(clippy::unwrap_used, clippy::panic)]
 
+use coracle_integration::manifest::{merge, sleeper};
 use coracle_integration::{Kubectl, Node, eventually, with_old_and_new_kubectl, within};
 use serde_json::{Value, json};
 
@@ -11,34 +12,6 @@ const HELPLESS: &str = " preemption: 0/1 nodes are available: 1 Preemption is no
 /// What is said after the reason when nobody is less important.
 const NO_VICTIMS: &str = " preemption: 0/1 nodes are available: 1 No preemption victims found for \
                           incoming pod.";
-
-/// A pod that sleeps until it is told to end, and takes `grace` seconds for that.
-fn pod(name: &str, spec: Value) -> Value {
-    let mut pod = json!({
-        "apiVersion": "v1", "kind": "Pod",
-        "metadata": {"name": name, "labels": {"app": name}},
-        "spec": {
-            "terminationGracePeriodSeconds": 1,
-            "containers": [{
-                "name": "main", "image": "busybox", "imagePullPolicy": "IfNotPresent",
-                "command": ["sh", "-c", "trap 'exit 0' TERM; while :; do sleep 0.1; done"],
-            }],
-        },
-    });
-    merge(&mut pod["spec"], spec);
-    pod
-}
-
-fn merge(into: &mut Value, from: Value) {
-    match (into, from) {
-        (Value::Object(into), Value::Object(from)) => {
-            for (key, value) in from {
-                merge(into.entry(key).or_insert(Value::Null), value);
-            }
-        }
-        (into, from) => *into = from,
-    }
-}
 
 /// The same pod with these labels.
 fn labelled(mut pod: Value, labels: Value) -> Value {
@@ -128,11 +101,11 @@ fn node_affinity(kubectl: &Kubectl) {
     let ssd = json!([{"key": "disk", "operator": "In", "values": ["ssd"]}]);
     let term = json!({"nodeSelectorTerms": [{"matchExpressions": ssd}]});
     let required = "requiredDuringSchedulingIgnoredDuringExecution";
-    apply(kubectl, &pod("picky", wants(required, term)));
-    apply(kubectl, &pod("selects", json!({"nodeSelector": {"disk": "ssd"}})));
+    apply(kubectl, &sleeper("picky", wants(required, term)));
+    apply(kubectl, &sleeper("selects", json!({"nodeSelector": {"disk": "ssd"}})));
     let preferred = json!([{"weight": 1, "preference": {"matchExpressions": ssd}}]);
     let kind = "preferredDuringSchedulingIgnoredDuringExecution";
-    apply(kubectl, &pod("easy", wants(kind, preferred)));
+    apply(kubectl, &sleeper("easy", wants(kind, preferred)));
     let why = "0/1 nodes are available: 1 node(s) didn't match Pod's node affinity/selector.";
     for name in ["picky", "selects"] {
         waits(kubectl, name, &format!("{why}{HELPLESS}"));
@@ -157,19 +130,20 @@ fn pod_affinity(kubectl: &Kubectl) {
             "topologyKey": "kubernetes.io/hostname",
             "labelSelector": {"matchLabels": {"app": app}}}]}}})
     };
-    apply(kubectl, &pod("web", wants("podAffinity", "db")));
+    apply(kubectl, &sleeper("web", wants("podAffinity", "db")));
     let why = "0/1 nodes are available: 1 node(s) didn't match pod affinity rules.";
     waits(kubectl, "web", &format!("{why}{HELPLESS}"));
-    apply(kubectl, &pod("db", json!({})));
+    apply(kubectl, &sleeper("db", json!({})));
     runs(kubectl, "web");
 
-    apply(kubectl, &pod("alone", wants("podAntiAffinity", "alone")));
+    apply(kubectl, &sleeper("alone", wants("podAntiAffinity", "alone")));
     runs(kubectl, "alone");
-    let twin = labelled(pod("twin", wants("podAntiAffinity", "alone")), json!({"app": "alone"}));
+    let twin =
+        labelled(sleeper("twin", wants("podAntiAffinity", "alone")), json!({"app": "alone"}));
     apply(kubectl, &twin);
     let why = "0/1 nodes are available: 1 node(s) didn't match pod anti-affinity rules.";
     waits(kubectl, "twin", &format!("{why}{NO_VICTIMS}"));
-    apply(kubectl, &labelled(pod("guest", json!({})), json!({"app": "alone"})));
+    apply(kubectl, &labelled(sleeper("guest", json!({})), json!({"app": "alone"})));
     let why =
         "0/1 nodes are available: 1 node(s) didn't satisfy existing pods anti-affinity rules.";
     waits(kubectl, "guest", &format!("{why}{NO_VICTIMS}"));
@@ -178,7 +152,7 @@ fn pod_affinity(kubectl: &Kubectl) {
         "preferredDuringSchedulingIgnoredDuringExecution": [{"weight": 100, "podAffinityTerm": {
             "topologyKey": "kubernetes.io/hostname",
             "labelSelector": {"matchLabels": {"app": "db"}}}}]}}});
-    apply(kubectl, &pod("shy", preferred));
+    apply(kubectl, &sleeper("shy", preferred));
     runs(kubectl, "shy");
     delete(kubectl, &["alone"]);
     // One of the two that were kept away runs now.
@@ -200,7 +174,7 @@ fn spreading(kubectl: &Kubectl) {
     let strict = |name: &str, domains: Value| {
         let mut spec = spread("DoNotSchedule", hostname);
         merge(&mut spec["topologySpreadConstraints"][0], domains);
-        labelled(pod(name, spec), group.clone())
+        labelled(sleeper(name, spec), group.clone())
     };
     // On one node everything is even, unless more places than that are asked for.
     apply(kubectl, &strict("first", json!({})));
@@ -211,11 +185,11 @@ fn spreading(kubectl: &Kubectl) {
     let why = "0/1 nodes are available: 1 node(s) didn't match pod topology spread constraints.";
     waits(kubectl, "third", &format!("{why}{NO_VICTIMS}"));
     let nowhere = "example.com/rack";
-    apply(kubectl, &labelled(pod("fourth", spread("DoNotSchedule", nowhere)), group.clone()));
+    apply(kubectl, &labelled(sleeper("fourth", spread("DoNotSchedule", nowhere)), group.clone()));
     let why = "0/1 nodes are available: 1 node(s) didn't match pod topology spread constraints \
                (missing required label).";
     waits(kubectl, "fourth", &format!("{why}{HELPLESS}"));
-    apply(kubectl, &labelled(pod("fifth", spread("ScheduleAnyway", nowhere)), group.clone()));
+    apply(kubectl, &labelled(sleeper("fifth", spread("ScheduleAnyway", nowhere)), group.clone()));
     runs(kubectl, "fifth");
     delete(kubectl, &["first", "second"]);
     kubectl.ok(&["label", "pod", "fifth", "group-"]);
@@ -226,7 +200,7 @@ fn spreading(kubectl: &Kubectl) {
 
 fn host_ports(kubectl: &Kubectl) {
     let on_port = |name: &str| {
-        let mut pod = pod(name, json!({}));
+        let mut pod = sleeper(name, json!({}));
         pod["spec"]["containers"][0]["ports"] =
             json!([{"containerPort": 8080, "hostPort": 18080, "protocol": "TCP"}]);
         pod
@@ -243,7 +217,7 @@ fn host_ports(kubectl: &Kubectl) {
 }
 
 fn gates(kubectl: &Kubectl) {
-    apply(kubectl, &pod("gated", json!({"schedulingGates": [{"name": "example.com/wait"}]})));
+    apply(kubectl, &sleeper("gated", json!({"schedulingGates": [{"name": "example.com/wait"}]})));
     let row = kubectl.ok(&["get", "pod", "gated", "--no-headers"]);
     let columns: Vec<&str> = row.split_whitespace().collect();
     assert_eq!(columns[..4], ["gated", "0/1", "SchedulingGated", "0"], "{row}");
@@ -280,8 +254,8 @@ fn taints_keep_pods_away_and_send_them_away() {
             json!({"tolerations": [toleration]})
         };
         kubectl.ok(&["taint", "node", "node", "only=few:NoSchedule"]);
-        apply(kubectl, &pod("plain", json!({})));
-        apply(kubectl, &pod("tolerant", tolerates(json!({}))));
+        apply(kubectl, &sleeper("plain", json!({})));
+        apply(kubectl, &sleeper("tolerant", tolerates(json!({}))));
         let why = "0/1 nodes are available: 1 node(s) had untolerated taint {only: few}.";
         waits(kubectl, "plain", &format!("{why}{HELPLESS}"));
         runs(kubectl, "tolerant");
@@ -290,8 +264,8 @@ fn taints_keep_pods_away_and_send_them_away() {
 
         let patience =
             |seconds: i64| tolerates(json!({"effect": "NoExecute", "tolerationSeconds": seconds}));
-        apply(kubectl, &pod("patient", patience(3600)));
-        apply(kubectl, &pod("hasty", patience(4)));
+        apply(kubectl, &sleeper("patient", patience(3600)));
+        apply(kubectl, &sleeper("hasty", patience(4)));
         runs(kubectl, "patient");
         runs(kubectl, "hasty");
         // A finalizer keeps what is deleted in sight.
@@ -352,12 +326,12 @@ fn the_more_important_pod_gets_the_room() {
 fn preemption(node: &Node, kubectl: &Kubectl) {
     let most = share(kubectl, 60);
     let classed =
-        |name: &str, class: &str| asking(pod(name, json!({"priorityClassName": class})), most);
+        |name: &str, class: &str| asking(sleeper(name, json!({"priorityClassName": class})), most);
     // It says good-bye, and takes its time for that.
     let farewell = node.path(&format!("farewell-{}", kubectl.version));
     std::fs::create_dir(&farewell).unwrap();
     let mut victim = asking(
-        pod(
+        sleeper(
             "victim",
             json!({
                 "terminationGracePeriodSeconds": 60,
@@ -382,9 +356,9 @@ fn preemption(node: &Node, kubectl: &Kubectl) {
     let never = " preemption: not eligible due to preemptionPolicy=Never.";
     waits(kubectl, "waiter", &format!("{short}{never}"));
     // Neither is an equal reason to go.
-    apply(kubectl, &asking(pod("equal", json!({})), most));
+    apply(kubectl, &asking(sleeper("equal", json!({})), most));
     waits(kubectl, "equal", &format!("{short}{NO_VICTIMS}"));
-    apply(kubectl, &asking(pod("giant", json!({})), most * 10));
+    apply(kubectl, &asking(sleeper("giant", json!({})), most * 10));
     waits(kubectl, "giant", &format!("{short}{HELPLESS}"));
     assert!(kubectl.json(&["pod", "victim"])["metadata"]["deletionTimestamp"].is_null());
 
@@ -412,7 +386,7 @@ fn preemption(node: &Node, kubectl: &Kubectl) {
     let room = " preemption: not eligible due to a terminating pod on the nominated node.";
     waits(kubectl, "winner", &format!("{short}{room}"));
     // The room is kept for it: nobody of less importance slips in meanwhile.
-    apply(kubectl, &asking(pod("small", json!({})), share(kubectl, 30)));
+    apply(kubectl, &asking(sleeper("small", json!({})), share(kubectl, 30)));
     waits(kubectl, "small", &format!("{short}{NO_VICTIMS}"));
     assert!(!farewell.join("said").exists());
     std::fs::write(farewell.join("leave"), "").unwrap();
@@ -428,7 +402,7 @@ fn preemption(node: &Node, kubectl: &Kubectl) {
 fn budgets(kubectl: &Kubectl) {
     let third = share(kubectl, 30);
     let low = |name: &str, group: &str| {
-        asking(labelled(pod(name, json!({})), json!({"group": group})), third)
+        asking(labelled(sleeper(name, json!({})), json!({"group": group})), third)
     };
     // The one that started last would be the first to go.
     for (name, group) in [("free", "free"), ("kept", "kept")] {
@@ -448,7 +422,7 @@ fn budgets(kubectl: &Kubectl) {
     });
     let high = |name: &str, percent: i64| {
         let spec = json!({"priorityClassName": "high"});
-        asking(pod(name, spec), share(kubectl, percent))
+        asking(sleeper(name, spec), share(kubectl, percent))
     };
     apply(kubectl, &high("first", 50));
     runs(kubectl, "first");
@@ -472,7 +446,7 @@ fn a_rollout_without_room_is_explained_on_the_deployment() {
             "strategy": {"rollingUpdate": {"maxSurge": 1, "maxUnavailable": 0}},
             "template": {
                 "metadata": {"labels": {"app": "web"}},
-                "spec": asking(pod("web", json!({})), share(kubectl, 60))["spec"],
+                "spec": asking(sleeper("web", json!({})), share(kubectl, 60))["spec"],
             },
         }});
         apply(kubectl, &deployment);

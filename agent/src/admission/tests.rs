@@ -123,34 +123,6 @@ fn labels_have_to_match() {
         refused(&selects("disk", "tape"), &node(), &[]),
         Some(("NodeAffinity".into(), message.into()))
     );
-    let expression = |key: &str, operator: &str, values: Value| {
-        json!({"matchExpressions": [
-        {"key": key, "operator": operator, "values": values}]})
-    };
-    let field = |value: &str| {
-        json!({"matchFields": [
-        {"key": "metadata.name", "operator": "In", "values": [value]}]})
-    };
-    for (terms, matches) in [
-        (json!([expression("disk", "In", json!(["hdd", "ssd"]))]), true),
-        (json!([expression("disk", "In", json!(["hdd"]))]), false),
-        (json!([expression("disk", "In", json!(["hdd"])), field("n")]), true),
-        (json!([expression("disk", "NotIn", json!(["ssd"]))]), false),
-        (json!([expression("tape", "NotIn", json!(["ssd"]))]), true),
-        (json!([expression("disk", "Exists", json!([]))]), true),
-        (json!([expression("disk", "DoesNotExist", json!([]))]), false),
-        (json!([expression("cores", "Gt", json!(["1"]))]), true),
-        (json!([expression("cores", "Lt", json!(["2"]))]), false),
-        (json!([expression("disk", "Gt", json!(["1"]))]), false),
-        (json!([field("other")]), false),
-        (json!([{}]), false),
-    ] {
-        let required = json!({"requiredDuringSchedulingIgnoredDuringExecution":
-            {"nodeSelectorTerms": terms}});
-        let pod = pod(json!({"containers": [], "affinity": {"nodeAffinity": required}}));
-        let expected = (!matches).then(|| "NodeAffinity".to_owned());
-        assert_eq!(reason(&pod, &node(), &[]), expected, "{terms}");
-    }
 }
 
 #[test]

@@ -1,17 +1,17 @@
 //! Where the pods of a DaemonSet belong, and the pod for one node.
 
+use api::placement::node_selector;
+use api::placement::taint::{DRIVES_OUT, KEEPS_AWAY, untolerated};
 use k8s_openapi::api::apps::v1::DaemonSet;
 use k8s_openapi::api::core::v1::{
     Node, NodeSelector, NodeSelectorRequirement, NodeSelectorTerm, Pod, PodSpec, PodTemplateSpec,
-    Taint, Toleration,
+    Toleration,
 };
 use kube::ResourceExt;
 
 use crate::history::POD_LABEL;
 use crate::ownership::controller_reference;
 use crate::pod;
-use crate::scheduler::affinity::node_matches;
-use crate::scheduler::filter::tolerates;
 
 /// The annotation that counts the changes of the template.
 const TEMPLATE_GENERATION: &str = "deprecated.daemonset.template.generation";
@@ -49,18 +49,11 @@ pub fn place(template: &PodTemplateSpec, node: &Node) -> Place {
     }
     tolerate(&mut spec);
     let pod = Pod { spec: Some(spec), ..Pod::default() };
-    if !node_matches(&pod, node) {
+    if !node_selector::matches(&pod, node) {
         return NOWHERE;
     }
-    let taints = node.spec.iter().flat_map(|spec| spec.taints.iter().flatten());
-    let repelled = |effects: &[&str]| {
-        let mut taints = taints.clone();
-        taints.any(|taint: &Taint| {
-            effects.contains(&taint.effect.as_str()) && !tolerates(&pod, taint)
-        })
-    };
-    if repelled(&["NoSchedule", "NoExecute"]) {
-        return Place { wanted: false, may_stay: !repelled(&["NoExecute"]) };
+    if untolerated(&pod, node, &KEEPS_AWAY).is_some() {
+        return Place { wanted: false, may_stay: untolerated(&pod, node, &DRIVES_OUT).is_none() };
     }
     Place { wanted: true, may_stay: true }
 }

@@ -2,73 +2,17 @@
 
 use std::collections::BTreeMap;
 
-use k8s_openapi::api::core::v1::{
-    Node, NodeSelectorRequirement, NodeSelectorTerm, Pod, PodAffinityTerm, TopologySpreadConstraint,
-};
+use api::placement::node_selector;
+use api::placement::taint::{KEEPS_AWAY, untolerated};
+use k8s_openapi::api::core::v1::{Node, Pod, PodAffinityTerm, TopologySpreadConstraint};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
 use kube::ResourceExt;
 
-use crate::scheduler::filter::untolerated;
 use crate::scheduler::node::Nodes;
 use crate::selector::{self, Labels};
 
 /// The labels of namespaces, for affinity that selects namespaces by label.
 pub type NamespaceLabels = BTreeMap<String, Labels>;
-
-/// Whether the node satisfies the pod's `nodeSelector` and required node affinity.
-pub fn node_matches(pod: &Pod, node: &Node) -> bool {
-    let Some(spec) = &pod.spec else { return true };
-    if let Some(wanted) = &spec.node_selector
-        && !selector::matches_map(wanted, Some(node.labels()))
-    {
-        return false;
-    }
-    let required = spec
-        .affinity
-        .as_ref()
-        .and_then(|affinity| affinity.node_affinity.as_ref())
-        .and_then(|node| node.required_during_scheduling_ignored_during_execution.as_ref());
-    required
-        .is_none_or(|terms| terms.node_selector_terms.iter().any(|term| term_matches(term, node)))
-}
-
-/// Whether one term matches; a term without any requirement matches nothing.
-pub fn term_matches(term: &NodeSelectorTerm, node: &Node) -> bool {
-    let expressions = term.match_expressions.as_deref().unwrap_or_default();
-    let fields = term.match_fields.as_deref().unwrap_or_default();
-    if expressions.is_empty() && fields.is_empty() {
-        return false;
-    }
-    let name = node.name_any();
-    expressions.iter().all(|requirement| {
-        requirement_holds(requirement, node.labels().get(&requirement.key).map(String::as_str))
-    }) && fields.iter().all(|requirement| {
-        requirement.key == "metadata.name" && requirement_holds(requirement, Some(&name))
-    })
-}
-
-fn requirement_holds(requirement: &NodeSelectorRequirement, found: Option<&str>) -> bool {
-    let values = requirement.values.as_deref().unwrap_or_default();
-    let listed = |found: &str| values.iter().any(|value| value == found);
-    let compare = |greater: bool| {
-        let found: Option<i64> = found.and_then(|text| text.parse().ok());
-        let bound: Option<i64> = values.first().and_then(|text| text.parse().ok());
-        match (found, bound) {
-            (Some(found), Some(bound)) if greater => found > bound,
-            (Some(found), Some(bound)) => found < bound,
-            _ => false,
-        }
-    };
-    match requirement.operator.as_str() {
-        "In" => found.is_some_and(listed),
-        "NotIn" => !found.is_some_and(listed),
-        "Exists" => found.is_some(),
-        "DoesNotExist" => found.is_none(),
-        "Gt" => compare(true),
-        "Lt" => compare(false),
-        _ => false,
-    }
-}
 
 /// Why pods on the nodes keep a pod away.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -239,7 +183,8 @@ fn spread(
 fn counts(constraint: &TopologySpreadConstraint, pod: &Pod, node: &Node) -> bool {
     let affinity = constraint.node_affinity_policy.as_deref() == Some("Ignore");
     let taints = constraint.node_taints_policy.as_deref() == Some("Honor");
-    (affinity || node_matches(pod, node)) && (!taints || untolerated(pod, node).is_none())
+    (affinity || node_selector::matches(pod, node))
+        && (!taints || untolerated(pod, node, &KEEPS_AWAY).is_none())
 }
 
 /// Whether `other` is one of the pods among which `pod` is spread.

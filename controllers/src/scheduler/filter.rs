@@ -2,11 +2,12 @@
 
 use std::sync::Arc;
 
-use k8s_openapi::api::core::v1::{Node, Pod, Taint, Toleration};
+use api::placement::taint::KEEPS_AWAY;
+use api::placement::{node_selector, resources, taint};
+use k8s_openapi::api::core::v1::{Node, Taint};
 
 use crate::scheduler::affinity::{self, Distance, NamespaceLabels, Uneven};
 use crate::scheduler::node::{Nodes, Use};
-use crate::scheduler::resources::Resources;
 
 /// The taint that stands for `spec.unschedulable`.
 const UNSCHEDULABLE: &str = "node.kubernetes.io/unschedulable";
@@ -50,7 +51,7 @@ pub fn check(
             effect: "NoSchedule".to_owned(),
             ..Taint::default()
         };
-        if !tolerates(pod, &taint) {
+        if !taint::tolerates(pod, &taint) {
             return Err(Refusal::final_("node(s) were unschedulable"));
         }
     }
@@ -60,12 +61,12 @@ pub fn check(
     {
         return Err(Refusal::final_("node(s) didn't match the requested node name"));
     }
-    if let Some(taint) = untolerated(pod, node) {
+    if let Some(taint) = taint::untolerated(pod, node, &KEEPS_AWAY) {
         let value = taint.value.as_deref().unwrap_or_default();
         let reason = format!("node(s) had untolerated taint {{{}: {value}}}", taint.key);
         return Err(Refusal::final_(reason));
     }
-    if !affinity::node_matches(pod, node) {
+    if !node_selector::matches(pod, node) {
         return Err(Refusal::final_("node(s) didn't match Pod's node affinity/selector"));
     }
     if nodes.usage(name).is_some_and(|usage| usage.conflicts(&wanted.ports)) {
@@ -89,10 +90,7 @@ pub fn check(
 }
 
 fn fits(wanted: &Use, name: &str, node: &Arc<Node>, nodes: &Nodes) -> Result<(), Refusal> {
-    let status = node.status.as_ref();
-    let allocatable = Resources::from_map(
-        status.and_then(|status| status.allocatable.as_ref().or(status.capacity.as_ref())),
-    );
+    let allocatable = resources::allocatable(node);
     let empty = crate::scheduler::node::Usage::default();
     let usage = nodes.usage(name).unwrap_or(&empty);
     let mut reasons = Vec::new();
@@ -110,42 +108,4 @@ fn fits(wanted: &Use, name: &str, node: &Arc<Node>, nodes: &Nodes) -> Result<(),
         }
     }
     if reasons.is_empty() { Ok(()) } else { Err(Refusal { reasons, resolvable }) }
-}
-
-/// The first taint that forbids the pod.
-pub fn untolerated<'a>(pod: &Pod, node: &'a Node) -> Option<&'a Taint> {
-    node.spec
-        .as_ref()?
-        .taints
-        .iter()
-        .flatten()
-        .filter(|taint| matches!(taint.effect.as_str(), "NoSchedule" | "NoExecute"))
-        .find(|taint| !tolerates(pod, taint))
-}
-
-/// Whether the pod tolerates the taint.
-pub fn tolerates(pod: &Pod, taint: &Taint) -> bool {
-    let tolerations = pod.spec.as_ref().and_then(|spec| spec.tolerations.as_deref());
-    tolerations.unwrap_or_default().iter().any(|toleration| covers(toleration, taint))
-}
-
-/// Whether one toleration is about the taint.
-pub fn covers(toleration: &Toleration, taint: &Taint) -> bool {
-    let effect = toleration.effect.as_deref().unwrap_or_default();
-    let key = toleration.key.as_deref().unwrap_or_default();
-    if !effect.is_empty() && effect != taint.effect {
-        return false;
-    }
-    if !key.is_empty() && key != taint.key {
-        return false;
-    }
-    match toleration.operator.as_deref().unwrap_or_default() {
-        "Exists" => true,
-        "" | "Equal" => {
-            !key.is_empty()
-                && toleration.value.as_deref().unwrap_or_default()
-                    == taint.value.as_deref().unwrap_or_default()
-        }
-        _ => false,
-    }
 }

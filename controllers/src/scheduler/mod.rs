@@ -9,7 +9,6 @@ pub mod explain;
 pub mod filter;
 pub mod node;
 pub mod preempt;
-pub mod resources;
 pub mod state;
 pub mod volumes;
 

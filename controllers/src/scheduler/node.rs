@@ -3,15 +3,14 @@
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
+use api::placement::port::host_ports;
+use api::placement::resources::requests;
+use api::placement::{HostPort, Resources};
 use k8s_openapi::api::core::v1::{Node, Pod};
 use kube::ResourceExt;
 
 use crate::pod;
-use crate::scheduler::resources::{self, Resources};
 use crate::scheduler::volumes::Claims;
-
-/// A port that a pod claims on the node: address (empty for all), protocol, number.
-pub type HostPort = (String, String, i32);
 
 /// What one pod uses.
 #[derive(Clone, Debug)]
@@ -29,12 +28,7 @@ pub struct Use {
 impl Use {
     /// What `pod` uses.
     pub fn of(pod: Arc<Pod>) -> Self {
-        Self {
-            requests: resources::requests(&pod),
-            ports: host_ports(&pod),
-            claims: Claims::default(),
-            pod,
-        }
+        Self { requests: requests(&pod), ports: host_ports(&pod), claims: Claims::default(), pod }
     }
 
     /// Its priority.
@@ -74,15 +68,8 @@ impl Usage {
 
     /// Whether one of `ports` is taken.
     pub fn conflicts(&self, ports: &[HostPort]) -> bool {
-        let everywhere = |address: &str| matches!(address, "" | "0.0.0.0" | "::");
-        let taken = self.pods.values().flat_map(|usage| &usage.ports);
-        taken.into_iter().any(|(address, protocol, number)| {
-            ports.iter().any(|(wanted, wanted_protocol, wanted_number)| {
-                number == wanted_number
-                    && protocol == wanted_protocol
-                    && (address == wanted || everywhere(address) || everywhere(wanted))
-            })
-        })
+        let mut taken = self.pods.values().flat_map(|usage| &usage.ports);
+        taken.any(|taken| ports.iter().any(|wanted| wanted.conflicts(taken)))
     }
 }
 
@@ -113,26 +100,6 @@ impl Nodes {
             .iter()
             .flat_map(|(node, usage)| usage.pods.values().map(move |used| (node.as_str(), used)))
     }
-}
-
-/// The host ports that a pod claims.
-pub fn host_ports(pod: &Pod) -> Vec<HostPort> {
-    let Some(spec) = &pod.spec else { return Vec::new() };
-    let sidecars = spec
-        .init_containers
-        .iter()
-        .flatten()
-        .filter(|container| container.restart_policy.as_deref() == Some("Always"));
-    spec.containers
-        .iter()
-        .chain(sidecars)
-        .flat_map(|container| container.ports.iter().flatten())
-        .filter_map(|port| {
-            let number = port.host_port.filter(|number| *number > 0)?;
-            let protocol = port.protocol.clone().unwrap_or_else(|| "TCP".to_owned());
-            Some((port.host_ip.clone().unwrap_or_default(), protocol, number))
-        })
-        .collect()
 }
 
 /// Whether the pod occupies its node.

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use api::placement::node_selector::term_matches;
 use api::quantity::Quantity;
 use k8s_openapi::api::core::v1::{
     Node, ObjectReference, PersistentVolume, PersistentVolumeClaim, PersistentVolumeSpec,
@@ -11,7 +12,6 @@ use k8s_openapi::api::storage::v1::StorageClass;
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity as Written;
 use kube::ResourceExt;
 
-use crate::scheduler::affinity::term_matches;
 use crate::selector;
 use crate::volume::annotation::{BETA_DEFAULT_CLASS, BIND_COMPLETED, DEFAULT_CLASS, SELECTED_NODE};
 

@@ -2,9 +2,11 @@
 
 use std::collections::BTreeMap;
 
-use api::quantity::Quantity;
-use k8s_openapi::api::core::v1::{Container, Pod};
+use k8s_openapi::api::core::v1::{Node, Pod};
 use k8s_openapi::apimachinery::pkg::api::resource;
+
+use crate::pod::pod_requests;
+use crate::quantity::Quantity;
 
 /// Amounts by resource name: thousandths for `cpu`, whole units for all others.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -37,52 +39,35 @@ impl Resources {
             *sum = sum.saturating_sub(*amount);
         }
     }
-
-    /// Raises every amount to that of `other` where that is larger.
-    pub fn raise_to(&mut self, other: &Self) {
-        for (name, amount) in &other.0 {
-            let known = self.0.entry(name.clone()).or_default();
-            *known = (*known).max(*amount);
-        }
-    }
 }
 
-/// What a pod needs: its containers and sidecars together, or the largest init container beside
-/// the sidecars started before it, and the overhead.
+/// What a pod needs ([`pod_requests`]).
 pub fn requests(pod: &Pod) -> Resources {
-    let Some(spec) = &pod.spec else { return Resources::default() };
-    let of = |container: &Container| {
-        Resources::from_map(container.resources.as_ref().and_then(|known| known.requests.as_ref()))
-    };
-    let mut running = Resources::default();
-    for container in &spec.containers {
-        running.add(&of(container));
-    }
-    let mut sidecars = Resources::default();
-    let mut peak = Resources::default();
-    for container in spec.init_containers.iter().flatten() {
-        let request = of(container);
-        if container.restart_policy.as_deref() == Some("Always") {
-            sidecars.add(&request);
-            peak.raise_to(&sidecars);
-        } else {
-            let mut with_sidecars = sidecars.clone();
-            with_sidecars.add(&request);
-            peak.raise_to(&with_sidecars);
-        }
-    }
-    running.add(&sidecars);
-    running.raise_to(&peak);
-    if let Some(whole) = spec.resources.as_ref().and_then(|known| known.requests.as_ref()) {
-        running.0.extend(Resources::from_map(Some(whole)).0);
-    }
-    running.add(&Resources::from_map(spec.overhead.as_ref()));
-    running
+    let requests = pod_requests(pod).into_iter();
+    Resources(
+        requests
+            .map(|(name, quantity)| {
+                let amount = in_unit(&name, quantity);
+                (name, amount)
+            })
+            .collect(),
+    )
+}
+
+/// What a node has for pods.
+pub fn allocatable(node: &Node) -> Resources {
+    let status = node.status.as_ref();
+    Resources::from_map(
+        status.and_then(|status| status.allocatable.as_ref().or(status.capacity.as_ref())),
+    )
 }
 
 /// A quantity in the unit of its resource, rounded up; what cannot be read counts as nothing.
 pub fn amount(name: &str, text: &str) -> i64 {
-    let quantity = Quantity::parse(text).unwrap_or_default();
+    in_unit(name, Quantity::parse(text).unwrap_or_default())
+}
+
+fn in_unit(name: &str, quantity: Quantity) -> i64 {
     if name == "cpu" { quantity.milli_value() } else { quantity.value() }
 }
 
