@@ -51,11 +51,6 @@ fn is_label_1123(text: &str) -> bool {
     }
 }
 
-/// Whether `text` is a lower-case DNS subdomain of legal length.
-pub fn is_dns1123_subdomain(text: &str) -> bool {
-    text.len() <= SUBDOMAIN_MAX_BYTES && text.split('.').all(is_label_1123)
-}
-
 /// A lower-case RFC 1123 label, at most 63 bytes.
 pub fn dns1123_label(text: &str) -> Vec<String> {
     let mut errors = Vec::new();

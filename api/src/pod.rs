@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 
-use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1::{Pod, PodCondition, ResourceRequirements};
 use serde_json::Value;
 
@@ -14,23 +13,8 @@ pub fn condition<'a>(pod: &'a Pod, kind: &str) -> Option<&'a PodCondition> {
 }
 
 /// Whether the condition `Ready` is true.
-pub fn is_pod_ready(pod: &Pod) -> bool {
+pub fn is_ready(pod: &Pod) -> bool {
     condition(pod, "Ready").is_some_and(|condition| condition.status == "True")
-}
-
-/// Whether the pod is ready and has been for `min_ready_seconds`.
-pub fn is_pod_available(pod: &Pod, min_ready_seconds: i32, now: Timestamp) -> bool {
-    available_at(pod, min_ready_seconds).is_some_and(|at| at <= now)
-}
-
-/// When a ready pod becomes available; `None` when it is not ready.
-pub fn available_at(pod: &Pod, min_ready_seconds: i32) -> Option<Timestamp> {
-    let ready = condition(pod, "Ready").filter(|condition| condition.status == "True")?;
-    if min_ready_seconds == 0 {
-        return Some(Timestamp::MIN);
-    }
-    let since = ready.last_transition_time.as_ref()?.0;
-    since.checked_add(SignedDuration::from_secs(i64::from(min_ready_seconds))).ok()
 }
 
 /// Whether the pod has run to its end, well or not.
@@ -39,7 +23,7 @@ pub fn is_terminal(pod: &Pod) -> bool {
 }
 
 /// Whether the pod is neither at its end nor being deleted.
-pub fn is_pod_active(pod: &Pod) -> bool {
+pub fn is_active(pod: &Pod) -> bool {
     !is_terminal(pod) && pod.metadata.deletion_timestamp.is_none()
 }
 

@@ -195,15 +195,6 @@ pub fn find(
     search(|served| served.plural == plural && served.group == group && served.version == version)
 }
 
-/// The resource type of a group, version and kind.
-pub fn find_kind(
-    group: &str,
-    version: &str,
-    kind: &str,
-) -> Option<(&'static Resource, &'static Served)> {
-    search(|served| served.kind == kind && served.group == group && served.version == version)
-}
-
 fn search(wanted: impl Fn(&Served) -> bool) -> Option<(&'static Resource, &'static Served)> {
     resources()
         .iter()

@@ -6,20 +6,22 @@ use std::sync::Arc;
 
 use k8s_openapi::api::apps::v1::ControllerRevision;
 use k8s_openapi::api::core::v1::PodTemplateSpec;
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, ObjectMeta};
 use k8s_openapi::apimachinery::pkg::runtime::RawExtension;
 use kube::{Client, Resource};
 use serde_json::{Value, json};
 
 use crate::cache::{Cache, ObjectKey};
 use crate::error::Error;
-use crate::ownership::controller_reference;
+use crate::ownership::{claim, controller_reference, settle};
 use crate::request::{self, Kind};
 use crate::selector::Labels;
 use crate::template;
 
 /// The label of a pod that names the template it was made from.
 pub const POD_LABEL: &str = "controller-revision-hash";
+/// How many old revisions are kept where an owner does not say.
+const DEFAULT_LIMIT: i32 = 10;
 /// The longest part of an owner's name in the name of a revision.
 const PREFIX_CHARACTERS: usize = 223;
 
@@ -113,7 +115,7 @@ pub fn next_number(revisions: &[Arc<ControllerRevision>]) -> i64 {
 }
 
 /// Sorts by number, then age, then name.
-pub fn sort(revisions: &mut [Arc<ControllerRevision>]) {
+fn sort(revisions: &mut [Arc<ControllerRevision>]) {
     revisions.sort_by(|a, b| {
         let created = |revision: &ControllerRevision| {
             revision.metadata.creation_timestamp.as_ref().map(|time| time.0)
@@ -151,7 +153,7 @@ pub fn current(template: &PodTemplateSpec, revisions: &[Arc<ControllerRevision>]
 }
 
 /// The revisions to forget: the oldest beyond `limit` of those that are not `live`.
-pub fn surplus(
+fn surplus(
     revisions: &[Arc<ControllerRevision>],
     live: &HashSet<String>,
     limit: i32,
@@ -162,6 +164,36 @@ pub fn surplus(
     let limit = usize::try_from(limit).unwrap_or(0);
     let surplus = dead.len().saturating_sub(limit);
     dead.into_iter().take(surplus).collect()
+}
+
+/// The revisions of `owner`, once it has adopted those that its selector selects and nobody owns:
+/// sorted.
+pub async fn revisions<O: Kind>(
+    client: &Client,
+    cache: &Cache<ControllerRevision>,
+    owner: &O,
+    selector: &LabelSelector,
+) -> Result<Vec<Arc<ControllerRevision>>, Error> {
+    let namespace = owner.meta().namespace.as_deref().unwrap_or_default();
+    let claimed = claim(owner.meta(), selector, cache.namespaced(namespace), |_| true);
+    let mut revisions = settle(client, cache, owner, claimed).await?;
+    sort(&mut revisions);
+    Ok(revisions)
+}
+
+/// Deletes the [`surplus`].
+pub async fn forget(
+    client: &Client,
+    revisions: &[Arc<ControllerRevision>],
+    live: &HashSet<String>,
+    limit: Option<i32>,
+) -> Result<(), Error> {
+    for revision in surplus(revisions, live, limit.unwrap_or(DEFAULT_LIMIT)) {
+        let key = ObjectKey::of(revision.as_ref());
+        let uid = revision.metadata.uid.as_deref();
+        request::delete::<ControllerRevision>(client, &key, uid).await?;
+    }
+    Ok(())
 }
 
 /// What came of recording a template.

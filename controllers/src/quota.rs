@@ -80,12 +80,7 @@ async fn write(
 ) -> Result<(), Error> {
     let mut updated = known.clone();
     updated.status = Some(status);
-    match request::replace_status(&context.client, &updated).await {
-        Ok(written) => cache.observe(written),
-        Err(error) if error.is_not_found() => {}
-        Err(error) => return Err(error),
-    }
-    Ok(())
+    request::write_status(&context.client, cache, &updated).await
 }
 
 /// What is taken of each of these resources.

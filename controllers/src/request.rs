@@ -9,7 +9,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
-use crate::cache::ObjectKey;
+use crate::cache::{Cache, Cached, ObjectKey};
 use crate::error::Error;
 
 /// Where objects live: in namespaces, or outside them.
@@ -99,6 +99,20 @@ pub async fn replace_status<K: Kind>(client: &Client, object: &K) -> Result<K, E
         .replace_subresource("status", &key.name, &PostParams::default(), object)
         .await
         .map_err(failed::<K>("update status of", &key))
+}
+
+/// Writes the status of an object and lets the cache see it; an object that is gone has none.
+pub async fn write_status<K: Kind + Cached>(
+    client: &Client,
+    cache: &Cache<K>,
+    updated: &K,
+) -> Result<(), Error> {
+    match replace_status(client, updated).await {
+        Ok(written) => cache.observe(written),
+        Err(error) if error.is_not_found() => {}
+        Err(error) => return Err(error),
+    }
+    Ok(())
 }
 
 /// Merges `patch` into an object.

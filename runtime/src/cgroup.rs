@@ -185,17 +185,6 @@ impl Hierarchies {
         }
     }
 
-    /// Whether any process is left in a group or below it.
-    pub fn is_populated(&self, group: &str) -> bool {
-        let mut populated = false;
-        for mount in self.mounts() {
-            for_each_group(&join(mount, group), &mut |directory| {
-                populated |= fs::read(directory.join("cgroup.procs")).is_ok_and(|p| !p.is_empty());
-            });
-        }
-        populated
-    }
-
     /// Kills what is left in a group and removes it everywhere. What is gone already is no error.
     pub async fn remove(&self, group: &str) -> io::Result<()> {
         let mut last = None;

@@ -63,12 +63,6 @@ impl FieldSelector {
         })
     }
 
-    /// The value that a field must have, when the selector says so with `=`.
-    pub fn required_value(&self, field: &str) -> Option<&str> {
-        let matching = |r: &&FieldRequirement| r.equals && r.field == field;
-        self.requirements.iter().find(matching).map(|r| r.value.as_str())
-    }
-
     /// The requirements, sorted by field.
     pub fn requirements(&self) -> &[FieldRequirement] {
         &self.requirements

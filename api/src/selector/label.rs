@@ -3,7 +3,6 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
-use k8s_openapi::apimachinery::pkg::apis::meta::v1 as meta;
 use serde_json::Value;
 
 use super::parser;
@@ -90,22 +89,6 @@ impl LabelSelector {
             let operator = Operator::from_api(expression["operator"].as_str().unwrap_or_default())?;
             let key = expression["key"].as_str().unwrap_or_default();
             requirements.push(Requirement::new(key, operator, values, None)?);
-        }
-        requirements.sort_by(|a, b| a.key.cmp(&b.key));
-        Ok(Self { requirements, matches_nothing: false })
-    }
-
-    /// Converts the typed form; the same rules as [`LabelSelector::from_json`].
-    pub fn from_typed(selector: Option<&meta::LabelSelector>) -> Result<Self, SelectorError> {
-        let Some(selector) = selector else { return Ok(Self::nothing()) };
-        let mut requirements = Vec::new();
-        for (key, value) in selector.match_labels.iter().flatten() {
-            requirements.push(Requirement::new(key, Operator::In, [value.clone()], None)?);
-        }
-        for expression in selector.match_expressions.iter().flatten() {
-            let operator = Operator::from_api(&expression.operator)?;
-            let values = expression.values.iter().flatten().cloned();
-            requirements.push(Requirement::new(&expression.key, operator, values, None)?);
         }
         requirements.sort_by(|a, b| a.key.cmp(&b.key));
         Ok(Self { requirements, matches_nothing: false })

@@ -107,11 +107,12 @@ impl Controller {
         let mut round = Round { autoscaler: (*known).clone(), now: Timestamp::now() };
         let outcome = self.round(&key, &spec, &mut round).await;
         if round.autoscaler.status != known.status {
-            match request::replace_status(&self.context.client, &round.autoscaler).await {
-                Ok(written) => self.context.caches.autoscalers.observe(written),
-                Err(error) if error.is_not_found() => {}
-                Err(error) => return Err(error),
-            }
+            request::write_status(
+                &self.context.client,
+                &self.context.caches.autoscalers,
+                &round.autoscaler,
+            )
+            .await?;
         }
         if let Err(error) = outcome {
             tracing::debug!(?key, %error, "an autoscaler could not do its work");

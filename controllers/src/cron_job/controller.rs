@@ -143,11 +143,6 @@ impl Controller {
         }
         let mut updated = cron_job.clone();
         updated.status = Some(status);
-        match request::replace_status(&self.context.client, &updated).await {
-            Ok(written) => self.context.caches.cron_jobs.observe(written),
-            Err(error) if error.is_not_found() => {}
-            Err(error) => return Err(error),
-        }
-        Ok(())
+        request::write_status(&self.context.client, &self.context.caches.cron_jobs, &updated).await
     }
 }

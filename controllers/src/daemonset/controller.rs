@@ -129,7 +129,9 @@ impl Controller {
             return Ok(Requeue::Never);
         }
         let settled = self.pods.is_settled(&key);
-        let revisions = self.revisions(&owner, spec, &key).await?;
+        let history = &context.caches.controller_revisions;
+        let revisions =
+            history::revisions(&context.client, history, owner.as_ref(), &spec.selector).await?;
         let Some(current) = self.current(&owner, spec, &revisions).await? else {
             return Ok(Requeue::Never);
         };
@@ -166,20 +168,6 @@ impl Controller {
         deleted.and(created)?;
         self.forget_history(spec, &current, &revisions, &owned).await?;
         Ok(plan.requeue_after.into())
-    }
-
-    async fn revisions(
-        &self,
-        owner: &DaemonSet,
-        spec: &DaemonSetSpec,
-        key: &ObjectKey,
-    ) -> Result<Vec<Arc<ControllerRevision>>, Error> {
-        let cache = &self.context.caches.controller_revisions;
-        let claimed =
-            claim(&owner.metadata, &spec.selector, cache.namespaced(&key.namespace), |_| true);
-        let mut revisions = settle(&self.context.client, cache, owner, claimed).await?;
-        history::sort(&mut revisions);
-        Ok(revisions)
     }
 
     /// The revision of the present template; `None` if its name is taken, which the next round
@@ -219,12 +207,8 @@ impl Controller {
             return Ok(());
         }
         let updated = DaemonSet { status: Some(status), ..owner.clone() };
-        match request::replace_status(&self.context.client, &updated).await {
-            Ok(written) => self.context.caches.daemon_sets.observe(written),
-            Err(error) if error.is_not_found() => {}
-            Err(error) => return Err(error),
-        }
-        Ok(())
+        request::write_status(&self.context.client, &self.context.caches.daemon_sets, &updated)
+            .await
     }
 
     async fn forget_history(
@@ -242,13 +226,8 @@ impl Controller {
             .map(|revision| revision.name_any())
             .chain([current.name_any()])
             .collect();
-        let limit = spec.revision_history_limit.unwrap_or(10);
-        for revision in history::surplus(revisions, &live, limit) {
-            let key = ObjectKey::of(revision.as_ref());
-            let uid = revision.metadata.uid.as_deref();
-            request::delete::<ControllerRevision>(&self.context.client, &key, uid).await?;
-        }
-        Ok(())
+        let limit = spec.revision_history_limit;
+        history::forget(&self.context.client, revisions, &live, limit).await
     }
 
     fn failures(&self) -> std::sync::MutexGuard<'_, HashMap<(ObjectKey, String), Failures>> {

@@ -120,11 +120,8 @@ impl Controller {
         if budget.status.as_ref() != Some(&plan.status) {
             let mut updated = (*budget).clone();
             updated.status = Some(plan.status);
-            match request::replace_status(&self.context.client, &updated).await {
-                Ok(written) => self.context.caches.budgets.observe(written),
-                Err(error) if error.is_not_found() => {}
-                Err(error) => return Err(error),
-            }
+            request::write_status(&self.context.client, &self.context.caches.budgets, &updated)
+                .await?;
         }
         Ok(plan.requeue_after.into())
     }

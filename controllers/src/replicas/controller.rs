@@ -135,11 +135,7 @@ impl<O: ReplicaOwner> Controller<O> {
         };
         let updated = owner.with_status(plan.status, conditions);
         if updated != *owner {
-            match request::replace_status(&self.context.client, &updated).await {
-                Ok(written) => self.owners.observe(written),
-                Err(error) if error.is_not_found() => {}
-                Err(error) => return Err(error),
-            }
+            request::write_status(&self.context.client, &self.owners, &updated).await?;
         }
         outcome?;
         Ok(plan.available_after.into())

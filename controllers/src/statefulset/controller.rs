@@ -103,7 +103,9 @@ impl Controller {
         else {
             return Ok(Requeue::Never);
         };
-        let revisions = self.revisions(&set, spec, &key).await?;
+        let history = &context.caches.controller_revisions;
+        let revisions =
+            history::revisions(&context.client, history, set.as_ref(), &spec.selector).await?;
         let Some(update) = self.update_revision(&set, spec, &revisions).await? else {
             return Ok(Requeue::Never);
         };
@@ -135,20 +137,6 @@ impl Controller {
         outcomes.into_iter().collect::<Result<(), Error>>()?;
         self.forget_history(spec, [current, &update], &revisions, &owned).await?;
         Ok(plan.requeue_after.into())
-    }
-
-    async fn revisions(
-        &self,
-        set: &StatefulSet,
-        spec: &StatefulSetSpec,
-        key: &ObjectKey,
-    ) -> Result<Vec<Arc<ControllerRevision>>, Error> {
-        let cache = &self.context.caches.controller_revisions;
-        let claimed =
-            claim(&set.metadata, &spec.selector, cache.namespaced(&key.namespace), |_| true);
-        let mut revisions = settle(&self.context.client, cache, set, claimed).await?;
-        history::sort(&mut revisions);
-        Ok(revisions)
     }
 
     /// The revision of the present template; `None` if its name is taken, which the next round
@@ -286,12 +274,8 @@ impl Controller {
             return Ok(());
         }
         let updated = StatefulSet { status: Some(status), ..set.clone() };
-        match request::replace_status(&self.context.client, &updated).await {
-            Ok(written) => self.context.caches.stateful_sets.observe(written),
-            Err(error) if error.is_not_found() => {}
-            Err(error) => return Err(error),
-        }
-        Ok(())
+        request::write_status(&self.context.client, &self.context.caches.stateful_sets, &updated)
+            .await
     }
 
     async fn forget_history(
@@ -306,12 +290,7 @@ impl Controller {
             .filter_map(|pod| pod.labels().get(POD_LABEL).cloned())
             .chain(kept.into_iter().map(|revision| revision.name_any()))
             .collect();
-        let limit = spec.revision_history_limit.unwrap_or(10);
-        for revision in history::surplus(revisions, &live, limit) {
-            let key = ObjectKey::of(revision.as_ref());
-            let uid = revision.metadata.uid.as_deref();
-            request::delete::<ControllerRevision>(&self.context.client, &key, uid).await?;
-        }
-        Ok(())
+        let limit = spec.revision_history_limit;
+        history::forget(&self.context.client, revisions, &live, limit).await
     }
 }

@@ -74,11 +74,6 @@ impl NetlinkError {
         matches!(self, Self::Refused { source, .. } if source.raw_os_error() == Some(errno))
     }
 
-    /// The object exists already.
-    pub fn is_exists(&self) -> bool {
-        self.refused_with(libc::EEXIST)
-    }
-
     /// The object does not exist.
     pub fn is_missing(&self) -> bool {
         [libc::ENOENT, libc::ESRCH, libc::ENODEV, libc::EADDRNOTAVAIL]

@@ -168,17 +168,6 @@ impl Pki {
         self.serving.set_names(names)
     }
 
-    /// Signs a client certificate; returns it and its key, both PEM.
-    pub fn client_certificate(
-        &self,
-        name: &str,
-        groups: &[&str],
-        now: SystemTime,
-    ) -> Result<(String, String), PkiError> {
-        let leaf = issue::client(&self.authority, name, groups, now, ADMIN_VALIDITY)?;
-        Ok((leaf.certificate_pem, leaf.key_pem))
-    }
-
     /// The administrator's kubeconfig for the apiserver at `server` (`https://127.0.0.1:6443`).
     pub fn admin_kubeconfig(&self, server: &str) -> Kubeconfig {
         Kubeconfig {
