@@ -27,6 +27,7 @@ mod node_taint;
 pub mod ownership;
 pub mod pod;
 pub mod pod_control;
+pub mod pod_gc;
 pub mod queue;
 pub mod quota;
 pub mod replicas;

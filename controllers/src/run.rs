@@ -12,8 +12,8 @@ use crate::endpoint::{legacy, mirror, slice};
 use crate::inventory::Inventory;
 use crate::{
     autoscaler, cron_job, daemonset, deployment, disruption, garbage_collector, job, load_balancer,
-    namespace, node_taint, quota, replicas, root_ca, scheduler, service_account, statefulset,
-    taint_eviction, volume, well_known,
+    namespace, node_taint, pod_gc, quota, replicas, root_ca, scheduler, service_account,
+    statefulset, taint_eviction, volume, well_known,
 };
 
 /// The workers of one controller.
@@ -50,6 +50,7 @@ pub async fn run(client: Client, config: ControllersConfig, token: CancellationT
         Box::pin(quota::workers(&context, &inventory)),
         Box::pin(node_taint::workers(&context)),
         Box::pin(taint_eviction::workers(&context)),
+        Box::pin(pod_gc::workers(&context)),
         Box::pin(namespace::workers(&context, &inventory)),
         Box::pin(garbage_collector::workers(&context, &inventory)),
     ];
