@@ -17,6 +17,8 @@ use super::reference::Reference;
 use super::unpack::{UnpackError, unpack};
 use super::usage;
 
+/// In a directory of what is being made: the layers that it is made of.
+const CLAIM: &str = "layers.json";
 /// Fewer digits name no image.
 const MIN_ID_LENGTH: usize = 6;
 
@@ -303,12 +305,13 @@ impl ImageStore {
     }
 
     /// Removes images without a name, then layers without an image; neither where a container
-    /// runs from them.
+    /// runs from them, nor layers of an image that is being made.
     fn collect(&self) -> Result<u64, StoreError> {
         let named: HashSet<String> = self.references()?.into_iter().map(|(_, id)| id).collect();
         let stacks = self.stacks()?;
         let mut freed = 0;
         let mut needed: HashSet<String> = stacks.iter().flatten().cloned().collect();
+        needed.extend(self.claimed()?);
         for path in read_dir(&self.dir.join("images"))? {
             let Some(stem) = path.file_stem().and_then(|s| s.to_str()) else { continue };
             let id = format!("sha256:{stem}");
@@ -398,6 +401,37 @@ impl ImageStore {
         self.find_id(id)?.ok_or_else(|| StoreError::NotFound(id.to_owned()))
     }
 
+    /// Keeps these layers, those that are here and those to come, until the image that they are for
+    /// is recorded: a removal meanwhile would take them for layers without an image.
+    pub(super) fn claim(&self, diff_ids: &[String]) -> Result<Claim, StoreError> {
+        let _lock = self.lock()?;
+        let directory = self.incoming()?;
+        let path = directory.path().join(CLAIM);
+        let layers: Vec<&str> = diff_ids.iter().map(|id| digest_hex(id)).collect();
+        fs::write(&path, json(&layers)).map_err(file("write", &path))?;
+        Ok(Claim { _directory: directory })
+    }
+
+    /// The layers of images that are being made.
+    fn claimed(&self) -> Result<Vec<String>, StoreError> {
+        let mut layers = Vec::new();
+        for path in read_dir(&self.dir.join("incoming"))? {
+            let path = path.join(CLAIM);
+            match fs::read(&path) {
+                Ok(bytes) => {
+                    layers.extend(serde_json::from_slice::<Vec<String>>(&bytes).unwrap_or_default())
+                }
+                Err(e)
+                    if matches!(
+                        e.kind(),
+                        io::ErrorKind::NotFound | io::ErrorKind::NotADirectory
+                    ) => {}
+                Err(e) => return Err(file("read", &path)(e)),
+            }
+        }
+        Ok(layers)
+    }
+
     /// A directory for what is being made; gone when dropped.
     pub(super) fn incoming(&self) -> Result<tempfile::TempDir, StoreError> {
         let dir = self.dir.join("incoming");
@@ -454,6 +488,12 @@ impl ImageStore {
     fn reference_path(&self, name: &str) -> PathBuf {
         self.dir.join("refs").join(escape(name))
     }
+}
+
+/// Layers that no removal touches while this exists.
+#[derive(Debug)]
+pub(super) struct Claim {
+    _directory: tempfile::TempDir,
 }
 
 fn is_named(reference: &Reference, name: &str) -> bool {
@@ -540,6 +580,26 @@ mod tests {
     fn present(store: &ImageStore) -> Vec<String> {
         let images = store.list().unwrap();
         images.into_iter().flat_map(|image| image.tags.into_iter().chain([image.id])).collect()
+    }
+
+    #[test]
+    fn a_removal_spares_an_image_that_is_being_made() {
+        let directory = tempfile::tempdir().unwrap();
+        let store = ImageStore::open(directory.path()).unwrap();
+        add(&store, 'a', OLD);
+        let claim = store.claim(&[id('0'), id('b')]).unwrap();
+        let layer = store.layer_path(&id('b'));
+        fs::create_dir(&layer).unwrap();
+        store.remove(OLD).unwrap();
+        // What was here before and what has come since.
+        assert!(store.layer_path(&id('0')).is_dir() && layer.is_dir());
+        assert!(!store.layer_path(&id('a')).is_dir());
+        add(&store, 'b', NEW);
+        drop(claim);
+        store.collect().unwrap();
+        assert!(layer.is_dir());
+        store.remove(NEW).unwrap();
+        assert!(!layer.is_dir());
     }
 
     #[test]
