@@ -1,6 +1,6 @@
 //! `coracle image …`: works on the store's files, so a running node sees the result at once.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::fs::File;
 use std::io::{self, Read};
 use std::path::Path;
@@ -95,7 +95,9 @@ pub fn list(options: &DirOptions) -> Result<(), Failure> {
 fn image_rows(image: &Image) -> Vec<[String; 4]> {
     let id = image.id.trim_start_matches("sha256:").chars().take(13).collect::<String>();
     let size = human_bytes(image.size_bytes);
-    let names: Vec<(&str, &str)> = if image.tags.is_empty() {
+    let names: Vec<(&str, &str)> = if image.tags.is_empty() && image.digests.is_empty() {
+        vec![("<none>", "<none>")]
+    } else if image.tags.is_empty() {
         image.digests.iter().filter_map(|d| d.split_once('@')).map(|(n, _)| (n, "<none>")).collect()
     } else {
         image.tags.iter().filter_map(|t| t.rsplit_once(':')).collect()
@@ -119,42 +121,14 @@ pub fn remove(options: &RemoveOptions) -> Result<(), Failure> {
 
 /// `coracle image prune`: what a container on this machine still uses stays.
 pub fn prune(options: &DirOptions) -> Result<(), Failure> {
-    let store = open(options)?;
-    let layers_in_use = mounted_layers()?;
-    let in_use: HashSet<String> = store
-        .list()?
-        .into_iter()
-        .filter(|image| {
-            image.layers.iter().any(|layer| layers_in_use.contains(&layer.display().to_string()))
-        })
-        .map(|image| image.id)
-        .collect();
-    println!("Total reclaimed space: {}", human_bytes(store.prune(&in_use)?));
+    println!("Total reclaimed space: {}", human_bytes(open(options)?.prune()?));
     Ok(())
-}
-
-/// The lower directories of every overlay mount that this process sees.
-fn mounted_layers() -> Result<HashSet<String>, Failure> {
-    let mounts = std::fs::read_to_string("/proc/self/mountinfo")?;
-    Ok(mounts
-        .lines()
-        .filter(|line| line.contains(" - overlay "))
-        .filter_map(|line| line.rsplit_once(' '))
-        .flat_map(|(_, options)| options.split(',').map(str::to_owned).collect::<Vec<_>>())
-        .filter_map(|option| {
-            option
-                .strip_prefix("lowerdir=")
-                .or(option.strip_prefix("lowerdir+="))
-                .map(str::to_owned)
-        })
-        .flat_map(|dirs| dirs.split(':').map(str::to_owned).collect::<Vec<_>>())
-        .collect())
 }
 
 fn open(options: &DirOptions) -> Result<ImageStore, Failure> {
     let paths = Paths::new(options);
     paths.create()?;
-    Ok(ImageStore::open(&paths.images())?)
+    Ok(ImageStore::open(&paths.images())?.sparing_containers(&paths.containers()))
 }
 
 fn credentials(text: &str) -> Result<Credentials, Failure> {

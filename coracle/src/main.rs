@@ -65,10 +65,16 @@ fn exit(code: i32) -> ExitCode {
 }
 
 fn fail(error: &(dyn std::error::Error + Send + Sync + 'static)) -> ExitCode {
-    eprintln!("coracle: {error}");
+    let mut said = error.to_string();
+    eprintln!("coracle: {said}");
     let mut source = error.source();
     while let Some(cause) = source {
-        eprintln!("  because: {cause}");
+        let text = cause.to_string();
+        // Some errors name their cause themselves.
+        if !said.ends_with(&text) {
+            eprintln!("  because: {text}");
+        }
+        said = text;
         source = cause.source();
     }
     ExitCode::FAILURE

@@ -333,7 +333,7 @@ async fn start_agent(
         shim_binary: "/proc/self/exe".into(),
         shim_group: shim_group(&options.dirs.cgroup_root),
     })?;
-    let images = ImageStore::open(&paths.images())?;
+    let images = ImageStore::open(&paths.images())?.sparing_containers(&paths.containers());
     let node_user = component(&format!("system:node:{}", facts.name), &["system:nodes"]);
     let container_logs = options.dirs.log_dir.parent().unwrap_or(Path::new("/")).join("containers");
     let (mirrors, plain_http) =

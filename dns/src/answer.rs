@@ -14,6 +14,8 @@ pub const TTL: u32 = 30;
 /// Spec 1.1.0 §2.2
 const VERSION_TTL: u32 = 28_800;
 const VERSION: &str = "1.1.0";
+/// As many aliases are followed, one after the other.
+const MAX_ALIASES: usize = 8;
 
 /// What becomes of a query.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -22,9 +24,9 @@ pub enum Outcome {
     Reply(Vec<u8>),
     /// The name is not the cluster's: ask the machine's resolvers.
     Forward,
-    /// An alias of a name that is not the cluster's: answer with the alias and what the machine's
-    /// resolvers say of its target.
-    Chase(Name),
+    /// An alias of a name that is not the cluster's, by way of others where there are several:
+    /// answer with the aliases and what the machine's resolvers say of the last name.
+    Chase(Vec<Name>),
 }
 
 /// The zone's fixed parts.
@@ -126,22 +128,25 @@ impl Zone {
         limit: usize,
     ) -> Outcome {
         let mut reply = Reply::new(query, Rcode::NoError, true);
-        let alias = found.iter().find_map(|data| match data {
-            Data::Alias(target) => Some(target),
-            _ => None,
-        });
-        if let Some(target) = alias {
+        if let Some(target) = alias(found) {
             if query.kind == kind::CNAME || query.kind == kind::ANY {
                 write(&mut reply, Section::Answer, Owner::Question, found.iter());
                 return Outcome::Reply(reply.finish(limit));
             }
-            if within(target.wire(), self.domain.wire()).is_none() {
-                return Outcome::Chase(target.clone());
+            let targets = follow(target, records);
+            let last = targets.last().unwrap_or(target);
+            let Some(before) = within(last.wire(), self.domain.wire()) else {
+                return Outcome::Chase(targets);
+            };
+            write_aliases(&mut reply, &targets);
+            let address = pod_address(&last.wire()[..before]).map(Data::Address);
+            let wanted = records.get(last.wire()).unwrap_or(address.as_slice());
+            let mut matching =
+                wanted.iter().filter(|data| is_asked_for(data, query.kind)).peekable();
+            if matching.peek().is_none() {
+                self.write_authority(&mut reply);
             }
-            write(&mut reply, Section::Answer, Owner::Question, found.iter());
-            let wanted = records.get(target.wire()).unwrap_or_default();
-            let matching = wanted.iter().filter(|data| is_asked_for(data, query.kind));
-            write(&mut reply, Section::Answer, Owner::Name(target.wire()), matching);
+            write(&mut reply, Section::Answer, Owner::Name(last.wire()), matching);
             return Outcome::Reply(reply.finish(limit));
         }
         // Everybody would use the first address; begin with another one each time.
@@ -174,9 +179,13 @@ impl Zone {
     /// No such name, or no such record: with the SOA, so that it may be remembered (RFC 2308).
     fn negative(&self, query: &Query<'_>, code: Rcode, limit: usize) -> Outcome {
         let mut reply = Reply::new(query, code, true);
+        self.write_authority(&mut reply);
+        Outcome::Reply(reply.finish(limit))
+    }
+
+    fn write_authority(&self, reply: &mut Reply<'_>) {
         let owner = Owner::Name(self.domain.wire());
         reply.record(Section::Authority, owner, kind::SOA, TTL, |data| self.write_soa(data));
-        Outcome::Reply(reply.finish(limit))
     }
 
     fn answer_apex(&self, query: &Query<'_>, limit: usize) -> Outcome {
@@ -216,6 +225,38 @@ impl Zone {
         for number in [1, 7200, 1800, 86_400, TTL] {
             data.extend_from_slice(&u32::to_be_bytes(number));
         }
+    }
+}
+
+/// What these records of a name are an alias of.
+fn alias(found: &[Data]) -> Option<&Name> {
+    found.iter().find_map(|data| match data {
+        Data::Alias(target) => Some(target),
+        _ => None,
+    })
+}
+
+/// The names that an alias leads to, each an alias of the next. A circle ends where it closes.
+fn follow(first: &Name, records: &Records) -> Vec<Name> {
+    let mut names = vec![first.clone()];
+    while names.len() < MAX_ALIASES {
+        let next = names.last().and_then(|name| alias(records.get(name.wire())?));
+        match next {
+            Some(next) if !names.contains(next) => names.push(next.clone()),
+            _ => break,
+        }
+    }
+    names
+}
+
+/// Appends the alias that the question is, and those of the names that it leads to.
+pub fn write_aliases(reply: &mut Reply<'_>, targets: &[Name]) {
+    let mut owner = Owner::Question;
+    for target in targets {
+        reply.record(Section::Answer, owner, kind::CNAME, TTL, |data| {
+            data.extend_from_slice(target.wire());
+        });
+        owner = Owner::Name(target.wire());
     }
 }
 

@@ -18,14 +18,14 @@ use tokio::sync::Semaphore;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
-use crate::answer::{Outcome, TTL, Zone};
+use crate::answer::{Outcome, Zone, write_aliases};
 use crate::config::{DnsConfig, DnsError, Result};
 use crate::datagrams::Datagrams;
 use crate::name::Name;
 use crate::records::Records;
 use crate::resolvers::Resolvers;
 use crate::upstream::{Answer, Upstream, may_follow_alias};
-use crate::wire::{HEADER, Owner, Query, Rcode, Reply, Section, Unanswerable, kind};
+use crate::wire::{HEADER, Owner, Query, Rcode, Reply, Section, Unanswerable};
 
 /// Room for a burst of queries while the thread is not scheduled.
 const RECEIVE_BUFFER_BYTES: usize = 1 << 20;
@@ -165,9 +165,10 @@ impl Server {
                 Some(answer) => addressed(answer.bytes.clone(), &query, udp),
                 None => query.failure(Rcode::ServFail),
             }),
-            Outcome::Chase(target) => {
-                let answer = self.upstream.resolve(&target, query.kind).await;
-                Some(alias_reply(&query, &target, answer.as_deref()).finish(query.limit(udp)))
+            Outcome::Chase(targets) => {
+                let last = targets.last()?;
+                let answer = self.upstream.resolve(last, query.kind).await;
+                Some(alias_reply(&query, &targets, answer.as_deref()).finish(query.limit(udp)))
             }
         }
     }
@@ -184,13 +185,11 @@ fn addressed(mut reply: Vec<u8>, query: &Query<'_>, udp: bool) -> Vec<u8> {
     reply
 }
 
-/// The alias, and what is known of its target.
-fn alias_reply<'q>(query: &Query<'q>, target: &Name, answer: Option<&Answer>) -> Reply<'q> {
+/// The aliases, and what is known of the last one's target.
+fn alias_reply<'q>(query: &Query<'q>, targets: &[Name], answer: Option<&Answer>) -> Reply<'q> {
     let code = if answer.is_some() { Rcode::NoError } else { Rcode::ServFail };
     let mut reply = Reply::new(query, code, true);
-    reply.record(Section::Answer, Owner::Question, kind::CNAME, TTL, |data| {
-        data.extend_from_slice(target.wire());
-    });
+    write_aliases(&mut reply, targets);
     for record in answer.iter().flat_map(|answer| &answer.response.answers) {
         let bytes = answer.map_or(&[][..], |answer| &answer.bytes);
         let wanted = may_follow_alias(record.kind, query.kind);

@@ -9,8 +9,8 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use coracle_netproxy::{HostPort, PodNetwork, Protocol};
 use serde_json::json;
 use support::{
-    CLIENT_IP, DNS_IP, NODE, NODE_IP, Node, Place, answers, ask_on, ask_udp_on, census, on_a_node,
-    pod, pod_with, run, service, slice,
+    CLIENT_IP, DNS_IP, NODE, NODE_IP, Node, Place, answers, ask_on, ask_udp_on, census, ip,
+    on_a_node, pod, pod_with, run, service, slice,
 };
 
 const CLUSTER_IP: Ipv4Addr = Ipv4Addr::new(10, 47, 240, 77);
@@ -122,6 +122,8 @@ fn host_ports_lead_to_pods() {
         assert_eq!(outside.ask(NODE_IP, 8080), format!("a {CLIENT_IP}"));
         assert_eq!(outside.ask_udp(NODE_IP, 8053), format!("a {CLIENT_IP}"));
         assert_eq!(NODE.ask(NODE_IP, 8080), format!("a {NODE_IP}"));
+        assert!(NODE.ask(Ipv4Addr::LOCALHOST, 8080).starts_with("a "));
+        assert!(NODE.ask_udp(Ipv4Addr::LOCALHOST, 8053).starts_with("a "));
         assert_eq!(in_b.ask(NODE_IP, 8080), format!("a {}", b.address));
         assert!(in_a.ask(NODE_IP, 8080).starts_with("a "), "hairpin");
 
@@ -133,6 +135,39 @@ fn host_ports_lead_to_pods() {
         assert_eq!(outside.ask(NODE_IP, 8080), "ConnectionRefused");
         pod_with(&network, "b", vec![host_port(8053, 80, Protocol::Udp)]).await;
         assert_eq!(ask_udp_on(&socket, target), format!("b {CLIENT_IP}"), "same flow, new pod");
+        drop(a);
+    });
+}
+
+#[test]
+fn only_the_node_reaches_its_loopback() {
+    on_a_node(|node| async move {
+        let network = node.network().await;
+        let outside = node.outside();
+        let at_localhost = HostPort {
+            host_ip: Some(Ipv4Addr::LOCALHOST.into()),
+            ..host_port(8081, 80, Protocol::Tcp)
+        };
+        let (a, in_a) = pod_with(&network, "a", vec![at_localhost]).await;
+        in_a.serve(80, "a");
+        assert!(NODE.ask(Ipv4Addr::LOCALHOST, 8081).starts_with("a "));
+        assert_eq!(NODE.ask(NODE_IP, 8081), "ConnectionRefused");
+        assert_eq!(outside.ask(NODE_IP, 8081), "ConnectionRefused");
+
+        // What listens at the loopback is out of reach, whoever is led to it.
+        NODE.serve_on(Ipv4Addr::LOCALHOST, 9000, "node");
+        assert!(NODE.ask(Ipv4Addr::LOCALHOST, 9000).starts_with("node "));
+        let loopback = Ipv4Addr::new(127, 0, 0, 1);
+        in_a.run(move || {
+            ip("address delete 127.0.0.1/8 dev lo");
+            ip("link set lo down");
+            ip("route add 127.0.0.1 via 10.44.0.1 dev eth0 onlink");
+            std::fs::write("/proc/sys/net/ipv4/conf/eth0/route_localnet", "1").unwrap();
+            std::fs::write("/proc/sys/net/ipv4/conf/all/route_localnet", "1").unwrap();
+        });
+        assert_eq!(in_a.ask(loopback, 9000), "TimedOut");
+        run("nft", "flush chain ip coracle-pods loopback");
+        assert!(in_a.ask(loopback, 9000).starts_with("node "), "the rule is what holds it back");
         drop(a);
     });
 }
@@ -273,6 +308,8 @@ fn node_ports_and_load_balancers_from_outside() {
         assert!(seen.iter().all(|x| !x.ends_with(&CLIENT_IP.to_string())), "masqueraded: {seen:?}");
         assert_eq!(answers(30, || outside.ask(NODE_IP, 80)).len(), 2, "load balancer address");
         assert_eq!(answers(30, || NODE.ask(NODE_IP, 30080)).len(), 2);
+        assert_eq!(answers(30, || NODE.ask(Ipv4Addr::LOCALHOST, 30080)).len(), 2);
+        assert_eq!(in_c.ask(Ipv4Addr::LOCALHOST, 30080), "ConnectionRefused", "its own loopback");
         assert_eq!(answers(30, || NODE.ask(NODE_IP, 80)).len(), 2);
         let from_pod = answers(30, || in_c.ask(NODE_IP, 30080));
         assert!(from_pod.iter().all(|x| x.ends_with(&c.address.to_string())), "{from_pod:?}");

@@ -6,6 +6,7 @@ mod pull;
 mod reference;
 mod store;
 mod unpack;
+mod usage;
 mod worker;
 
 pub use archive::ArchiveError;

@@ -105,12 +105,11 @@ pub fn plan(observed: &Observed<'_>) -> Plan {
         .collect();
     let bounds = update::bounds(observed, places.values().filter(|place| place.wanted).count());
     let mut plan = Plan { status: status::status(observed, &places, &by_node), ..Plan::default() };
-    if plan.status.number_ready != plan.status.number_available.unwrap_or(0) {
-        for pod in observed.pods {
-            let seconds = observed.spec.min_ready_seconds.unwrap_or(0);
-            if let Availability::After(left) = pod::availability(pod, seconds, observed.now) {
-                plan.look_after(left);
-            }
+    for pod in observed.pods {
+        let seconds = observed.spec.min_ready_seconds.unwrap_or(0);
+        // The status counts the oldest pod of a node only, but a younger one may relieve it.
+        if let Availability::After(left) = pod::availability(pod, seconds, observed.now) {
+            plan.look_after(left);
         }
     }
     if !observed.settled || observed.owner.metadata.deletion_timestamp.is_some() {

@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::apps::v1::DaemonSet;
@@ -207,6 +208,26 @@ fn a_surging_update_never_leaves_a_node_alone() {
             world.make_ready();
         }
     }
+}
+
+#[test]
+fn a_surging_pod_relieves_the_old_one_when_it_has_been_ready_for_long_enough() {
+    let rolling = json!({"type": "RollingUpdate",
+        "rollingUpdate": {"maxUnavailable": 0, "maxSurge": 1}});
+    let mut world = World::new(1, rolling);
+    world.owner.spec.as_mut().unwrap().min_ready_seconds = Some(10);
+    world.step();
+    world.make_ready();
+    world.now += SignedDuration::from_secs(20);
+    world.hash = "two".to_owned();
+    world.step();
+    set_ready(Arc::make_mut(&mut world.pods[1]), world.now);
+    // The pod that counts is available all the time, so nothing else would wake anybody.
+    let plan = world.plan();
+    assert_eq!(plan.status.number_available, Some(1));
+    assert_eq!((plan.delete.len(), plan.requeue_after), (0, Some(Duration::from_secs(10))));
+    world.now += SignedDuration::from_secs(10);
+    assert_eq!(world.plan().delete[0].metadata.name.as_deref(), Some("agent-1"));
 }
 
 #[test]

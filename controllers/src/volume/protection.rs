@@ -50,9 +50,27 @@ pub fn without(meta: &ObjectMeta, finalizer: &str) -> Option<Vec<String>> {
 }
 
 /// Whether a pod uses the claim. One that has no node yet does not: no node would start it any
-/// more.
+/// more. One that has ended for good lets go of its ephemeral volumes: in a foreground deletion it
+/// waits for those claims, so that they must not wait for it.
 pub fn is_used<'a>(claim: &str, mut pods: impl Iterator<Item = &'a Arc<Pod>>) -> bool {
-    pods.any(|pod| pod::node_name(pod).is_some() && claims_of(pod).iter().any(|name| name == claim))
+    pods.any(|pod| {
+        pod::node_name(pod).is_some()
+            && claims_of(pod).iter().any(|name| name == claim)
+            && !(is_shut_down(pod) && is_ephemeral(pod, claim))
+    })
+}
+
+/// Whether the node is done with the pod, or it was deleted by force.
+fn is_shut_down(pod: &Pod) -> bool {
+    pod.metadata.deletion_timestamp.is_some()
+        && pod.metadata.deletion_grace_period_seconds == Some(0)
+}
+
+/// Whether the pod knows the claim by an ephemeral volume alone.
+fn is_ephemeral(pod: &Pod, claim: &str) -> bool {
+    let volumes = pod.spec.iter().flat_map(|spec| spec.volumes.iter().flatten());
+    let mut named = volumes.filter_map(|volume| volume.persistent_volume_claim.as_ref());
+    !named.any(|source| source.claim_name == claim)
 }
 
 /// Subscribes to what matters and returns the workers, to be run when the caches are filled.
@@ -72,7 +90,8 @@ pub fn workers(context: &Arc<Context>) -> impl Future<Output = ()> + Send + use<
     });
     let wake = queue.clone();
     context.caches.pods.on_change(move |change| {
-        if let Change::Deleted(pod) = change {
+        let pod = change.object();
+        if matches!(change, Change::Deleted(_)) || is_shut_down(pod) {
             let namespace = pod.metadata.namespace.clone().unwrap_or_default();
             for claim in claims_of(pod) {
                 wake.add(Key::Claim(ObjectKey::new(namespace.clone(), claim)));

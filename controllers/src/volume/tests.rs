@@ -3,8 +3,10 @@
 use std::path::Path;
 use std::sync::Arc;
 
+use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Node, PersistentVolume, PersistentVolumeClaim};
 use k8s_openapi::api::storage::v1::StorageClass;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use kube::ResourceExt;
 use serde_json::{Value, json};
 
@@ -280,6 +282,16 @@ fn claims_stay_while_pods_use_them() {
     assert!(protection::is_used("p-b", placed.iter()));
     assert!(!protection::is_used("other", placed.iter()));
     assert!(!protection::is_used("data", [on(Value::Null)].iter()));
+    // A pod that only waits for its dependents holds what was not made for it alone.
+    let mut ended = (*on(json!("vm"))).clone();
+    ended.metadata.deletion_timestamp = Some(Time(Timestamp::UNIX_EPOCH));
+    ended.metadata.deletion_grace_period_seconds = Some(30);
+    let leaving = [Arc::new(ended.clone())];
+    assert!(protection::is_used("p-b", leaving.iter()));
+    ended.metadata.deletion_grace_period_seconds = Some(0);
+    let ended = [Arc::new(ended)];
+    assert!(!protection::is_used("p-b", ended.iter()));
+    assert!(protection::is_used("data", ended.iter()));
     let mut held = claim(json!({})).metadata;
     assert_eq!(protection::without(&held, protection::CLAIM_FINALIZER), None);
     held.finalizers = Some(vec![protection::CLAIM_FINALIZER.to_owned(), "mine".to_owned()]);

@@ -32,6 +32,7 @@ fn records() -> Records {
         })
     };
     let service = |name: &str, spec: serde_json::Value| json!({"metadata": {"name": name, "namespace": "default"}, "spec": spec});
+    let alias = |target: &str| json!({"type": "ExternalName", "externalName": target});
     let ports = json!([{"name": "http", "port": 80, "protocol": "TCP"}, {"port": 81}]);
     let headless_ports = json!([{"name": "mysql", "port": 3306}]);
     let mut records = Records::default();
@@ -48,6 +49,12 @@ fn records() -> Records {
             json!({"type": "ExternalName",
                    "externalName": "nginx-service.default.svc.cluster.local"}),
         ),
+        service("twice", alias("in.default.svc.cluster.local")),
+        service("further", alias("out.default.svc.cluster.local")),
+        service("pod", alias("10-44-0-9.default.pod.cluster.local")),
+        service("dangling", alias("nothing.default.svc.cluster.local")),
+        service("ring-a", alias("ring-b.default.svc.cluster.local")),
+        service("ring-b", alias("ring-a.default.svc.cluster.local")),
     ] {
         let service = serde_json::from_value(object).unwrap();
         let slices = [serde_json::from_value(slice("x")).unwrap()];
@@ -184,12 +191,34 @@ fn clause_2_4_3_headless_reverse() {
 fn clause_2_5_external_name() {
     let bytes = query("out.default.svc.cluster.local", kind::A);
     let outcome = zone().answer(&Query::parse(&bytes).unwrap(), &records(), true);
-    assert_eq!(outcome, Outcome::Chase(Name::parse("www.example.com").unwrap()));
+    assert_eq!(outcome, Outcome::Chase(vec![Name::parse("www.example.com").unwrap()]));
     let got = ask("out.default.svc.cluster.local", kind::CNAME);
     assert_eq!(got.answers, [(kind::CNAME, 30, name("www.example.com"))]);
     let got = ask("in.default.svc.cluster.local", kind::A);
     let expected = [(kind::CNAME, 30, name(SERVICE)), (kind::A, 30, vec![10, 47, 240, 77])];
     assert_eq!(got.answers, expected);
+}
+
+#[test]
+fn external_names_are_followed_from_one_to_the_next() {
+    let in_zone = |host: &str| format!("{host}.default.svc.cluster.local");
+    let cname = |target: &str| (kind::CNAME, 30, name(target));
+    let address = (kind::A, 30, vec![10, 47, 240, 77]);
+    let got = ask(&in_zone("twice"), kind::A);
+    assert_eq!(got.answers, [cname(&in_zone("in")), cname(SERVICE), address]);
+    let got = ask(&in_zone("twice"), kind::AAAA);
+    assert_eq!(got.answers, [cname(&in_zone("in")), cname(SERVICE)]);
+    assert_eq!((got.code, got.others[0].0), (0, kind::SOA));
+    let got = ask(&in_zone("pod"), kind::A);
+    assert_eq!(got.answers[1], (kind::A, 30, vec![10, 44, 0, 9]));
+    let got = ask(&in_zone("dangling"), kind::A);
+    assert_eq!((got.answers.len(), got.others[0].0), (1, kind::SOA));
+    // A circle is told once, for whoever asks to notice.
+    assert_eq!(ask(&in_zone("ring-a"), kind::A).answers.len(), 2);
+    let bytes = query(&in_zone("further"), kind::A);
+    let outcome = zone().answer(&Query::parse(&bytes).unwrap(), &records(), true);
+    let names = [in_zone("out"), "www.example.com".to_owned()];
+    assert_eq!(outcome, Outcome::Chase(names.map(|n| Name::parse(&n).unwrap()).to_vec()));
 }
 
 #[test]

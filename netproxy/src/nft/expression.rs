@@ -38,6 +38,8 @@ impl Register {
 pub enum Meta {
     /// The packet mark.
     Mark,
+    /// The index of the interface that it came in by.
+    InputLink,
     /// The transport protocol.
     TransportProtocol,
 }
@@ -46,6 +48,7 @@ impl Meta {
     fn number(self) -> u32 {
         match self {
             Self::Mark => 3,
+            Self::InputLink => 4,
             Self::TransportProtocol => 16,
         }
     }

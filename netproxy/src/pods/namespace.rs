@@ -165,6 +165,7 @@ impl Workshop {
         without_ipv6(&self.routes, link.index);
         // A pod may only send from its own address. Where the file is missing, it goes unchecked.
         let _ = std::fs::write(format!("/proc/sys/net/ipv4/conf/{name}/rp_filter"), "1");
+        admit_localhost(name);
         let mut changes = Changes::new();
         changes
             .up(link.index)
@@ -176,6 +177,13 @@ impl Workshop {
         }
         Ok(())
     }
+}
+
+/// Lets answers of the pod reach connections that the node made to 127.0.0.1; the rules of pods
+/// keep everything else from the loopback, so they come first. Where the kernel does not know the
+/// setting, such connections fail.
+pub fn admit_localhost(host_link: &str) {
+    let _ = std::fs::write(format!("/proc/sys/net/ipv4/conf/{host_link}/route_localnet"), "1");
 }
 
 /// Waits for the kernel to let packets through; a link that takes too long is used all the same,

@@ -17,7 +17,7 @@ use super::address::Addresses;
 use super::config::{AttachRequest, HostPort, NetworkConfig, NetworkError, PodLink, Result};
 use super::files::{Directories, Pin, Record, holds_namespace};
 use super::host::{self, Sysctls};
-use super::namespace::{Blueprint, NamespaceMaker, new_host_link};
+use super::namespace::{Blueprint, NamespaceMaker, admit_localhost, new_host_link};
 use super::rules::{self, PodRules};
 
 /// After this long without a new pod the prepared namespaces are given back.
@@ -94,6 +94,10 @@ impl PodNetwork {
             attached.values().filter_map(pod_rules),
         );
         nft::send(&netfilter, batch).map_err(NetworkError::kernel("write pod rules"))?;
+        // Links that an earlier version made lack this.
+        for pin in all().chain(ready.iter().cloned()) {
+            admit_localhost(&pin.host_link);
+        }
 
         match firewall::open(&netfilter, config.pod_cidr) {
             Ok(chains) if !chains.is_empty() => tracing::warn!(

@@ -8,8 +8,8 @@ use std::net::{IpAddr, Ipv4Addr};
 use ipnet::{IpNet, Ipv4Net};
 
 use crate::nft::{
-    Batch, DataType, Direction, Element, Family, FibResult, Hook, Key, Register, Rule, SetSpec,
-    Verdict,
+    Batch, DataType, Direction, Element, Family, FibResult, Hook, Key, Meta, Register, Rule,
+    SetSpec, Verdict,
 };
 use crate::protocol::Protocol;
 
@@ -27,6 +27,9 @@ const SOURCE_NAT: i32 = 100;
 const RAW: i32 = -300;
 const FILTER: i32 = 0;
 const DNS_PORT: u16 = 53;
+/// The loopback interface has this index in every namespace.
+const LOOPBACK_LINK: u32 = 1;
+const LOOPBACK: IpNet = IpNet::V4(Ipv4Net::new_assert(Ipv4Addr::new(127, 0, 0, 0), 8));
 
 /// One attached pod.
 #[derive(Debug, Clone, Copy)]
@@ -55,7 +58,7 @@ pub fn replace<'a>(
 
     for (chain, hook) in [("prerouting", Hook::Prerouting), ("output", Hook::Output)] {
         batch.base_chain(chain, "nat", hook, AFTER_SERVICES);
-        host_port_rules(&mut batch, chain);
+        host_port_rules(&mut batch, chain, hook);
     }
     batch.base_chain("postrouting", "nat", Hook::Postrouting, SOURCE_NAT);
     postrouting_rules(&mut batch, config);
@@ -65,6 +68,17 @@ pub fn replace<'a>(
             // The kernel does not translate such packets: a pod's peer would see a stranger.
             rule.address_in(direction, IpNet::V4(config.pod_cidr.trunc()))
                 .connection_invalid()
+                .verdict(Verdict::Drop);
+        });
+    }
+    batch.base_chain("loopback", "filter", Hook::Prerouting, RAW);
+    for direction in [Direction::Source, Direction::Destination] {
+        batch.rule("loopback", |rule| {
+            // Pods' links have `route_localnet` for answers to the loopback, which are translated
+            // after this; nobody else's packets shall reach it (CVE-2020-8558).
+            rule.load_meta(Meta::InputLink, Register(0))
+                .differs(Register(0), LOOPBACK_LINK)
+                .address_in(direction, LOOPBACK)
                 .verdict(Verdict::Drop);
         });
     }
@@ -131,32 +145,45 @@ fn hairpin_element(address: Ipv4Addr) -> Element {
     Element::Key(Key::new().address(address.into()).address(address.into()))
 }
 
-fn host_port_rules(batch: &mut Batch, chain: &str) {
+fn host_port_rules(batch: &mut Batch, chain: &str, hook: Hook) {
     batch.rule(chain, |rule| {
         rule.load_destination(Register(0))
-            .load_meta(crate::nft::Meta::TransportProtocol, Register(1))
+            .load_meta(Meta::TransportProtocol, Register(1))
             .load_destination_port(Register(2))
             .lookup(HOST_PORTS_AT, Register(0), Register(0))
             .destination_nat(Register(0), Register(1));
     });
     batch.rule(chain, |rule| {
-        to_this_node(rule)
-            .load_meta(crate::nft::Meta::TransportProtocol, Register(0))
-            .load_destination_port(Register(1))
-            .lookup(HOST_PORTS, Register(0), Register(0))
-            .destination_nat(Register(0), Register(1));
+        look_up_host_port(to_this_node(rule));
     });
+    if hook == Hook::Output {
+        batch.rule(chain, |rule| {
+            look_up_host_port(to_localhost(rule));
+        });
+    }
 }
 
-/// Continues for the node's own addresses but not for 127.0.0.0/8: sending those to a pod would
-/// need `route_localnet`, which opens the node's loopback to its neighbours (CVE-2020-8558).
+fn look_up_host_port(rule: &mut Rule<'_, '_>) {
+    rule.load_meta(Meta::TransportProtocol, Register(0))
+        .load_destination_port(Register(1))
+        .lookup(HOST_PORTS, Register(0), Register(0))
+        .destination_nat(Register(0), Register(1));
+}
+
+/// Continues for the node's own addresses but not for 127.0.0.0/8, see [`to_localhost`].
 pub fn to_this_node<'r, 'a, 'b>(rule: &'r mut Rule<'a, 'b>) -> &'r mut Rule<'a, 'b> {
     let loopback = match rule.family() {
-        Family::Ipv4 => IpNet::V4(Ipv4Net::new_assert(Ipv4Addr::new(127, 0, 0, 0), 8)),
+        Family::Ipv4 => LOOPBACK,
         Family::Ipv6 => IpNet::from(IpAddr::from(std::net::Ipv6Addr::LOCALHOST)),
     };
     rule.address_type(Direction::Destination, FibResult::Local)
         .address_not_in(Direction::Destination, loopback)
+}
+
+/// Continues for 127.0.0.1, where the node alone may connect to. The loopback's other addresses
+/// may be those of local resolvers.
+pub fn to_localhost<'r, 'a, 'b>(rule: &'r mut Rule<'a, 'b>) -> &'r mut Rule<'a, 'b> {
+    rule.address_in(Direction::Destination, IpNet::V4(Ipv4Net::from(Ipv4Addr::LOCALHOST)))
 }
 
 fn postrouting_rules(batch: &mut Batch, config: &NetworkConfig) {
@@ -165,6 +192,12 @@ fn postrouting_rules(batch: &mut Batch, config: &NetworkConfig) {
         rule.load_source(Register(0))
             .load_destination(Register(1))
             .is_in(HAIRPIN, Register(0))
+            .masquerade();
+    });
+    batch.rule("postrouting", |rule| {
+        // A connection to 127.0.0.1 that leads elsewhere: that is no address to answer to.
+        rule.address_in(Direction::Source, LOOPBACK)
+            .address_type(Direction::Destination, FibResult::NotLocal)
             .masquerade();
     });
     let pods = IpNet::V4(config.pod_cidr.trunc());

@@ -5,6 +5,7 @@
 
 mod config;
 mod frontends;
+mod health;
 mod nftables;
 mod plan;
 mod rules;

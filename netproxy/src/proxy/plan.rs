@@ -1,6 +1,6 @@
 //! Says what one Service needs of the kernel: pure, (Service, EndpointSlices, node) → frontends.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use ipnet::IpNet;
@@ -89,6 +89,35 @@ pub struct Target {
     pub affinity: Option<u32>,
     /// Only clients of these networks are let in.
     pub source_ranges: Option<Vec<IpNet>>,
+}
+
+/// What a load balancer is told at a port of the node.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct HealthCheck {
+    /// `spec.healthCheckNodePort`.
+    pub port: u16,
+    /// How many ready endpoints this node has.
+    pub local: usize,
+}
+
+/// What load balancers may ask about a Service: something only with `externalTrafficPolicy: Local`.
+pub fn plan_health_check<'a>(
+    service: &Service,
+    slices: impl Iterator<Item = &'a EndpointSlice>,
+    node_name: &str,
+) -> Option<HealthCheck> {
+    let spec = service.spec.as_ref().filter(|spec| proxied(service, spec))?;
+    let is_balancer = spec.type_.as_deref() == Some("LoadBalancer");
+    let is_local = spec.external_traffic_policy.as_deref() == Some("Local");
+    let port = spec.health_check_node_port.and_then(|port| u16::try_from(port).ok());
+    let port = port.filter(|port| *port != 0 && is_balancer && is_local)?;
+    let endpoints = slices.flat_map(|slice| &slice.endpoints).filter(|endpoint| {
+        let ready = endpoint.conditions.as_ref().and_then(|conditions| conditions.ready);
+        endpoint.node_name.as_deref() == Some(node_name) && ready.unwrap_or(true)
+    });
+    // An endpoint is in one slice for each set of ports.
+    let addresses: BTreeSet<&String> = endpoints.filter_map(|e| e.addresses.first()).collect();
+    Some(HealthCheck { port, local: addresses.len() })
 }
 
 /// What the kernel needs for one Service: nothing for headless, ExternalName and foreign ones.

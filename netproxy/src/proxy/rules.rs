@@ -11,7 +11,7 @@ use ipnet::{IpNet, Ipv4Net};
 use crate::nft::{
     Batch, DataType, Direction, Family, FibResult, Hook, Meta, Register, Rule, SetSpec, Verdict,
 };
-use crate::pods::to_this_node;
+use crate::pods::{to_localhost, to_this_node};
 use crate::protocol::Protocol;
 
 use super::config::ProxyConfig;
@@ -72,7 +72,7 @@ pub fn create_table(batch: &mut Batch, family: Family, config: &ProxyConfig) {
     }
     for (chain, hook) in [("prerouting", Hook::Prerouting), ("output", Hook::Output)] {
         batch.base_chain(chain, "nat", hook, DESTINATION_NAT);
-        base_rules(batch, chain, family, config);
+        base_rules(batch, chain, hook, family, config);
     }
     batch.base_chain("postrouting", "nat", Hook::Postrouting, SOURCE_NAT);
     batch.rule("postrouting", |rule| {
@@ -107,7 +107,7 @@ fn create_sets(batch: &mut Batch, family: Family) {
     batch.set(SetSpec { ranges: true, ..SetSpec::new(SOURCE_RANGES, &range, &[]) });
 }
 
-fn base_rules(batch: &mut Batch, chain: &str, family: Family, config: &ProxyConfig) {
+fn base_rules(batch: &mut Batch, chain: &str, hook: Hook, family: Family, config: &ProxyConfig) {
     if let Some(dns) = config.dns_ip.filter(|_| family == Family::Ipv4) {
         batch.rule(chain, |rule| {
             rule.address_in(Direction::Destination, IpNet::V4(Ipv4Net::from(dns)))
@@ -121,6 +121,11 @@ fn base_rules(batch: &mut Batch, chain: &str, family: Family, config: &ProxyConf
     batch.rule(chain, |rule| {
         to_this_node(rule).verdict(Verdict::Jump(NODE_PORTS));
     });
+    if hook == Hook::Output && family == Family::Ipv4 {
+        batch.rule(chain, |rule| {
+            to_localhost(rule).verdict(Verdict::Jump(NODE_PORTS));
+        });
+    }
     for cidr in config.service_cidrs.iter().filter(|cidr| family.has(cidr.addr())) {
         batch.rule(chain, |rule| {
             rule.address_in(Direction::Destination, cidr.trunc()).verdict(Verdict::Jump(REJECT));

@@ -15,6 +15,7 @@ use tokio_util::sync::CancellationToken;
 use crate::pods::Chain;
 
 use super::config::{ProxyConfig, Result};
+use super::health::HealthServer;
 use super::sync::{Proxy, ServiceKey};
 use super::withdrawal::Questions;
 
@@ -37,14 +38,15 @@ pub async fn run(
     let slices = watch::follow::<EndpointSlice>(Api::all(client), everything());
     let mut services = Feed::new("Services", services.boxed());
     let mut slices = Feed::new("EndpointSlices", slices.boxed());
-    let mut failed = false;
+    let mut health = HealthServer::default();
+    let (mut failed, mut refused) = (false, false);
     loop {
         tokio::select! {
             () = token.cancelled() => return Ok(()),
             event = services.stream.next() => services.take(event, &mut proxy),
             event = slices.stream.next() => slices.take(event, &mut proxy),
             Some(()) = questions.take() => {}
-            () = tokio::time::sleep(RETRY), if failed => {}
+            () = tokio::time::sleep(RETRY), if failed || refused => {}
         }
         while let Some(event) = services.stream.next().now_or_never() {
             services.take(event, &mut proxy);
@@ -64,6 +66,7 @@ pub async fn run(
         failed = result.is_err();
         if !failed {
             questions.settle(&proxy);
+            refused = !health.follow(proxy.health_checks()).await;
         }
     }
 }

@@ -12,7 +12,7 @@ use crate::pods::Chain;
 use super::config::{Backend, ProxyConfig, Result};
 use super::frontends::{Change, Installed};
 use super::nftables::Nftables;
-use super::plan::{Frontend, Target, plan_service};
+use super::plan::{Frontend, HealthCheck, Target, plan_health_check, plan_service};
 
 /// The Service that an EndpointSlice belongs to.
 const SERVICE_NAME_LABEL: &str = "kubernetes.io/service-name";
@@ -63,6 +63,7 @@ pub struct Proxy {
     slices: HashMap<(String, String), ServiceKey>,
     claims: HashMap<Frontend, BTreeSet<Claim>>,
     installed: HashMap<Frontend, Installed>,
+    health_checks: BTreeMap<ServiceKey, HealthCheck>,
     dirty: HashSet<ServiceKey>,
     /// Whether the kernel's rules are ours and complete.
     started: bool,
@@ -85,6 +86,7 @@ impl Proxy {
             slices: HashMap::new(),
             claims: HashMap::new(),
             installed: HashMap::new(),
+            health_checks: BTreeMap::new(),
             dirty: HashSet::new(),
             started: false,
         }
@@ -168,6 +170,11 @@ impl Proxy {
         Ok(changes.len())
     }
 
+    /// What load balancers are to be told, as of the last [`Proxy::flush`].
+    pub(super) fn health_checks(&self) -> &BTreeMap<ServiceKey, HealthCheck> {
+        &self.health_checks
+    }
+
     /// Whether the rules that were written lead new connections for a Service past a pod that it
     /// selects: the Service is gone, or its slices say that the pod is not ready. Where no slice
     /// names the pod, the change that does is still under way.
@@ -230,9 +237,14 @@ impl Proxy {
         let Some(known) = self.services.get_mut(key) else { return Vec::new() };
         let old_claim = (known.created.take(), key.clone());
         let old = std::mem::take(&mut known.targets);
+        self.health_checks.remove(key);
         if let Some(service) = &known.service {
+            let node_name = &self.config.node_name;
             let slices = known.slices.values().map(AsRef::as_ref);
-            known.targets = plan_service(service, slices, &self.config.node_name);
+            known.targets = plan_service(service, slices.clone(), node_name);
+            if let Some(check) = plan_health_check(service, slices, node_name) {
+                self.health_checks.insert(key.clone(), check);
+            }
             known.created = service.metadata.creation_timestamp.clone();
         }
         let new_claim = (known.created.clone(), key.clone());

@@ -154,6 +154,7 @@ impl ImageStore {
                 source,
             })?;
         check_layer_count(&config, layers.len())?;
+        let _claim = self.claim(config.rootfs().diff_ids())?;
         for (layer, diff_id) in layers.iter().zip(config.rootfs().diff_ids()) {
             if self.layer_size(diff_id).is_none() {
                 self.add_layer(spool.open(layer)?, diff_id)?;

@@ -259,6 +259,7 @@ impl ImageStore {
                 message: format!("broken image configuration: {e}"),
             })?;
         check_layer_count(&config, manifest.layers.len()).map_err(PullError::store(reference))?;
+        let claim = self.claim(config.rootfs().diff_ids()).map_err(PullError::store(reference))?;
         let missing: Vec<(OciDescriptor, String)> = manifest
             .layers
             .iter()
@@ -282,9 +283,9 @@ impl ImageStore {
         if reference.digested().is_none() {
             names.extend(reference.tagged());
         }
-        self.add_image(&manifest.config.digest, config, &names)
-            .and_then(|image| self.with_names(image))
-            .map_err(PullError::store(reference))
+        let added = self.add_image(&manifest.config.digest, config, &names);
+        drop(claim);
+        added.and_then(|image| self.with_names(image)).map_err(PullError::store(reference))
     }
 
     async fn pull_layer(

@@ -15,6 +15,12 @@ use serde::{Deserialize, Serialize};
 use super::compression::decompressed;
 use super::reference::Reference;
 use super::unpack::{UnpackError, unpack};
+use super::usage;
+
+/// In a directory of what is being made: the layers that it is made of.
+const CLAIM: &str = "layers.json";
+/// Fewer digits name no image.
+const MIN_ID_LENGTH: usize = 6;
 
 /// An image that is present and unpacked.
 #[derive(Clone, Debug)]
@@ -95,6 +101,8 @@ impl StoreError {
 #[derive(Clone, Debug)]
 pub struct ImageStore {
     dir: PathBuf,
+    /// The runtime's directory of container records.
+    state_dir: Option<PathBuf>,
 }
 
 /// `images/<image id>.json`.
@@ -119,9 +127,15 @@ impl ImageStore {
             let path = dir.join(sub);
             fs::create_dir_all(&path).map_err(file("create", &path))?;
         }
-        let store = Self { dir: dir.to_owned() };
+        let store = Self { dir: dir.to_owned(), state_dir: None };
         store.remove_abandoned();
         Ok(store)
+    }
+
+    /// Never removes layers that a container runs from; `state_dir` is the runtime's.
+    #[must_use]
+    pub fn sparing_containers(self, state_dir: &Path) -> Self {
+        Self { state_dir: Some(state_dir.to_owned()), ..self }
     }
 
     /// Where it is.
@@ -216,7 +230,8 @@ impl ImageStore {
         Ok(references)
     }
 
-    /// Removes a name; with its last name goes the image. `name` may be an image ID too.
+    /// Removes a name; with its last name goes the image, unless a container runs from it: then it
+    /// stays without a name until a later removal. `name` may be an image ID too.
     pub fn remove(&self, name: &str) -> Result<Vec<String>, StoreError> {
         let _lock = self.lock()?;
         let references = self.references()?;
@@ -229,11 +244,11 @@ impl ImageStore {
             _ => {
                 let id = name.strip_prefix("sha256:").unwrap_or(name);
                 let full = format!("sha256:{id}");
-                let matches = |image: &str| image.starts_with(&full) && id.len() >= 6;
+                let matches = |image: &str| image.starts_with(&full) && id.len() >= MIN_ID_LENGTH;
                 references.iter().filter(|(_, i)| matches(i)).map(|(n, _)| n.clone()).collect()
             }
         };
-        if wanted.is_empty() {
+        if wanted.is_empty() && !self.is_nameless(name, &references)? {
             return Err(StoreError::NotFound(name.to_owned()));
         }
         let ids: HashSet<&String> =
@@ -253,37 +268,66 @@ impl ImageStore {
             let path = self.reference_path(name);
             fs::remove_file(&path).map_err(file("remove", &path))?;
         }
-        self.collect(&HashSet::new())?;
+        self.collect()?;
         Ok(removed)
     }
 
-    /// Removes every image that is not in `in_use` (image IDs); returns the freed bytes.
-    pub fn prune(&self, in_use: &HashSet<String>) -> Result<u64, StoreError> {
+    /// Whether `id` (its beginning will do) is that of an image without a name: it lost its last one
+    /// while a container ran from it, or gave it up to a newer image.
+    fn is_nameless(&self, id: &str, references: &[(String, String)]) -> Result<bool, StoreError> {
+        let id = id.strip_prefix("sha256:").unwrap_or(id);
+        let records = read_dir(&self.dir.join("images"))?;
+        let mut stems = records.iter().filter_map(|path| path.file_stem()?.to_str());
+        Ok(id.len() >= MIN_ID_LENGTH
+            && stems.any(|stem| {
+                stem.starts_with(id) && !references.iter().any(|(_, id)| digest_hex(id) == stem)
+            }))
+    }
+
+    /// Removes every image that no container runs from; returns the freed bytes.
+    pub fn prune(&self) -> Result<u64, StoreError> {
         let _lock = self.lock()?;
+        let stacks = self.stacks()?;
         for (name, id) in self.references()? {
-            if !in_use.contains(&id) {
+            let image = self.find_id(&id)?;
+            if !image.is_some_and(|image| stacks.contains(&usage::stack(&image.layers))) {
                 let path = self.reference_path(&name);
                 fs::remove_file(&path).map_err(file("remove", &path))?;
             }
         }
-        self.collect(in_use)
+        self.collect()
     }
 
-    /// Removes images without a name that are not `in_use`, then layers without an image.
-    fn collect(&self, in_use: &HashSet<String>) -> Result<u64, StoreError> {
+    /// The layers of every container that runs.
+    fn stacks(&self) -> Result<HashSet<usage::Stack>, StoreError> {
+        let Some(state_dir) = &self.state_dir else { return Ok(HashSet::new()) };
+        usage::stacks(state_dir).map_err(file("read", state_dir))
+    }
+
+    /// Removes images without a name, then layers without an image; neither where a container
+    /// runs from them, nor layers of an image that is being made.
+    fn collect(&self) -> Result<u64, StoreError> {
         let named: HashSet<String> = self.references()?.into_iter().map(|(_, id)| id).collect();
+        let stacks = self.stacks()?;
         let mut freed = 0;
-        let mut needed = HashSet::new();
+        let mut needed: HashSet<String> = stacks.iter().flatten().cloned().collect();
+        needed.extend(self.claimed()?);
         for path in read_dir(&self.dir.join("images"))? {
             let Some(stem) = path.file_stem().and_then(|s| s.to_str()) else { continue };
             let id = format!("sha256:{stem}");
-            if named.contains(&id) || in_use.contains(&id) {
-                let bytes = fs::read(&path).map_err(file("read", &path))?;
-                let record: ImageRecord = serde_json::from_slice(&bytes)
-                    .map_err(|source| StoreError::Record { path: path.clone(), source })?;
-                needed.extend(record.diff_ids.iter().map(|d| digest_hex(d).to_owned()));
-            } else {
-                fs::remove_file(&path).map_err(file("remove", &path))?;
+            let bytes = fs::read(&path).map_err(file("read", &path))?;
+            let record = serde_json::from_slice::<ImageRecord>(&bytes).map(|record| {
+                let layers = record.diff_ids.iter().map(|id| digest_hex(id).to_owned());
+                layers.collect::<usage::Stack>()
+            });
+            match record {
+                Ok(layers) if named.contains(&id) || stacks.contains(&layers) => {
+                    needed.extend(layers);
+                }
+                Err(source) if named.contains(&id) => {
+                    return Err(StoreError::Record { path, source });
+                }
+                _ => fs::remove_file(&path).map_err(file("remove", &path))?,
             }
         }
         for path in read_dir(&self.dir.join("layers"))? {
@@ -357,6 +401,37 @@ impl ImageStore {
         self.find_id(id)?.ok_or_else(|| StoreError::NotFound(id.to_owned()))
     }
 
+    /// Keeps these layers, those that are here and those to come, until the image that they are for
+    /// is recorded: a removal meanwhile would take them for layers without an image.
+    pub(super) fn claim(&self, diff_ids: &[String]) -> Result<Claim, StoreError> {
+        let _lock = self.lock()?;
+        let directory = self.incoming()?;
+        let path = directory.path().join(CLAIM);
+        let layers: Vec<&str> = diff_ids.iter().map(|id| digest_hex(id)).collect();
+        fs::write(&path, json(&layers)).map_err(file("write", &path))?;
+        Ok(Claim { _directory: directory })
+    }
+
+    /// The layers of images that are being made.
+    fn claimed(&self) -> Result<Vec<String>, StoreError> {
+        let mut layers = Vec::new();
+        for path in read_dir(&self.dir.join("incoming"))? {
+            let path = path.join(CLAIM);
+            match fs::read(&path) {
+                Ok(bytes) => {
+                    layers.extend(serde_json::from_slice::<Vec<String>>(&bytes).unwrap_or_default())
+                }
+                Err(e)
+                    if matches!(
+                        e.kind(),
+                        io::ErrorKind::NotFound | io::ErrorKind::NotADirectory
+                    ) => {}
+                Err(e) => return Err(file("read", &path)(e)),
+            }
+        }
+        Ok(layers)
+    }
+
     /// A directory for what is being made; gone when dropped.
     pub(super) fn incoming(&self) -> Result<tempfile::TempDir, StoreError> {
         let dir = self.dir.join("incoming");
@@ -415,6 +490,12 @@ impl ImageStore {
     }
 }
 
+/// Layers that no removal touches while this exists.
+#[derive(Debug)]
+pub(super) struct Claim {
+    _directory: tempfile::TempDir,
+}
+
 fn is_named(reference: &Reference, name: &str) -> bool {
     match reference.digested() {
         Some(digested) => digested == name,
@@ -457,4 +538,102 @@ pub(super) fn check_layer_count(
 ) -> Result<(), StoreError> {
     let diff_ids = config.rootfs().diff_ids().len();
     if diff_ids == layers { Ok(()) } else { Err(StoreError::LayerCount { layers, diff_ids }) }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    const OLD: &str = "docker.io/library/app:old";
+    const NEW: &str = "docker.io/library/app:new";
+
+    fn id(digit: char) -> String {
+        format!("sha256:{}", digit.to_string().repeat(64))
+    }
+
+    /// An image with one layer of its own on a layer that all have.
+    fn add(store: &ImageStore, digit: char, name: &str) -> Image {
+        let diff_ids = [id('0'), id(digit)];
+        for diff_id in &diff_ids {
+            fs::create_dir_all(store.layer_path(diff_id)).unwrap();
+            store
+                .write(&store.layer_record_path(diff_id), &json(&LayerRecord { size_bytes: 5 }))
+                .unwrap();
+        }
+        let config = json!({"architecture": "amd64", "os": "linux",
+            "rootfs": {"type": "layers", "diff_ids": diff_ids}});
+        let config = serde_json::from_value(config).unwrap();
+        store.add_image(&id(digit), config, &[name.to_owned()]).unwrap()
+    }
+
+    /// A container as the runtime records it.
+    fn run(state_dir: &Path, container: &str, layers: &[PathBuf]) -> PathBuf {
+        let directory = state_dir.join("sandboxes/pod").join(container);
+        fs::create_dir_all(&directory).unwrap();
+        fs::write(directory.join("container.json"), json(&json!({"id": "c", "layers": layers})))
+            .unwrap();
+        directory
+    }
+
+    fn present(store: &ImageStore) -> Vec<String> {
+        let images = store.list().unwrap();
+        images.into_iter().flat_map(|image| image.tags.into_iter().chain([image.id])).collect()
+    }
+
+    #[test]
+    fn a_removal_spares_an_image_that_is_being_made() {
+        let directory = tempfile::tempdir().unwrap();
+        let store = ImageStore::open(directory.path()).unwrap();
+        add(&store, 'a', OLD);
+        let claim = store.claim(&[id('0'), id('b')]).unwrap();
+        let layer = store.layer_path(&id('b'));
+        fs::create_dir(&layer).unwrap();
+        store.remove(OLD).unwrap();
+        // What was here before and what has come since.
+        assert!(store.layer_path(&id('0')).is_dir() && layer.is_dir());
+        assert!(!store.layer_path(&id('a')).is_dir());
+        add(&store, 'b', NEW);
+        drop(claim);
+        store.collect().unwrap();
+        assert!(layer.is_dir());
+        store.remove(NEW).unwrap();
+        assert!(!layer.is_dir());
+    }
+
+    #[test]
+    fn what_a_container_runs_from_stays() {
+        let directory = tempfile::tempdir().unwrap();
+        let state_dir = directory.path().join("containers");
+        let store = ImageStore::open(&directory.path().join("images")).unwrap();
+        let store = store.sparing_containers(&state_dir);
+        let image = add(&store, 'a', OLD);
+        add(&store, 'b', NEW);
+        let container = run(&state_dir, "c", &image.layers);
+
+        assert_eq!(store.prune().unwrap(), 5);
+        assert_eq!(present(&store), [OLD.to_owned(), id('a')]);
+        // Its name may go, and nothing else with it.
+        assert_eq!(store.remove(OLD).unwrap(), [OLD]);
+        assert_eq!(store.remove(&id('a')[..15]).unwrap(), Vec::<String>::new());
+        assert_eq!(present(&store), [id('a')]);
+        // A newer image takes the name over; the old one is found by its ID alone.
+        add(&store, 'b', OLD);
+        assert!(store.remove("nginx").unwrap_err().to_string().contains("not found"));
+        store.prune().unwrap();
+        assert_eq!(present(&store), [id('a')]);
+        assert!(image.layers.iter().all(|layer| layer.is_dir()));
+
+        // A container of an earlier boot and one that has ended need nothing.
+        let started = json(&json!({"pid": 1, "boot_id": "another"}));
+        fs::write(container.join("started.json"), started).unwrap();
+        assert_eq!(usage::stacks(&state_dir).unwrap(), HashSet::new());
+        fs::remove_file(container.join("started.json")).unwrap();
+        assert_eq!(usage::stacks(&state_dir).unwrap().len(), 1);
+        fs::write(container.join("exit.json"), "{}").unwrap();
+        assert_eq!(store.remove(&id('a')).unwrap(), Vec::<String>::new());
+        assert_eq!(present(&store), Vec::<String>::new());
+        assert!(!image.layers.iter().any(|layer| layer.is_dir()));
+    }
 }

@@ -166,3 +166,26 @@ fn families_do_not_mix() {
     assert_eq!(octets(&plan[&at("10.0.0.1", 80)].inside), [2]);
     assert_eq!(plan[&at("fd00::1", 80)].inside.endpoints, [("fd00::5".parse().unwrap(), 8080)]);
 }
+
+#[test]
+fn load_balancers_may_ask_for_endpoints_of_this_node() {
+    let slices = [
+        slice(&[endpoint(2, READY, "here"), endpoint(3, READY, "there")]),
+        slice(&[
+            endpoint(2, READY, "here"),
+            endpoint(4, READY, "here"),
+            endpoint(5, (false, true, true), "here"),
+        ]),
+    ];
+    let check = |type_: &str, policy: &str, port: Value| {
+        let spec =
+            json!({"type": type_, "externalTrafficPolicy": policy, "healthCheckNodePort": port});
+        plan_health_check(&service(spec), slices.iter(), "here")
+    };
+    let known = Some(HealthCheck { port: 30_500, local: 2 });
+    assert_eq!(check("LoadBalancer", "Local", json!(30_500)), known);
+    assert_eq!(check("LoadBalancer", "Cluster", json!(30_500)), None);
+    assert_eq!(check("NodePort", "Local", json!(30_500)), None);
+    assert_eq!(check("LoadBalancer", "Local", json!(null)), None);
+    assert_eq!(check("LoadBalancer", "Local", json!(0)), None);
+}
