@@ -3,6 +3,7 @@
 mod limit_range;
 mod namespace_lifecycle;
 mod pod_priority;
+mod pod_security;
 pub(crate) mod quota;
 mod service_account;
 mod storage;
@@ -43,7 +44,18 @@ pub(crate) async fn create(call: &Call<'_>, object: &mut Value) -> Result<(), Ap
 
 /// Before a valid new object is stored: only refuses.
 pub(crate) fn validate_create(call: &Call<'_>, object: &Value) -> Result<(), ApiError> {
-    check_roles(call, object, None)
+    check_roles(call, object, None)?;
+    pod_security::create(call, object)
+}
+
+/// Before a valid changed object is stored: only refuses.
+pub(crate) fn validate_update(
+    call: &Call<'_>,
+    object: &Value,
+    old: &Value,
+    subresource: Subresource<'_>,
+) -> Result<(), ApiError> {
+    pod_security::update(call, object, old, subresource)
 }
 
 /// Nobody hands out more than they hold themselves.
