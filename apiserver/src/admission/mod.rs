@@ -5,6 +5,7 @@ mod namespace_lifecycle;
 mod pod_priority;
 mod pod_security;
 pub(crate) mod quota;
+mod runtime_class;
 mod service_account;
 mod storage;
 mod tolerations;
@@ -23,6 +24,7 @@ pub(crate) async fn create(call: &Call<'_>, object: &mut Value) -> Result<(), Ap
         service_account::create(call, object).await?;
         pod_priority::create(call, object)?;
         tolerations::create(object);
+        runtime_class::create(call, object)?;
         limit_range::create_pod(call, object)?;
     }
     if is_claim(call) {

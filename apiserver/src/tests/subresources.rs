@@ -91,3 +91,15 @@ async fn evictions_keep_the_budget() {
     let pod = cluster.get(&format!("{PODS}/p")).await.ok();
     assert!(pod["metadata"]["deletionTimestamp"].is_string());
 }
+
+#[tokio::test]
+async fn a_pod_cannot_ask_for_a_runtime_class() {
+    let cluster = Cluster::new().await;
+    let object = json!({"metadata": {"name": "p"},
+        "spec": {"runtimeClassName": "gvisor", "containers": [{"name": "c", "image": "x"}]}});
+    let refused = cluster.post(PODS, &object).await.fails(403);
+    assert_eq!(
+        refused["message"],
+        "pods \"p\" is forbidden: pod rejected: RuntimeClass \"gvisor\" not found"
+    );
+}
