@@ -19,6 +19,7 @@ use crate::catalog::Catalog;
 use crate::config::Config;
 use crate::error::ApiError;
 use crate::meta::Meta;
+use crate::negotiate::Encoding;
 use crate::openapi::Documents;
 use crate::public::PublicPaths;
 use crate::request::{Query, RequestInfo};
@@ -205,7 +206,10 @@ impl ApiServer {
             return public::answer(self, info, &parts).await;
         }
         let Some(found) = self.catalog.find(&info.group, &info.version, &info.resource) else {
-            return Ok(public::page_not_found());
+            return match public::no_definitions(self, info) {
+                Some(none) => body::value(StatusCode::OK, &none, Encoding::Json, &parts.headers),
+                None => Ok(public::page_not_found()),
+            };
         };
         if found.0.namespaced
             && info.namespace.is_empty()
@@ -251,9 +255,9 @@ impl ApiServer {
 /// A request for objects themselves.
 async fn dispatch(call: &Call<'_>, body: Body) -> Result<Response<Body>, ApiError> {
     let verb = call.info.verb;
-    let known = call.resource.verbs.contains(&verb)
-        || (verb == "deletecollection" && call.resource.verbs.contains(&"delete"));
-    if !known {
+    let named = !call.info.name.is_empty();
+    let misplaced = (verb == "create" && named) || (matches!(verb, "update" | "patch") && !named);
+    if misplaced || !call.resource.verbs.contains(&verb) {
         return Err(ApiError::method_not_allowed());
     }
     if call.stored_as().group == metrics::GROUP {
