@@ -430,17 +430,23 @@ fn is_extended(name: &str) -> bool {
         || name.split_once('/').is_some_and(|(domain, _)| !domain.contains("kubernetes.io"))
 }
 
-fn validate_resource(name: &str, quantity: &Field<'_>) -> ErrorList {
+/// Checks the name of a resource that containers ask for.
+pub fn validate_resource_name(name: &str, path: &str) -> ErrorList {
     let mut errors = ErrorList::new();
     for message in names::label_key(name) {
-        errors.push(FieldError::invalid(&quantity.path, name, message));
+        errors.push(FieldError::invalid(path, name, message));
     }
     let standard =
         matches!(name, "cpu" | "memory" | "ephemeral-storage") || name.starts_with("hugepages-");
     if errors.is_empty() && !name.contains('/') && !standard {
         let detail = "must be a standard resource for containers";
-        errors.push(FieldError::invalid(&quantity.path, name, detail));
+        errors.push(FieldError::invalid(path, name, detail));
     }
+    errors
+}
+
+fn validate_resource(name: &str, quantity: &Field<'_>) -> ErrorList {
+    let mut errors = validate_resource_name(name, &quantity.path);
     if let Ok(value) = Quantity::from_json(quantity.value) {
         let text = || Value::from(value.to_string());
         if value.is_negative() {
