@@ -21,7 +21,7 @@ mod namespace;
 mod network_policy;
 mod node;
 mod persistent_volume;
-mod persistent_volume_claim;
+pub(crate) mod persistent_volume_claim;
 mod pod;
 mod pod_disruption_budget;
 mod pod_template;

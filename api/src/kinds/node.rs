@@ -1,11 +1,15 @@
 //! Node.
 
+use std::collections::BTreeSet;
+
 use jiff::Timestamp;
 use serde_json::Value;
 
 use super::row;
 use crate::defaults::{child, copy_from, object_at, set_default};
+use crate::field::Field;
 use crate::field_error::ErrorList;
+use crate::names;
 use crate::quantity::canonicalize_list;
 use crate::registry::{
     Behaviour, Cell, Column, Resource, Served, Subresource, SubresourceInfo, keep_all_but_status,
@@ -55,6 +59,10 @@ impl Behaviour for Node {
         }
     }
 
+    fn validate(&self, object: &Value) -> ErrorList {
+        validate_taints(&Field::new(&object["spec"]["taints"], "metadata.taints"))
+    }
+
     fn columns(&self) -> &'static [Column] {
         const {
             &[
@@ -94,6 +102,31 @@ impl Behaviour for Node {
     }
 }
 
+/// Checks taints; upstream names the path of what is wrong as below `metadata`.
+fn validate_taints(taints: &Field<'_>) -> ErrorList {
+    let mut errors = ErrorList::new();
+    let mut seen = BTreeSet::new();
+    for taint in taints.items() {
+        let [key, value, effect] = ["key", "value", "effect"].map(|name| taint.at(name));
+        errors.extend(key.invalid_each(names::label_key(key.str())));
+        let messages = names::label_value(value.str());
+        if !messages.is_empty() {
+            errors.push(value.invalid(messages.join(";")));
+        }
+        if effect.is_empty() {
+            errors.push(effect.required(""));
+        } else {
+            errors.extend(effect.one_of(&["NoExecute", "NoSchedule", "PreferNoSchedule"]));
+        }
+        if !seen.insert((key.str(), effect.str())) {
+            let mut duplicate = taint.duplicate();
+            "taints must be unique by key and effect pair".clone_into(&mut duplicate.detail);
+            errors.push(duplicate);
+        }
+    }
+    errors
+}
+
 fn conditions(node: &Value) -> String {
     let list = node["status"]["conditions"].as_array().into_iter().flatten();
     let ready = list.into_iter().find(|condition| condition["type"] == "Ready");
@@ -129,4 +162,34 @@ fn address(node: &Value, kind: &str) -> String {
     let list = node["status"]["addresses"].as_array().into_iter().flatten();
     let found = list.into_iter().find(|address| address["type"] == kind);
     found.and_then(|address| address["address"].as_str()).unwrap_or("<none>").to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn taints_are_checked() {
+        let node = json!({"spec": {"taints": [
+            {"key": "a", "value": "b", "effect": "NoSchedule"},
+            {"key": "a", "effect": "NoSchedule"},
+            {"key": "a b", "effect": "Never"},
+            {"key": "c"},
+        ]}});
+        let errors: Vec<String> = Node.validate(&node).iter().map(ToString::to_string).collect();
+        assert_eq!(
+            errors[0],
+            "metadata.taints[1]: Duplicate value: {\"effect\":\"NoSchedule\",\"key\":\"a\"}: taints \
+             must be unique by key and effect pair"
+        );
+        assert!(errors[1].starts_with("metadata.taints[2].key: Invalid value: \"a b\""));
+        assert_eq!(
+            errors[2],
+            "metadata.taints[2].effect: Unsupported value: \"Never\": supported values: \
+             \"NoExecute\", \"NoSchedule\", \"PreferNoSchedule\""
+        );
+        assert_eq!(errors[3], "metadata.taints[3].effect: Required value");
+    }
 }
