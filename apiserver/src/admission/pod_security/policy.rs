@@ -79,7 +79,7 @@ const LEVELS: &str = "must be one of privileged, baseline, restricted";
 const VERSIONS: &str = "must be \"latest\" or \"v1.x\"";
 
 fn not_understood(label: &str, text: &str, detail: &str) -> FieldError {
-    FieldError::invalid(&format!("metadata.labels[{label}]"), text, detail)
+    FieldError::invalid(format!("metadata.labels[{label}]"), text, detail)
 }
 
 impl Level {
@@ -139,6 +139,9 @@ impl Standard {
 mod tests {
     use super::*;
 
+    /// Labels without their prefix, with their values.
+    type Labels = &'static [(&'static str, &'static str)];
+
     fn policy(labels: &[(&str, &str)]) -> (String, String, Vec<String>) {
         let (policy, errors) = Policy::of(|label| {
             let name = label.strip_prefix(PREFIX)?;
@@ -150,7 +153,7 @@ mod tests {
 
     #[test]
     fn labels_say_level_and_version_of_each_mode() {
-        let cases: [(&[(&str, &str)], &str, &str); 5] = [
+        let cases: [(Labels, &str, &str); 5] = [
             (&[], "privileged:latest", "privileged:latest"),
             (&[("enforce", "baseline")], "baseline:latest", "baseline:latest"),
             (
