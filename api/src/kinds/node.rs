@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use super::row;
 use crate::defaults::{child, copy_from, object_at, set_default};
-use crate::field::Field;
+use crate::field::{Field, same};
 use crate::field_error::ErrorList;
 use crate::names;
 use crate::quantity::canonicalize_list;
@@ -61,6 +61,20 @@ impl Behaviour for Node {
 
     fn validate(&self, object: &Value) -> ErrorList {
         validate_taints(&Field::new(&object["spec"]["taints"], "metadata.taints"))
+    }
+
+    fn validate_change(&self, object: &Value, old: &Value) -> ErrorList {
+        let (spec, before) = (Field::root(object).at("spec"), &old["spec"]);
+        let mut errors = ErrorList::new();
+        for (name, shown) in [("podCIDRs", "podCIDR"), ("providerID", "providerID")] {
+            let (field, before) = (spec.at(name), &before[name]);
+            if !same(before, &Value::Null) && !same(before, field.value) {
+                errors.push(field.forbidden(format!(
+                    "node updates may not change {shown} except from \"\" to valid"
+                )));
+            }
+        }
+        errors
     }
 
     fn columns(&self) -> &'static [Column] {
@@ -169,6 +183,18 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+
+    #[test]
+    fn the_provider_is_named_once() {
+        let node = |id: &str| json!({"spec": {"providerID": id}});
+        assert!(Node.validate_change(&node("a"), &node("")).is_empty());
+        assert!(Node.validate_change(&node("a"), &node("a")).is_empty());
+        assert_eq!(
+            Node.validate_change(&node("b"), &node("a"))[0].to_string(),
+            "spec.providerID: Forbidden: node updates may not change providerID except from \"\" \
+             to valid"
+        );
+    }
 
     #[test]
     fn taints_are_checked() {
