@@ -29,7 +29,7 @@ use crate::services::Services;
 use crate::stream_proxy::{NodeDialer, Nodes};
 use crate::tls_listener::{FromNetwork, FromThisMachine};
 use crate::ui::{self, Dashboard};
-use crate::{metrics, public, subresources, verbs};
+use crate::{components, metrics, public, subresources, verbs};
 
 /// The Kubernetes API over one store.
 pub struct ApiServer {
@@ -262,6 +262,9 @@ async fn dispatch(call: &Call<'_>, body: Body) -> Result<Response<Body>, ApiErro
     }
     if call.stored_as().group == metrics::GROUP {
         return metrics::answer(call).await;
+    }
+    if call.stored_as().kind == components::KIND {
+        return components::answer(call).await;
     }
     match verb {
         "get" => verbs::get::answer(call),

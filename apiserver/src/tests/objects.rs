@@ -237,3 +237,23 @@ async fn a_review_of_no_token_is_refused() {
         "token is required for TokenReview in authentication"
     );
 }
+
+#[tokio::test]
+async fn the_components_are_well() {
+    let cluster = Cluster::new().await;
+    let list = cluster.get("/api/v1/componentstatuses").await;
+    assert_eq!(
+        list.headers["warning"].to_str().unwrap(),
+        "299 - \"v1 ComponentStatus is deprecated in v1.19+\""
+    );
+    let list = list.ok();
+    assert_eq!(list["kind"], "ComponentStatusList");
+    let names: Vec<_> =
+        list["items"].as_array().unwrap().iter().map(|i| &i["metadata"]["name"]).collect();
+    assert_eq!(names, ["scheduler", "controller-manager", "etcd-0"]);
+    let one = cluster.get("/api/v1/componentstatuses/etcd-0").await.ok();
+    assert_eq!(one["conditions"][0]["status"], "True");
+    let none = cluster.get("/api/v1/componentstatuses/x").await.fails(404);
+    assert_eq!(none["message"], "componentstatuses \"x\" not found");
+    cluster.post("/api/v1/componentstatuses", &json!({})).await.fails(405);
+}
