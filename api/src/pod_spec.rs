@@ -2,6 +2,7 @@
 
 mod container;
 pub mod defaults;
+mod mount;
 mod probe;
 mod scheduling;
 mod security;
