@@ -2,6 +2,7 @@
 
 mod row;
 
+mod component_status;
 mod config_map;
 mod controller_revision;
 mod cron_job;
@@ -21,7 +22,7 @@ mod namespace;
 mod network_policy;
 mod node;
 mod persistent_volume;
-mod persistent_volume_claim;
+pub(crate) mod persistent_volume_claim;
 mod pod;
 mod pod_disruption_budget;
 mod pod_template;
@@ -58,6 +59,7 @@ pub static RESOURCES: &[Resource] = &[
     resource_quota::RESOURCE,
     pod_template::RESOURCE,
     review::BINDING,
+    component_status::RESOURCE,
     deployment::RESOURCE,
     replica_set::RESOURCE,
     daemon_set::RESOURCE,

@@ -279,6 +279,28 @@ pub fn ip(text: &str) -> Vec<String> {
     }
 }
 
+/// What is wrong with an address that traffic is to be sent to (upstream `ValidateNonSpecialIP`).
+pub fn reachable_ip(text: &str) -> Option<String> {
+    let ip: std::net::IpAddr = text.parse().ok()?;
+    let (link_local, link_local_multicast) = match ip {
+        std::net::IpAddr::V4(v4) => (v4.is_link_local(), v4.octets()[..3] == [224, 0, 0]),
+        std::net::IpAddr::V6(v6) => {
+            (v6.segments()[0] & 0xffc0 == 0xfe80, v6.segments()[0] & 0xff0f == 0xff02)
+        }
+    };
+    if ip.is_unspecified() {
+        Some(format!("may not be unspecified ({ip})"))
+    } else if ip.is_loopback() {
+        Some("may not be in the loopback range (127.0.0.0/8, ::1/128)".to_owned())
+    } else if link_local {
+        Some("may not be in the link-local range (169.254.0.0/16, fe80::/10)".to_owned())
+    } else if link_local_multicast {
+        Some("may not be in the link-local multicast range (224.0.0.0/24, ff02::/10)".to_owned())
+    } else {
+        None
+    }
+}
+
 /// A header name of an HTTP probe.
 pub fn http_header_name(text: &str) -> Vec<String> {
     let legal = |b: u8| b.is_ascii_alphanumeric() || b == b'-';

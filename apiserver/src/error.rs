@@ -169,14 +169,14 @@ impl ApiError {
         )
     }
 
-    /// 422 for a patch that cannot be applied to the object.
-    pub fn unprocessable(why: &str) -> Self {
+    /// 422 for a patch that cannot be applied to the object; upstream does not say why.
+    pub fn unprocessable() -> Self {
         Self::new(
             StatusCode::UNPROCESSABLE_ENTITY,
             "Invalid",
             "the server rejected our request due to an error in our request",
         )
-        .with_cause("UnexpectedServerResponse", why, "")
+        .about("", "", "")
     }
 
     /// 400.

@@ -75,10 +75,15 @@ async fn all(server: &Arc<ApiServer>, which: &str, query: &Query) -> Response<Bo
     }
 }
 
+/// Why the store fails, if it does.
+pub(crate) async fn of_store(server: &ApiServer) -> Option<String> {
+    server.store.check().await.err().map(|error| error.to_string())
+}
+
 /// Why a check fails, if it does.
 async fn failure(server: &Arc<ApiServer>, check: &str) -> Option<String> {
     match check {
-        STORE => server.store.check().await.err().map(|error| error.to_string()),
+        STORE => of_store(server).await,
         // Who gets an answer has reached a server that works.
         _ => None,
     }

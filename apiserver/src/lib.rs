@@ -10,6 +10,7 @@ mod bootstrap;
 mod call;
 mod catalog;
 mod change_cause;
+mod components;
 mod config;
 mod decode;
 mod discovery;

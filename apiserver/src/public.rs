@@ -43,6 +43,21 @@ pub(crate) fn page_not_found() -> Response<Body> {
     body::text(StatusCode::NOT_FOUND, "404 page not found\n")
 }
 
+/// The list of CustomResourceDefinitions, none of which can be made here. kubectl asks for it before
+/// it sends a kind that no PATCH is documented for, such as the reviews, and stops at an error.
+pub(crate) fn no_definitions(server: &ApiServer, info: &RequestInfo) -> Option<Value> {
+    let asked = (info.group.as_str(), info.version.as_str(), info.resource.as_str());
+    let wanted = ("apiextensions.k8s.io", "v1", "customresourcedefinitions");
+    (asked == wanted && info.verb == "list").then(|| {
+        json!({
+            "kind": "CustomResourceDefinitionList",
+            "apiVersion": "apiextensions.k8s.io/v1",
+            "metadata": { "resourceVersion": server.store.revision().to_string() },
+            "items": [],
+        })
+    })
+}
+
 /// Answers a request that is about no resource.
 pub(crate) async fn answer(
     server: &Arc<ApiServer>,

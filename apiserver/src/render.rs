@@ -14,7 +14,7 @@ use crate::error::ApiError;
 use crate::meta::Meta;
 use crate::negotiate::{self, Accepted, Encoding, Form};
 use crate::object::Encoded;
-use crate::table;
+use crate::table::{self, Table};
 
 /// Parses stored bytes.
 pub(crate) fn parse(record: &Record<Meta>) -> Result<Value, ApiError> {
@@ -84,6 +84,39 @@ pub(crate) fn object(
         }
     };
     body::value(status, &rendered, accepted.encoding, call.headers)
+}
+
+/// A list of objects that are stored nowhere.
+pub(crate) fn computed_list(
+    call: &Call<'_>,
+    items: Vec<Value>,
+) -> Result<Response<Body>, ApiError> {
+    let accepted = accepted(call)?;
+    let metadata = json!({});
+    let document = match accepted.form {
+        Form::Table(version) => {
+            let mut table = Table::new(call, version)?;
+            let now = Timestamp::now();
+            items.into_iter().for_each(|item| table.push(item, now));
+            table.finish(&metadata)
+        }
+        Form::Metadata(version) => {
+            let items: Vec<Value> = items.iter().map(|item| partial(item, version)).collect();
+            json!({
+                "kind": "PartialObjectMetadataList",
+                "apiVersion": format!("meta.k8s.io/{version}"),
+                "metadata": metadata,
+                "items": items,
+            })
+        }
+        _ => json!({
+            "kind": format!("{}List", call.served.kind),
+            "apiVersion": call.served.api_version(),
+            "metadata": metadata,
+            "items": items,
+        }),
+    };
+    body::value(StatusCode::OK, &document, Encoding::Json, call.headers)
 }
 
 /// A stored object as `PartialObjectMetadata` in JSON; its metadata is taken as it is stored.

@@ -19,6 +19,7 @@ use crate::catalog::Catalog;
 use crate::config::Config;
 use crate::error::ApiError;
 use crate::meta::Meta;
+use crate::negotiate::Encoding;
 use crate::openapi::Documents;
 use crate::public::PublicPaths;
 use crate::request::{Query, RequestInfo};
@@ -28,7 +29,7 @@ use crate::services::Services;
 use crate::stream_proxy::{NodeDialer, Nodes};
 use crate::tls_listener::{FromNetwork, FromThisMachine};
 use crate::ui::{self, Dashboard};
-use crate::{metrics, public, subresources, verbs};
+use crate::{components, metrics, public, subresources, verbs};
 
 /// The Kubernetes API over one store.
 pub struct ApiServer {
@@ -205,7 +206,10 @@ impl ApiServer {
             return public::answer(self, info, &parts).await;
         }
         let Some(found) = self.catalog.find(&info.group, &info.version, &info.resource) else {
-            return Ok(public::page_not_found());
+            return match public::no_definitions(self, info) {
+                Some(none) => body::value(StatusCode::OK, &none, Encoding::Json, &parts.headers),
+                None => Ok(public::page_not_found()),
+            };
         };
         if found.0.namespaced
             && info.namespace.is_empty()
@@ -251,13 +255,16 @@ impl ApiServer {
 /// A request for objects themselves.
 async fn dispatch(call: &Call<'_>, body: Body) -> Result<Response<Body>, ApiError> {
     let verb = call.info.verb;
-    let known = call.resource.verbs.contains(&verb)
-        || (verb == "deletecollection" && call.resource.verbs.contains(&"delete"));
-    if !known {
+    let named = !call.info.name.is_empty();
+    let misplaced = (verb == "create" && named) || (matches!(verb, "update" | "patch") && !named);
+    if misplaced || !call.resource.verbs.contains(&verb) {
         return Err(ApiError::method_not_allowed());
     }
     if call.stored_as().group == metrics::GROUP {
         return metrics::answer(call).await;
+    }
+    if call.stored_as().kind == components::KIND {
+        return components::answer(call).await;
     }
     match verb {
         "get" => verbs::get::answer(call),

@@ -7,6 +7,7 @@ mod applying;
 mod deletion;
 mod objects;
 mod patches;
+mod pod_security;
 mod services;
 mod subresources;
 mod watching;

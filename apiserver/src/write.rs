@@ -226,6 +226,7 @@ async fn settle(
         if edit.subresource != Subresource::Status {
             call.warn_all(behaviour.warnings(new));
         }
+        admission::validate_update(call, new, old, edit.subresource)?;
         return Ok(reservation);
     }
     Err(ApiError::invalid(call.served, object::name(new), errors))

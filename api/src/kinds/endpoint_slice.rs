@@ -67,6 +67,22 @@ impl Behaviour for EndpointSlice {
                 };
                 if !fits {
                     errors.push(address.invalid(format!("must be a valid {} address", kind.str())));
+                } else if kind.str() != "FQDN" {
+                    errors
+                        .extend(names::reachable_ip(address.str()).map(|why| address.invalid(why)));
+                }
+            }
+            let (host, node) = (endpoint.at("hostname"), endpoint.at("nodeName"));
+            if host.exists() {
+                errors.extend(host.invalid_each(names::dns1123_label(host.str())));
+            }
+            if node.exists() {
+                errors.extend(node.invalid_each(names::dns1123_subdomain(node.str())));
+            }
+            for zone in endpoint.at("hints").at("forZones").items() {
+                let name = zone.at("name");
+                if name.is_empty() {
+                    errors.push(name.required(""));
                 }
             }
         }
@@ -80,6 +96,10 @@ impl Behaviour for EndpointSlice {
                 errors.push(name.duplicate());
             }
             errors.extend(port.at("protocol").one_of(&["SCTP", "TCP", "UDP"]));
+            let application = port.at("appProtocol");
+            if application.exists() {
+                errors.extend(application.invalid_each(names::label_key(application.str())));
+            }
         }
         errors
     }

@@ -1,15 +1,16 @@
 //! HorizontalPodAutoscaler: stored as autoscaling/v2, also served as v1.
 
 mod v1;
+mod validation;
 
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
+use self::validation::{validate_behavior, validate_metric, validate_reference};
 use super::row;
 use crate::defaults::{child, object_at, set, set_default};
 use crate::field::Field;
 use crate::field_error::{ErrorList, FieldError};
-use crate::names;
 use crate::registry::{Behaviour, Cell, Column, Resource, Served};
 
 /// The row of the resource table.
@@ -76,39 +77,11 @@ impl Behaviour for HorizontalPodAutoscaler {
             let detail = "must be greater than or equal to `minReplicas`";
             errors.push(FieldError::invalid(&most.path, upper, detail));
         }
-        let target = spec.at("scaleTargetRef");
-        for name in ["kind", "name"] {
-            let field = target.at(name);
-            if field.is_empty() {
-                errors.push(field.required(""));
-            } else {
-                errors.extend(field.invalid_each(names::path_segment(field.str())));
-            }
-        }
+        errors.extend(validate_reference(&spec.at("scaleTargetRef")));
         for metric in spec.at("metrics").items() {
-            let kind = metric.at("type");
-            if kind.is_empty() {
-                errors.push(kind.required("must specify a metric source type"));
-                continue;
-            }
-            errors.extend(kind.one_of(&[
-                "ContainerResource",
-                "External",
-                "Object",
-                "Pods",
-                "Resource",
-            ]));
-            let resource = metric.at("resource");
-            if kind.str() == "Resource" {
-                let utilization = resource.at("target").at("averageUtilization");
-                if utilization.int().is_some_and(|percent| percent < 1) {
-                    errors.push(utilization.invalid("must be greater than 0"));
-                }
-                if resource.at("name").is_empty() {
-                    errors.push(resource.at("name").required("must specify a resource name"));
-                }
-            }
+            errors.extend(validate_metric(&metric));
         }
+        errors.extend(validate_behavior(&spec.at("behavior")));
         errors
     }
 

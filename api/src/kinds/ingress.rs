@@ -38,6 +38,19 @@ impl Behaviour for Ingress {
         if backend.exists() {
             errors.extend(validate_backend(&backend));
         }
+        for tls in spec.at("tls").items() {
+            for host in tls.at("hosts").items() {
+                errors.extend(host.invalid_each(if host.str().contains('*') {
+                    names::wildcard_dns1123_subdomain(host.str())
+                } else {
+                    names::dns1123_subdomain(host.str())
+                }));
+            }
+            let secret = tls.at("secretName");
+            if !secret.is_empty() {
+                errors.extend(secret.invalid_each(names::dns1123_subdomain(secret.str())));
+            }
+        }
         for rule in rules.items() {
             let host = rule.at("host");
             if host.str().parse::<std::net::IpAddr>().is_ok() {

@@ -39,6 +39,10 @@ impl Behaviour for IngressClass {
                 controller.invalid("must be a domain-prefixed path (such as \"acme.io/foo\")"),
             ),
         }
+        let parameters = Field::root(object).at("spec").at("parameters");
+        if parameters.exists() {
+            errors.extend(validate_parameters(&parameters));
+        }
         errors
     }
 
@@ -69,5 +73,67 @@ impl Behaviour for IngressClass {
             shown.into(),
             row::age(object, now),
         ]
+    }
+}
+
+/// Checks the reference to what configures the controller.
+fn validate_parameters(parameters: &Field<'_>) -> ErrorList {
+    let mut errors = ErrorList::new();
+    let [group, kind, name, scope, namespace] =
+        ["apiGroup", "kind", "name", "scope", "namespace"].map(|name| parameters.at(name));
+    if group.exists() {
+        errors.extend(group.invalid_each(names::dns1123_subdomain(group.str())));
+    }
+    for field in [kind, name] {
+        if field.is_empty() {
+            errors.push(field.required(""));
+        } else {
+            errors.extend(field.invalid_each(names::path_segment(field.str())));
+        }
+    }
+    match scope.str() {
+        "" => errors.push(scope.required("")),
+        "Namespace" if namespace.is_empty() => {
+            let detail = "`parameters.scope` is set to 'Namespace'";
+            errors.push(namespace.required(detail));
+        }
+        "Namespace" => {
+            errors.extend(namespace.invalid_each(names::dns1123_label(namespace.str())));
+        }
+        "Cluster" if !namespace.is_empty() => {
+            errors.push(namespace.forbidden("`parameters.scope` is set to 'Cluster'"));
+        }
+        _ => errors.extend(scope.one_of(&["Cluster", "Namespace"])),
+    }
+    errors
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn parameters_name_an_object() {
+        let check = |parameters: Value| -> Vec<String> {
+            let object = json!({"spec": {"controller": "a.b/c", "parameters": parameters}});
+            IngressClass.validate(&object).iter().map(ToString::to_string).collect()
+        };
+        assert!(check(json!({"kind": "Config", "name": "c", "scope": "Cluster"})).is_empty());
+        assert_eq!(
+            check(json!({"scope": "Namespace"})),
+            [
+                "spec.parameters.kind: Required value",
+                "spec.parameters.name: Required value",
+                "spec.parameters.namespace: Required value: `parameters.scope` is set to \
+                 'Namespace'",
+            ]
+        );
+        assert_eq!(
+            check(json!({"kind": "C", "name": "c", "scope": "Node"})),
+            ["spec.parameters.scope: Unsupported value: \"Node\": supported values: \"Cluster\", \
+              \"Namespace\""]
+        );
     }
 }

@@ -9,6 +9,7 @@ use crate::defaults::{child, empty, items_at, set, set_default, set_default_text
 use crate::field::Field;
 use crate::field_error::{ErrorList, FieldError};
 use crate::metadata::validate_label_selector;
+use crate::names;
 use crate::pod_spec::validate_port;
 use crate::registry::{Behaviour, Cell, Column, Resource, Served};
 
@@ -51,6 +52,7 @@ impl Behaviour for NetworkPolicy {
                     if number.exists() {
                         errors.extend(validate_port(&number));
                     }
+                    errors.extend(validate_end_port(&number, &port.at("endPort")));
                 }
                 for peer in rule.at(peers).items() {
                     errors.extend(validate_peer(&peer));
@@ -80,6 +82,43 @@ impl Behaviour for NetworkPolicy {
     }
 }
 
+/// A range of ports begins with a number and does not end before it.
+fn validate_end_port(port: &Field<'_>, end: &Field<'_>) -> ErrorList {
+    let Some(last) = end.int() else { return ErrorList::new() };
+    if !port.exists() {
+        return vec![end.invalid("may not be specified when `port` is not specified")];
+    }
+    let Some(first) = port.int() else {
+        return vec![end.invalid("may not be specified when `port` is non-numeric")];
+    };
+    let mut errors = ErrorList::new();
+    if last < first {
+        let detail = "must be greater than or equal to `port`";
+        errors.push(FieldError::invalid(&end.path, first, detail));
+    }
+    errors.extend(end.invalid_each(names::port_number(last)));
+    errors
+}
+
+/// Whether `part` is a range in the range `whole`, and smaller.
+fn is_strict_part(part: &str, whole: &str) -> bool {
+    let read = |text: &str| -> Option<(u128, u32, u32)> {
+        let (address, bits) = text.split_once('/')?;
+        let bits: u32 = bits.parse().ok()?;
+        match address.parse().ok()? {
+            std::net::IpAddr::V4(v4) => Some((u128::from(v4.to_bits()), 32, bits)),
+            std::net::IpAddr::V6(v6) => Some((v6.to_bits(), 128, bits)),
+        }
+    };
+    let (Some((inner, size, inner_bits)), Some((outer, outer_size, outer_bits))) =
+        (read(part), read(whole))
+    else {
+        return false;
+    };
+    let network = |address: u128| address.checked_shr(size - outer_bits).unwrap_or(0);
+    size == outer_size && outer_bits < inner_bits && network(inner) == network(outer)
+}
+
 fn validate_peer(peer: &Field<'_>) -> ErrorList {
     let mut errors = ErrorList::new();
     let [pods, namespaces, block] =
@@ -98,6 +137,12 @@ fn validate_peer(peer: &Field<'_>) -> ErrorList {
         if cidr.is_empty() {
             errors.push(cidr.required(""));
         }
+        for part in block.at("except").items() {
+            let valid = is_cidr(part.str()) && is_cidr(cidr.str());
+            if valid && !is_strict_part(part.str(), cidr.str()) {
+                errors.push(part.invalid("must be a strict subset of `cidr`"));
+            }
+        }
         for range in block.at("except").items().into_iter().chain([cidr]) {
             if !range.is_empty() && !is_cidr(range.str()) {
                 let detail = "must be a valid CIDR value, (e.g. 10.9.8.0/24 or 2001:db8::/64)";
@@ -106,4 +151,43 @@ fn validate_peer(peer: &Field<'_>) -> ErrorList {
         }
     }
     errors
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn ranges_of_ports_and_addresses() {
+        let object = json!({"spec": {"podSelector": {}, "policyTypes": ["Ingress"], "ingress": [{
+            "ports": [
+                {"protocol": "TCP", "port": 80, "endPort": 90},
+                {"protocol": "TCP", "port": 80, "endPort": 70},
+                {"protocol": "TCP", "endPort": 70},
+                {"protocol": "TCP", "port": "web", "endPort": 70},
+            ],
+            "from": [{"ipBlock": {"cidr": "10.0.0.0/8",
+                "except": ["10.1.0.0/16", "10.0.0.0/8", "11.0.0.0/16"]}},
+                {"ipBlock": {"cidr": "::/0", "except": ["fd00::/8"]}}],
+        }]}});
+        let errors: Vec<String> =
+            NetworkPolicy.validate(&object).iter().map(ToString::to_string).collect();
+        assert_eq!(
+            errors,
+            [
+                "spec.ingress[0].ports[1].endPort: Invalid value: 80: must be greater than or \
+                 equal to `port`",
+                "spec.ingress[0].ports[2].endPort: Invalid value: 70: may not be specified when \
+                 `port` is not specified",
+                "spec.ingress[0].ports[3].endPort: Invalid value: 70: may not be specified when \
+                 `port` is non-numeric",
+                "spec.ingress[0].from[0].ipBlock.except[1]: Invalid value: \"10.0.0.0/8\": must be \
+                 a strict subset of `cidr`",
+                "spec.ingress[0].from[0].ipBlock.except[2]: Invalid value: \"11.0.0.0/16\": must be \
+                 a strict subset of `cidr`",
+            ]
+        );
+    }
 }

@@ -1,11 +1,15 @@
 //! Node.
 
+use std::collections::BTreeSet;
+
 use jiff::Timestamp;
 use serde_json::Value;
 
 use super::row;
 use crate::defaults::{child, copy_from, object_at, set_default};
+use crate::field::{Field, same};
 use crate::field_error::ErrorList;
+use crate::names;
 use crate::quantity::canonicalize_list;
 use crate::registry::{
     Behaviour, Cell, Column, Resource, Served, Subresource, SubresourceInfo, keep_all_but_status,
@@ -55,6 +59,24 @@ impl Behaviour for Node {
         }
     }
 
+    fn validate(&self, object: &Value) -> ErrorList {
+        validate_taints(&Field::new(&object["spec"]["taints"], "metadata.taints"))
+    }
+
+    fn validate_change(&self, object: &Value, old: &Value) -> ErrorList {
+        let (spec, before) = (Field::root(object).at("spec"), &old["spec"]);
+        let mut errors = ErrorList::new();
+        for (name, shown) in [("podCIDRs", "podCIDR"), ("providerID", "providerID")] {
+            let (field, before) = (spec.at(name), &before[name]);
+            if !same(before, &Value::Null) && !same(before, field.value) {
+                errors.push(field.forbidden(format!(
+                    "node updates may not change {shown} except from \"\" to valid"
+                )));
+            }
+        }
+        errors
+    }
+
     fn columns(&self) -> &'static [Column] {
         const {
             &[
@@ -94,6 +116,31 @@ impl Behaviour for Node {
     }
 }
 
+/// Checks taints; upstream names the path of what is wrong as below `metadata`.
+fn validate_taints(taints: &Field<'_>) -> ErrorList {
+    let mut errors = ErrorList::new();
+    let mut seen = BTreeSet::new();
+    for taint in taints.items() {
+        let [key, value, effect] = ["key", "value", "effect"].map(|name| taint.at(name));
+        errors.extend(key.invalid_each(names::label_key(key.str())));
+        let messages = names::label_value(value.str());
+        if !messages.is_empty() {
+            errors.push(value.invalid(messages.join(";")));
+        }
+        if effect.is_empty() {
+            errors.push(effect.required(""));
+        } else {
+            errors.extend(effect.one_of(&["NoExecute", "NoSchedule", "PreferNoSchedule"]));
+        }
+        if !seen.insert((key.str(), effect.str())) {
+            let mut duplicate = taint.duplicate();
+            "taints must be unique by key and effect pair".clone_into(&mut duplicate.detail);
+            errors.push(duplicate);
+        }
+    }
+    errors
+}
+
 fn conditions(node: &Value) -> String {
     let list = node["status"]["conditions"].as_array().into_iter().flatten();
     let ready = list.into_iter().find(|condition| condition["type"] == "Ready");
@@ -129,4 +176,46 @@ fn address(node: &Value, kind: &str) -> String {
     let list = node["status"]["addresses"].as_array().into_iter().flatten();
     let found = list.into_iter().find(|address| address["type"] == kind);
     found.and_then(|address| address["address"].as_str()).unwrap_or("<none>").to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn the_provider_is_named_once() {
+        let node = |id: &str| json!({"spec": {"providerID": id}});
+        assert!(Node.validate_change(&node("a"), &node("")).is_empty());
+        assert!(Node.validate_change(&node("a"), &node("a")).is_empty());
+        assert_eq!(
+            Node.validate_change(&node("b"), &node("a"))[0].to_string(),
+            "spec.providerID: Forbidden: node updates may not change providerID except from \"\" \
+             to valid"
+        );
+    }
+
+    #[test]
+    fn taints_are_checked() {
+        let node = json!({"spec": {"taints": [
+            {"key": "a", "value": "b", "effect": "NoSchedule"},
+            {"key": "a", "effect": "NoSchedule"},
+            {"key": "a b", "effect": "Never"},
+            {"key": "c"},
+        ]}});
+        let errors: Vec<String> = Node.validate(&node).iter().map(ToString::to_string).collect();
+        assert_eq!(
+            errors[0],
+            "metadata.taints[1]: Duplicate value: {\"effect\":\"NoSchedule\",\"key\":\"a\"}: taints \
+             must be unique by key and effect pair"
+        );
+        assert!(errors[1].starts_with("metadata.taints[2].key: Invalid value: \"a b\""));
+        assert_eq!(
+            errors[2],
+            "metadata.taints[2].effect: Unsupported value: \"Never\": supported values: \
+             \"NoExecute\", \"NoSchedule\", \"PreferNoSchedule\""
+        );
+        assert_eq!(errors[3], "metadata.taints[3].effect: Required value");
+    }
 }

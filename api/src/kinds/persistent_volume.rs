@@ -70,7 +70,11 @@ impl Behaviour for PersistentVolume {
         if path.str().split('/').any(|part| part == "..") {
             errors.push(path.invalid("must not contain '..'"));
         }
-        if spec.at("local").exists() && !spec.at("nodeAffinity").exists() {
+        let local = spec.at("local");
+        if local.exists() && local.at("path").is_empty() {
+            errors.push(local.at("path").required(""));
+        }
+        if local.exists() && !spec.at("nodeAffinity").exists() {
             let detail = "Local volume requires node affinity";
             errors.push(spec.at("nodeAffinity").required(detail));
         }

@@ -47,17 +47,7 @@ impl Behaviour for PersistentVolumeClaim {
     }
 
     fn validate(&self, object: &Value) -> ErrorList {
-        let spec = Field::root(object).at("spec");
-        let mut errors = validate_access_modes(&spec.at("accessModes"));
-        errors.extend(validate_label_selector(&spec.at("selector")));
-        let requests = spec.at("resources").at("requests");
-        let storage = requests.key("storage");
-        match Quantity::from_json(storage.value) {
-            Ok(size) => errors.extend(validate_size(&storage, &size)),
-            Err(_) => errors.push(storage.required("")),
-        }
-        errors.extend(validate_class_and_mode(&spec));
-        errors
+        validate_claim_spec(&Field::root(object).at("spec"))
     }
 
     fn validate_change(&self, object: &Value, old: &Value) -> ErrorList {
@@ -131,4 +121,18 @@ impl Behaviour for PersistentVolumeClaim {
             row::text_or(&spec["volumeMode"], "<unset>"),
         ]
     }
+}
+
+/// Checks the spec of a claim, or of the template of one.
+pub fn validate_claim_spec(spec: &Field<'_>) -> ErrorList {
+    let mut errors = validate_access_modes(&spec.at("accessModes"));
+    errors.extend(validate_label_selector(&spec.at("selector")));
+    let requests = spec.at("resources").at("requests");
+    let storage = requests.key("storage");
+    match Quantity::from_json(storage.value) {
+        Ok(size) => errors.extend(validate_size(&storage, &size)),
+        Err(_) => errors.push(storage.required("")),
+    }
+    errors.extend(validate_class_and_mode(spec));
+    errors
 }

@@ -8,7 +8,7 @@ use super::workload::{
     REPLICA_COLUMNS, labels_from, replica_cells, replica_fields, replicas_and_template,
     template_warnings, validate_running_template,
 };
-use crate::defaults::{child, set};
+use crate::defaults::{child, set, set_default};
 use crate::field::Field;
 use crate::field_error::ErrorList;
 use crate::metadata::validate_labels;
@@ -34,7 +34,11 @@ impl Behaviour for ReplicationController {
     fn to_storage(&self, _served: &Served, object: &mut Value) -> Result<(), ErrorList> {
         let labels = object["spec"]["template"]["metadata"]["labels"].clone();
         let spec = child(object, "spec");
-        replicas_and_template(spec);
+        if spec["template"].is_null() {
+            set_default(spec, "replicas", 1);
+        } else {
+            replicas_and_template(spec);
+        }
         if row::count(&labels) > 0 {
             if row::count(&spec["selector"]) == 0 {
                 set(spec, "selector", labels.clone());

@@ -6,7 +6,7 @@ use serde_json::Value;
 use super::row;
 use crate::defaults::{child, empty, object_at, set};
 use crate::field::Field;
-use crate::field_error::ErrorList;
+use crate::field_error::{ErrorList, FieldError};
 use crate::names;
 use crate::quantity::{Quantity, canonicalize_list};
 use crate::registry::{Behaviour, Cell, Column, Resource, Served};
@@ -50,14 +50,13 @@ impl Behaviour for ResourceQuota {
         let spec = Field::root(object).at("spec");
         let mut errors = ErrorList::new();
         for (name, quantity) in spec.at("hard").entries() {
-            errors.extend(quantity.invalid_each(names::label_key(name)));
+            errors.extend(validate_resource(&quantity, name));
             if Quantity::from_json(quantity.value).is_ok_and(|q| q.is_negative()) {
                 errors.push(quantity.invalid("must be greater than or equal to 0"));
             }
         }
-        for scope in spec.at("scopes").items() {
-            errors.extend(scope.one_of(SCOPES));
-        }
+        errors.extend(validate_scopes(&spec));
+        errors.extend(validate_scope_selector(&spec));
         errors
     }
 
@@ -85,5 +84,179 @@ impl Behaviour for ResourceQuota {
             limits.join(", ").into(),
             row::age(object, now),
         ]
+    }
+}
+
+/// Resources besides those that are counted under `count/`.
+const STANDARD: [&str; 19] = [
+    "configmaps",
+    "cpu",
+    "ephemeral-storage",
+    "limits.cpu",
+    "limits.ephemeral-storage",
+    "limits.memory",
+    "memory",
+    "persistentvolumeclaims",
+    "pods",
+    "replicationcontrollers",
+    "requests.cpu",
+    "requests.ephemeral-storage",
+    "requests.memory",
+    "requests.storage",
+    "resourcequotas",
+    "secrets",
+    "services",
+    "services.loadbalancers",
+    "services.nodeports",
+];
+
+/// What only pods that ask for something take.
+const COMPUTE: [&str; 6] =
+    ["cpu", "limits.cpu", "limits.memory", "memory", "requests.cpu", "requests.memory"];
+
+fn is_standard(name: &str) -> bool {
+    STANDARD.contains(&name)
+        || ["hugepages-", "requests.hugepages-"].iter().any(|prefix| name.starts_with(prefix))
+}
+
+fn validate_resource(quantity: &Field<'_>, name: &str) -> ErrorList {
+    let messages = names::label_key(name);
+    if messages.is_empty() && !name.contains('/') && !is_standard(name) {
+        let detail = "must be a standard resource for quota";
+        return vec![FieldError::invalid(&quantity.path, name, detail)];
+    }
+    let invalid = |message: String| FieldError::invalid(&quantity.path, name, message);
+    messages.into_iter().map(invalid).collect()
+}
+
+/// Whether pods of a scope can be counted by a resource.
+fn fits(scope: &str, resource: &str) -> bool {
+    match scope {
+        "BestEffort" => resource == "pods",
+        _ => resource == "pods" || COMPUTE.contains(&resource),
+    }
+}
+
+/// Whether the quota limits something that pods of this scope do not take.
+fn misses(spec: &Field<'_>, scope: &str) -> bool {
+    let hard = spec.at("hard").entries();
+    SCOPES.contains(&scope) && hard.iter().any(|(name, _)| is_standard(name) && !fits(scope, name))
+}
+
+fn validate_scopes(spec: &Field<'_>) -> ErrorList {
+    let mut errors = ErrorList::new();
+    let scopes = spec.at("scopes");
+    for scope in scopes.items() {
+        if !SCOPES.contains(&scope.str()) {
+            errors.push(scopes.invalid("unsupported scope"));
+        }
+        if misses(spec, scope.str()) {
+            errors.push(scopes.invalid("unsupported scope applied to resource"));
+        }
+    }
+    let has = |name: &str| scopes.items().iter().any(|scope| scope.str() == name);
+    for (scope, opposite) in [("BestEffort", "NotBestEffort"), ("Terminating", "NotTerminating")] {
+        if has(scope) && has(opposite) {
+            errors.push(scopes.invalid("conflicting scopes"));
+        }
+    }
+    errors
+}
+
+/// Upstream names the list, not its element.
+fn validate_scope_selector(spec: &Field<'_>) -> ErrorList {
+    let mut errors = ErrorList::new();
+    let list = spec.at("scopeSelector").at("matchExpressions");
+    for requirement in list.items() {
+        let at =
+            |name: &str| Field::new(requirement.at(name).value, format!("{}.{name}", list.path));
+        let [scope, operator, values] = ["scopeName", "operator", "values"].map(at);
+        if !SCOPES.contains(&scope.str()) {
+            errors.push(scope.invalid("unsupported scope"));
+        }
+        if misses(spec, scope.str()) {
+            errors.push(list.invalid("unsupported scope applied to resource"));
+        }
+        let by_class = scope.str() == "PriorityClass";
+        if SCOPES.contains(&scope.str()) && !by_class && operator.str() != "Exists" {
+            errors.push(operator.invalid(
+                "must be 'Exist' when scope is any of ResourceQuotaScopeTerminating, \
+                 ResourceQuotaScopeNotTerminating, ResourceQuotaScopeBestEffort, \
+                 ResourceQuotaScopeNotBestEffort or ResourceQuotaScopeCrossNamespacePodAffinity",
+            ));
+        }
+        match operator.str() {
+            "In" | "NotIn" if values.is_empty() => errors.push(values.required(
+                "must be at least one value when `operator` is 'In' or 'NotIn' for scope selector",
+            )),
+            "Exists" | "DoesNotExist" if !values.is_empty() => errors.push(values.invalid(
+                "must be no value when `operator` is 'Exist' or 'DoesNotExist' for scope selector",
+            )),
+            "In" | "NotIn" | "Exists" | "DoesNotExist" => {}
+            _ => errors.push(operator.invalid("not a valid selector operator")),
+        }
+    }
+    errors
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn errors(spec: Value) -> Vec<String> {
+        let quota = json!({ "spec": spec });
+        ResourceQuota.validate(&quota).iter().map(ToString::to_string).collect()
+    }
+
+    #[test]
+    fn resources_are_known_and_fit_the_scopes() {
+        let fine = json!({"hard": {"pods": "4", "cpu": "1", "count/jobs.batch": "3",
+            "requests.nvidia.com/gpu": "1", "requests.hugepages-2Mi": "2Mi"}});
+        assert!(errors(fine).is_empty());
+        assert_eq!(
+            errors(json!({"hard": {"foo": "1"}})),
+            ["spec.hard[foo]: Invalid value: \"foo\": must be a standard resource for quota"]
+        );
+        assert_eq!(
+            errors(json!({"hard": {"cpu": "1", "pods": "1"}, "scopes": ["BestEffort"]})),
+            ["spec.scopes: Invalid value: [\"BestEffort\"]: unsupported scope applied to resource"]
+        );
+        assert!(errors(json!({"hard": {"cpu": "1"}, "scopes": ["NotBestEffort"]})).is_empty());
+        assert_eq!(
+            errors(json!({"hard": {"pods": "1"}, "scopes": ["Foo"]})),
+            ["spec.scopes: Invalid value: [\"Foo\"]: unsupported scope"]
+        );
+        assert_eq!(
+            errors(json!({"hard": {"pods": "1"}, "scopes": ["Terminating", "NotTerminating"]})),
+            [
+                "spec.scopes: Invalid value: [\"Terminating\",\"NotTerminating\"]: conflicting scopes"
+            ]
+        );
+    }
+
+    #[test]
+    fn selectors_of_scopes() {
+        let of = |requirement: Value| {
+            errors(json!({"hard": {"pods": "1"},
+                "scopeSelector": {"matchExpressions": [requirement]}}))
+        };
+        let class = |operator: &str, values: Value| json!({"scopeName": "PriorityClass", "operator": operator, "values": values});
+        assert!(of(class("In", json!(["high"]))).is_empty());
+        assert_eq!(
+            of(class("In", json!([]))),
+            ["spec.scopeSelector.matchExpressions.values: Required value: must be at least one \
+              value when `operator` is 'In' or 'NotIn' for scope selector"]
+        );
+        assert_eq!(
+            of(class("Is", json!([]))),
+            ["spec.scopeSelector.matchExpressions.operator: Invalid value: \"Is\": not a valid \
+              selector operator"]
+        );
+        assert!(
+            of(json!({"scopeName": "BestEffort", "operator": "DoesNotExist"}))[0]
+                .contains("must be 'Exist' when scope is any of")
+        );
     }
 }

@@ -11,6 +11,7 @@ use crate::field::{Field, same};
 use crate::field_error::{ErrorList, FieldError};
 use crate::names;
 use crate::registry::{Behaviour, Cell, Column, Resource, Served, Subresource};
+use crate::schema::parse_json;
 
 /// The row of the resource table.
 pub const RESOURCE: Resource = Resource::new(SERVED, &Secret);
@@ -94,14 +95,9 @@ fn validate_type(object: &Field<'_>, data: &Field<'_>) -> ErrorList {
     let mut errors = ErrorList::new();
     let need = |key: &str| (!data.at(key).exists()).then(|| data.key(key).required(""));
     let json = |key: &str| {
-        let valid = serde_json::from_slice::<Value>(&decoded(data.key(key).value)).is_ok();
-        (!valid).then(|| {
-            FieldError::invalid(
-                data.key(key).path,
-                "<secret contents redacted>",
-                "invalid character",
-            )
-        })
+        let error = parse_json(&decoded(data.key(key).value)).err()?;
+        let path = data.key(key).path;
+        Some(FieldError::invalid(path, "<secret contents redacted>", error.to_string()))
     };
     match object.at("type").str() {
         "kubernetes.io/service-account-token" => {
@@ -153,4 +149,26 @@ pub fn validate_immutable(object: &Value, old: &Value, fields: &[&str]) -> Error
         }
     }
     errors
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn a_docker_configuration_is_json() {
+        let check = |text: &str| -> Vec<String> {
+            let secret = json!({"type": "kubernetes.io/dockerconfigjson",
+                "data": {".dockerconfigjson": STANDARD.encode(text)}});
+            Secret.validate(&secret).iter().map(ToString::to_string).collect()
+        };
+        assert!(check("{\"auths\":{}}").is_empty());
+        assert_eq!(
+            check("x"),
+            ["data[.dockerconfigjson]: Invalid value: \"<secret contents redacted>\": invalid \
+              character 'x' looking for beginning of value"]
+        );
+    }
 }

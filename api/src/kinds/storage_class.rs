@@ -44,6 +44,15 @@ impl Behaviour for StorageClass {
         errors.extend(object.at("reclaimPolicy").one_of(&["Delete", "Retain"]));
         errors
             .extend(object.at("volumeBindingMode").one_of(&["Immediate", "WaitForFirstConsumer"]));
+        for topology in object.at("allowedTopologies").items() {
+            for requirement in topology.at("matchLabelExpressions").items() {
+                let (key, values) = (requirement.at("key"), requirement.at("values"));
+                if values.is_empty() {
+                    errors.push(values.required(""));
+                }
+                errors.extend(key.invalid_each(names::label_key(key.str())));
+            }
+        }
         errors
     }
 

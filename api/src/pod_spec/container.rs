@@ -4,9 +4,9 @@ use std::collections::BTreeSet;
 
 use serde_json::Value;
 
+use super::mount::{validate_devices, validate_mounts};
 use super::probe::validate_probes;
 use super::security::validate_container_security;
-use super::volume::validate_descending;
 use crate::field::Field;
 use crate::field_error::{ErrorList, FieldError};
 use crate::names;
@@ -22,6 +22,8 @@ pub fn validate_containers(spec: &Field<'_>, volumes: &BTreeSet<String>) -> Erro
     }
     for container in containers.items() {
         errors.extend(validate_container(&container, volumes, &mut seen));
+        errors.extend(validate_devices(&container, &spec.at("volumes")));
+        errors.extend(validate_resize(&container, &spec.at("restartPolicy")));
         errors.extend(validate_probes(&container));
         let policy = container.at("restartPolicy");
         if policy.exists() {
@@ -30,6 +32,8 @@ pub fn validate_containers(spec: &Field<'_>, volumes: &BTreeSet<String>) -> Erro
     }
     for container in spec.at("initContainers").items() {
         errors.extend(validate_container(&container, volumes, &mut seen));
+        errors.extend(validate_devices(&container, &spec.at("volumes")));
+        errors.extend(validate_resize(&container, &spec.at("restartPolicy")));
         let policy = container.at("restartPolicy");
         if policy.exists() {
             errors.extend(policy.one_of(&["Always"]));
@@ -61,6 +65,7 @@ pub fn validate_ephemeral_containers(spec: &Field<'_>) -> ErrorList {
     let others = seen.clone();
     for container in spec.at("ephemeralContainers").items() {
         errors.extend(validate_container(&container, &volumes, &mut seen));
+        errors.extend(validate_devices(&container, &spec.at("volumes")));
         for name in ["ports", "livenessProbe", "readinessProbe", "startupProbe", "lifecycle"] {
             let field = container.at(name);
             if !field.is_empty() {
@@ -350,42 +355,30 @@ pub fn validate_field_source(source: &Field<'_>, place: FieldSources) -> ErrorLi
     errors
 }
 
-fn validate_mounts(container: &Field<'_>, volumes: &BTreeSet<String>) -> ErrorList {
+/// Checks what is to happen to a container whose resources change while it runs.
+fn validate_resize(container: &Field<'_>, restart_policy: &Field<'_>) -> ErrorList {
     let mut errors = ErrorList::new();
-    let mut paths = BTreeSet::new();
-    for mount in container.at("volumeMounts").items() {
-        let [name, path, sub, expression, propagation] =
-            ["name", "mountPath", "subPath", "subPathExpr", "mountPropagation"]
-                .map(|field| mount.at(field));
-        if name.is_empty() {
-            errors.push(name.required(""));
-        } else if !volumes.contains(name.str()) {
-            errors.push(FieldError::not_found(&name.path, name.str()));
+    let policies = container.at("resizePolicy");
+    let mut seen = BTreeSet::new();
+    for entry in policies.items() {
+        // Upstream names the list, but for duplicates.
+        let (resource, policy) = (entry.at("resourceName"), entry.at("restartPolicy"));
+        if !seen.insert(resource.str()) {
+            errors.push(FieldError::duplicate(&entry.path, resource.str()));
         }
-        if path.is_empty() {
-            errors.push(path.required(""));
-        } else if !paths.insert(path.str()) {
-            errors.push(path.invalid("must be unique"));
-        }
-        if !sub.is_empty() {
-            errors.extend(validate_descending(&sub));
-        }
-        if !expression.is_empty() {
-            if !sub.is_empty() {
-                let detail = "subPathExpr and subPath are mutually exclusive";
-                errors.push(expression.invalid(detail));
+        for (field, known) in
+            [(&resource, ["cpu", "memory"]), (&policy, ["NotRequired", "RestartContainer"])]
+        {
+            let field = Field::new(field.value, policies.path.as_str());
+            if field.is_empty() {
+                errors.push(field.required(""));
+            } else {
+                errors.extend(field.one_of(&known));
             }
-            errors.extend(validate_descending(&expression));
         }
-        if propagation.exists() {
-            let modes = ["Bidirectional", "HostToContainer", "None"];
-            errors.extend(propagation.one_of(&modes));
-            let privileged = container.at("securityContext").at("privileged").bool();
-            if propagation.str() == "Bidirectional" && !privileged {
-                errors.push(propagation.forbidden(
-                    "Bidirectional mount propagation is available only to privileged containers",
-                ));
-            }
+        if restart_policy.str() == "Never" && policy.str() != "NotRequired" {
+            let detail = "must be 'NotRequired' when `restartPolicy` is 'Never'";
+            errors.push(FieldError::invalid(&policies.path, policy.str(), detail));
         }
     }
     errors
@@ -430,17 +423,23 @@ fn is_extended(name: &str) -> bool {
         || name.split_once('/').is_some_and(|(domain, _)| !domain.contains("kubernetes.io"))
 }
 
-fn validate_resource(name: &str, quantity: &Field<'_>) -> ErrorList {
+/// Checks the name of a resource that containers ask for.
+pub fn validate_resource_name(name: &str, path: &str) -> ErrorList {
     let mut errors = ErrorList::new();
     for message in names::label_key(name) {
-        errors.push(FieldError::invalid(&quantity.path, name, message));
+        errors.push(FieldError::invalid(path, name, message));
     }
     let standard =
         matches!(name, "cpu" | "memory" | "ephemeral-storage") || name.starts_with("hugepages-");
     if errors.is_empty() && !name.contains('/') && !standard {
         let detail = "must be a standard resource for containers";
-        errors.push(FieldError::invalid(&quantity.path, name, detail));
+        errors.push(FieldError::invalid(path, name, detail));
     }
+    errors
+}
+
+fn validate_resource(name: &str, quantity: &Field<'_>) -> ErrorList {
+    let mut errors = validate_resource_name(name, &quantity.path);
     if let Ok(value) = Quantity::from_json(quantity.value) {
         let text = || Value::from(value.to_string());
         if value.is_negative() {
@@ -482,6 +481,16 @@ mod tests {
         for (container, expected) in [
             (json!({"image": ""}), "spec.containers[0].image: Required value"),
             (json!({"ports": [{}]}), "spec.containers[0].ports[0].containerPort: Required value"),
+            (
+                json!({"resizePolicy": [{"resourceName": "disk", "restartPolicy": "NotRequired"}]}),
+                "spec.containers[0].resizePolicy: Unsupported value: \"disk\": supported values: \"cpu\", \"memory\"",
+            ),
+            (
+                json!({"resizePolicy": [
+                    {"resourceName": "cpu", "restartPolicy": "NotRequired"},
+                    {"resourceName": "cpu", "restartPolicy": "RestartContainer"}]}),
+                "spec.containers[0].resizePolicy[1]: Duplicate value: \"cpu\"",
+            ),
             (
                 json!({"ports": [{"containerPort": 70000}]}),
                 "spec.containers[0].ports[0].containerPort: Invalid value: 70000: must be between 1 and 65535, inclusive",

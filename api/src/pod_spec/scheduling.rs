@@ -1,5 +1,7 @@
 //! Validation of what guides the scheduler: affinity, tolerations, spreading.
 
+use std::collections::BTreeSet;
+
 use crate::field::Field;
 use crate::field_error::{ErrorList, FieldError};
 use crate::metadata::validate_label_selector;
@@ -120,6 +122,11 @@ fn validate_node_term(term: &Field<'_>) -> ErrorList {
         if key.str() != "metadata.name" {
             errors.push(key.invalid("not a valid field selector key"));
         }
+        if matches!(operator.str(), "In" | "NotIn") && expression.at("values").len() != 1 {
+            let detail = "must be only one value when `operator` is 'In' or 'NotIn' for node \
+                          field selector";
+            errors.push(expression.at("values").required(detail));
+        }
     }
     errors
 }
@@ -150,6 +157,7 @@ fn validate_pod_term(term: &Field<'_>) -> ErrorList {
 /// Checks `spec.topologySpreadConstraints`.
 pub fn validate_spread(constraints: &Field<'_>) -> ErrorList {
     let mut errors = ErrorList::new();
+    let mut seen = BTreeSet::new();
     for constraint in constraints.items() {
         let skew = constraint.at("maxSkew");
         if skew.int().unwrap_or(0) <= 0 {
@@ -163,7 +171,111 @@ pub fn validate_spread(constraints: &Field<'_>) -> ErrorList {
         }
         let action = constraint.at("whenUnsatisfiable");
         errors.extend(action.one_of(&["DoNotSchedule", "ScheduleAnyway"]));
+        if !seen.insert((key.str(), action.str())) {
+            let path = format!("{}.{{topologyKey, whenUnsatisfiable}}", constraint.path);
+            let pair = format!("{{{}, {}}}", key.str(), action.str());
+            errors.push(FieldError::duplicate(&path, pair));
+        }
+        let domains = constraint.at("minDomains");
+        if let Some(least) = domains.int() {
+            if least <= 0 {
+                errors.push(domains.invalid("must be greater than zero"));
+            }
+            if action.str() != "DoNotSchedule" {
+                errors.push(domains.invalid(format!(
+                    "can only use minDomains if whenUnsatisfiable=DoNotSchedule, not {}",
+                    action.str()
+                )));
+            }
+        }
+        for policy in ["nodeAffinityPolicy", "nodeTaintsPolicy"].map(|name| constraint.at(name)) {
+            if policy.exists() {
+                errors.extend(policy.one_of(&["Honor", "Ignore"]));
+            }
+        }
+        errors.extend(validate_match_label_keys(&constraint));
         errors.extend(validate_label_selector(&constraint.at("labelSelector")));
     }
     errors
+}
+
+/// Keys whose values the pod's own labels give go with a selector that does not name them.
+fn validate_match_label_keys(constraint: &Field<'_>) -> ErrorList {
+    let (keys, selector) = (constraint.at("matchLabelKeys"), constraint.at("labelSelector"));
+    let mut errors = ErrorList::new();
+    if keys.is_empty() {
+        return errors;
+    }
+    if !selector.exists() {
+        errors.push(keys.forbidden("must not be specified when labelSelector is not set"));
+    }
+    let labels = selector.at("matchLabels").entries().into_iter().map(|(key, _)| key);
+    let expressions = selector.at("matchExpressions").items();
+    let selected: BTreeSet<&str> =
+        labels.chain(expressions.iter().map(|expression| expression.at("key").str())).collect();
+    for key in keys.items() {
+        errors.extend(key.invalid_each(names::label_key(key.str())));
+        if selected.contains(key.str()) {
+            errors.push(key.invalid("exists in both matchLabelKeys and labelSelector"));
+        }
+    }
+    errors
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    fn spread(constraints: Value) -> Vec<String> {
+        let errors = validate_spread(&Field::new(&constraints, "c"));
+        errors.iter().map(ToString::to_string).collect()
+    }
+
+    #[test]
+    fn spreading_says_what_it_means() {
+        let valid = json!([{
+            "maxSkew": 1, "topologyKey": "zone", "whenUnsatisfiable": "DoNotSchedule",
+            "minDomains": 2, "nodeTaintsPolicy": "Honor", "matchLabelKeys": ["hash"],
+            "labelSelector": {"matchLabels": {"app": "web"}},
+        }]);
+        assert!(spread(valid).is_empty());
+        let invalid = json!([
+            {"maxSkew": 1, "topologyKey": "zone", "whenUnsatisfiable": "ScheduleAnyway",
+                "minDomains": 0, "nodeAffinityPolicy": "Maybe", "matchLabelKeys": ["a"]},
+            {"maxSkew": 1, "topologyKey": "zone", "whenUnsatisfiable": "ScheduleAnyway",
+                "matchLabelKeys": ["app"], "labelSelector": {"matchLabels": {"app": "web"}}},
+        ]);
+        assert_eq!(
+            spread(invalid),
+            [
+                "c[0].minDomains: Invalid value: 0: must be greater than zero",
+                "c[0].minDomains: Invalid value: 0: can only use minDomains if \
+                 whenUnsatisfiable=DoNotSchedule, not ScheduleAnyway",
+                "c[0].nodeAffinityPolicy: Unsupported value: \"Maybe\": supported values: \
+                 \"Honor\", \"Ignore\"",
+                "c[0].matchLabelKeys: Forbidden: must not be specified when labelSelector is not \
+                 set",
+                "c[1].{topologyKey, whenUnsatisfiable}: Duplicate value: \"{zone, \
+                 ScheduleAnyway}\"",
+                "c[1].matchLabelKeys[0]: Invalid value: \"app\": exists in both matchLabelKeys \
+                 and labelSelector",
+            ]
+        );
+    }
+
+    #[test]
+    fn a_node_is_selected_by_one_name() {
+        let selector = json!({"nodeSelectorTerms": [{"matchFields": [
+            {"key": "metadata.name", "operator": "In", "values": ["a", "b"]}]}]});
+        let errors = validate_node_selector(&Field::new(&selector, "s"));
+        assert_eq!(
+            errors.iter().map(ToString::to_string).collect::<Vec<_>>(),
+            [
+                "s.nodeSelectorTerms[0].matchFields[0].values: Required value: must be only one value \
+              when `operator` is 'In' or 'NotIn' for node field selector"
+            ]
+        );
+    }
 }

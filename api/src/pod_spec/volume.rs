@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use super::container::{FieldSources, validate_field_source};
 use crate::field::Field;
 use crate::field_error::{ErrorList, FieldError};
+use crate::kinds::persistent_volume_claim::validate_claim_spec;
 use crate::names;
 use crate::quantity::Quantity;
 
@@ -104,6 +105,14 @@ fn validate_source(kind: &str, source: &Field<'_>) -> ErrorList {
             errors.extend(validate_downward(&source.at("items")));
         }
         "projected" => errors.extend(validate_projected(source)),
+        "ephemeral" => {
+            let template = source.at("volumeClaimTemplate");
+            if template.exists() {
+                errors.extend(validate_claim_spec(&template.at("spec")));
+            } else {
+                errors.push(template.required(""));
+            }
+        }
         _ => {}
     }
     errors

@@ -29,6 +29,9 @@ pub fn deprecation_warning(served: &Served) -> Option<String> {
                 .to_owned(),
         );
     }
+    if served.group.is_empty() && served.kind == "ComponentStatus" {
+        return Some("v1 ComponentStatus is deprecated in v1.19+".to_owned());
+    }
     let (_, _, kind, since, gone, successor) = DEPRECATED.iter().find(|entry| {
         entry.0 == served.group && entry.1 == served.version && entry.2 == served.kind
     })?;

@@ -1,9 +1,12 @@
 //! Built-in admission: what the server adds to or refuses of valid requests, in upstream's order.
 
+mod ingress;
 mod limit_range;
 mod namespace_lifecycle;
 mod pod_priority;
+mod pod_security;
 pub(crate) mod quota;
+mod runtime_class;
 mod service_account;
 mod storage;
 mod tolerations;
@@ -13,6 +16,7 @@ use serde_json::Value;
 
 use crate::call::Call;
 use crate::error::ApiError;
+use crate::{meta, object, render};
 
 /// Before an object is created: may change it.
 pub(crate) async fn create(call: &Call<'_>, object: &mut Value) -> Result<(), ApiError> {
@@ -22,6 +26,7 @@ pub(crate) async fn create(call: &Call<'_>, object: &mut Value) -> Result<(), Ap
         service_account::create(call, object).await?;
         pod_priority::create(call, object)?;
         tolerations::create(object);
+        runtime_class::create(call, object)?;
         limit_range::create_pod(call, object)?;
     }
     if is_claim(call) {
@@ -35,6 +40,7 @@ pub(crate) async fn create(call: &Call<'_>, object: &mut Value) -> Result<(), Ap
             storage::default_class(call, object)?;
             storage::protect(object, "kubernetes.io/pvc-protection");
         }
+        ("networking.k8s.io", "Ingress") => ingress::default_class(call, object)?,
         ("", "PersistentVolume") => storage::protect(object, "kubernetes.io/pv-protection"),
         _ => {}
     }
@@ -43,7 +49,41 @@ pub(crate) async fn create(call: &Call<'_>, object: &mut Value) -> Result<(), Ap
 
 /// Before a valid new object is stored: only refuses.
 pub(crate) fn validate_create(call: &Call<'_>, object: &Value) -> Result<(), ApiError> {
-    check_roles(call, object, None)
+    check_roles(call, object, None)?;
+    pod_priority::check_default(call, object)?;
+    pod_security::create(call, object)
+}
+
+/// Before a valid changed object is stored: only refuses.
+pub(crate) fn validate_update(
+    call: &Call<'_>,
+    object: &Value,
+    old: &Value,
+    subresource: Subresource<'_>,
+) -> Result<(), ApiError> {
+    pod_priority::check_default(call, object)?;
+    pod_security::update(call, object, old, subresource)
+}
+
+/// The name of the newest class that one of these annotations makes the default.
+fn newest_default(
+    call: &Call<'_>,
+    group: &str,
+    plural: &str,
+    annotations: &[&str],
+) -> Result<Option<String>, ApiError> {
+    let resource = call.server.builtin(group, plural)?;
+    let mut newest: Option<Value> = None;
+    for record in call.server.store.list(&meta::prefix(resource, ""), None, 0, |_| true).records {
+        let class = render::parse(&record)?;
+        let is_default =
+            annotations.iter().any(|key| class["metadata"]["annotations"][*key] == "true");
+        let created = |class: &Value| object::metadata_str(class, "creationTimestamp").to_owned();
+        if is_default && newest.as_ref().is_none_or(|known| created(known) < created(&class)) {
+            newest = Some(class);
+        }
+    }
+    Ok(newest.map(|class| object::name(&class).to_owned()))
 }
 
 /// Nobody hands out more than they hold themselves.

@@ -13,16 +13,7 @@ pub(super) fn create(call: &Call<'_>, pod: &mut Value) -> Result<(), ApiError> {
     let store = &call.server.store;
     let wanted = pod["spec"]["priorityClassName"].as_str().unwrap_or_default().to_owned();
     let class = if wanted.is_empty() {
-        let mut default: Option<Value> = None;
-        for record in store.list(&meta::prefix(resource, ""), None, 0, |_| true).records {
-            let class = render::parse(&record)?;
-            let value = |class: &Value| class["value"].as_i64().unwrap_or(0);
-            let lower = default.as_ref().is_none_or(|d| value(&class) < value(d));
-            if class["globalDefault"] == true && lower {
-                default = Some(class);
-            }
-        }
-        default
+        default_class(call)?
     } else {
         let record = store.get(&meta::key(resource, "", &wanted)).ok_or_else(|| {
             let why = format!("no PriorityClass with name {wanted} was found");
@@ -62,6 +53,38 @@ pub(super) fn create(call: &Call<'_>, pod: &mut Value) -> Result<(), ApiError> {
     spec.insert("priority".into(), number.into());
     spec.insert("preemptionPolicy".into(), policy.into());
     Ok(())
+}
+
+/// The class of pods that name none: the least of those that say so.
+fn default_class(call: &Call<'_>) -> Result<Option<Value>, ApiError> {
+    let resource = call.server.builtin("scheduling.k8s.io", "priorityclasses")?;
+    let mut default: Option<Value> = None;
+    for record in call.server.store.list(&meta::prefix(resource, ""), None, 0, |_| true).records {
+        let class = render::parse(&record)?;
+        let value = |class: &Value| class["value"].as_i64().unwrap_or(0);
+        let lower = default.as_ref().is_none_or(|d| value(&class) < value(d));
+        if class["globalDefault"] == true && lower {
+            default = Some(class);
+        }
+    }
+    Ok(default)
+}
+
+/// One class at most is the default.
+pub(super) fn check_default(call: &Call<'_>, class: &Value) -> Result<(), ApiError> {
+    if call.stored_as().kind != "PriorityClass" || class["globalDefault"] != true {
+        return Ok(());
+    }
+    let name = object::name(class);
+    match default_class(call)?.as_ref().map(object::name) {
+        Some(other) if other != name => {
+            let why = format!(
+                "PriorityClass {other} is already marked as default. Only one default can exist"
+            );
+            Err(ApiError::forbidden(call.served, name, &why))
+        }
+        _ => Ok(()),
+    }
 }
 
 /// An update may leave out what the server computed.

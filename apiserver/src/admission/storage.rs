@@ -19,22 +19,10 @@ pub(super) fn default_class(call: &Call<'_>, claim: &mut Value) -> Result<(), Ap
     if !claim["spec"]["storageClassName"].is_null() {
         return Ok(());
     }
-    let Some(resource) = call.server.catalog.stored("storage.k8s.io", "storageclasses") else {
-        return Ok(());
-    };
-    let mut newest: Option<Value> = None;
-    for record in call.server.store.list(&meta::prefix(resource, ""), None, 0, |_| true).records {
-        let class = render::parse(&record)?;
-        let annotations = &class["metadata"]["annotations"];
-        let is_default = DEFAULT_CLASS.iter().any(|key| annotations[*key] == "true");
-        let created = |class: &Value| object::metadata_str(class, "creationTimestamp").to_owned();
-        if is_default && newest.as_ref().is_none_or(|known| created(known) < created(&class)) {
-            newest = Some(class);
-        }
-    }
-    if let Some(class) = newest {
-        let name = class["metadata"]["name"].clone();
-        object::child_mut(claim, "spec").insert("storageClassName".into(), name);
+    if let Some(name) =
+        super::newest_default(call, "storage.k8s.io", "storageclasses", &DEFAULT_CLASS)?
+    {
+        object::child_mut(claim, "spec").insert("storageClassName".into(), name.into());
     }
     Ok(())
 }

@@ -10,12 +10,10 @@ use serde_json::{Value, json};
 
 use super::sampler::Pair;
 use super::summary::Usage;
-use crate::body::{self, Body};
+use crate::body::Body;
 use crate::call::Call;
 use crate::error::ApiError;
-use crate::negotiate::{Encoding, Form};
 use crate::selection::Selection;
-use crate::table::Table;
 use crate::{meta, object, render};
 
 /// Answers `get` and `list` of nodes and pods.
@@ -50,7 +48,7 @@ pub(crate) async fn answer(call: &Call<'_>) -> Result<Response<Body>, ApiError> 
         })
         .collect();
     if wanted.is_empty() {
-        return list(call, items);
+        return render::computed_list(call, items);
     }
     match items.into_iter().next() {
         Some(item) => render::object(call, StatusCode::OK, item),
@@ -74,36 +72,6 @@ async fn sample(call: &Call<'_>, resource: &Resource, known: &[Value]) -> HashMa
         }
     }
     samples
-}
-
-fn list(call: &Call<'_>, items: Vec<Value>) -> Result<Response<Body>, ApiError> {
-    let accepted = render::accepted(call)?;
-    let metadata = json!({});
-    let document = match accepted.form {
-        Form::Table(version) => {
-            let mut table = Table::new(call, version)?;
-            let now = Timestamp::now();
-            items.into_iter().for_each(|item| table.push(item, now));
-            table.finish(&metadata)
-        }
-        Form::Metadata(version) => {
-            let items: Vec<Value> =
-                items.iter().map(|item| render::partial(item, version)).collect();
-            json!({
-                "kind": "PartialObjectMetadataList",
-                "apiVersion": format!("meta.k8s.io/{version}"),
-                "metadata": metadata,
-                "items": items,
-            })
-        }
-        _ => json!({
-            "kind": format!("{}List", call.served.kind),
-            "apiVersion": call.served.api_version(),
-            "metadata": metadata,
-            "items": items,
-        }),
-    };
-    body::value(StatusCode::OK, &document, Encoding::Json, call.headers)
 }
 
 /// Metadata and time of one object of metrics.

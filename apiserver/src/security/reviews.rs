@@ -61,6 +61,10 @@ impl Security {
         mut review: Value,
     ) -> Result<Value, Refusal> {
         let status = match plural {
+            "tokenreviews" if review["spec"]["token"].as_str().unwrap_or_default().is_empty() => {
+                let why = "token is required for TokenReview in authentication";
+                return Err(Refusal::BadRequest(why.to_owned()));
+            }
             "tokenreviews" => self.token_review(&review["spec"]),
             "selfsubjectreviews" => json!({ "userInfo": user.to_json() }),
             "selfsubjectrulesreviews" => self.rules_review(user, &review["spec"])?,

@@ -1,5 +1,6 @@
 //! Where a streamed request goes (upstream `pkg/registry/core/pod/strategy.go`).
 
+use api::{ErrorList, FieldError};
 use serde_json::Value;
 
 use super::address;
@@ -32,6 +33,7 @@ pub(super) fn resolve(call: &Call<'_>, query: &str) -> Result<Option<Target>, Ap
             let wanted = parameters.get("container").unwrap_or_default();
             let path = match subresource {
                 "log" => {
+                    check_log_options(name, &parameters)?;
                     let container = container(&pod, name, wanted)?;
                     format!("/containerLogs/{namespace}/{name}/{container}{}", tail(query))
                 }
@@ -51,6 +53,29 @@ pub(super) fn resolve(call: &Call<'_>, query: &str) -> Result<Option<Target>, Ap
             }
         }
     }
+}
+
+/// What may be asked of a log (upstream `ValidatePodLogOptions`).
+fn check_log_options(pod: &str, parameters: &Query) -> Result<(), ApiError> {
+    let number = |name: &str| parameters.get(name).and_then(|text| text.parse::<i64>().ok());
+    let mut errors = ErrorList::new();
+    if let Some(lines) = number("tailLines").filter(|lines| *lines < 0) {
+        let detail = "must be greater than or equal to 0";
+        errors.push(FieldError::invalid("tailLines", lines, detail));
+    }
+    if let Some(bytes) = number("limitBytes").filter(|bytes| *bytes < 1) {
+        errors.push(FieldError::invalid("limitBytes", bytes, "must be greater than zero"));
+    }
+    if parameters.get("sinceSeconds").is_some() && parameters.get("sinceTime").is_some() {
+        let detail = "at most one of `sinceTime` or `sinceSeconds` may be specified";
+        errors.push(FieldError::forbidden("[]", detail));
+    } else if let Some(seconds) = number("sinceSeconds").filter(|seconds| *seconds < 1) {
+        errors.push(FieldError::invalid("sinceSeconds", seconds, "must be greater than zero"));
+    }
+    if errors.is_empty() {
+        return Ok(());
+    }
+    Err(ApiError::invalid_kind("", "PodLogOptions", pod, errors))
 }
 
 fn tail(query: &str) -> String {
@@ -218,6 +243,28 @@ mod tests {
         assert_eq!(container(&pod, "p", "i").ok().as_deref(), Some("i"));
         let single = json!({ "spec": { "containers": [{ "name": "a" }] } });
         assert_eq!(container(&single, "p", "").ok().as_deref(), Some("a"));
+    }
+
+    #[test]
+    fn what_is_asked_of_a_log_makes_sense() {
+        let check = |query: &str| {
+            check_log_options("p", &Query::parse(query)).err().map(|error| error.to_string())
+        };
+        assert_eq!(check("tailLines=0&limitBytes=1&sinceSeconds=1&follow=true"), None);
+        assert_eq!(
+            check("tailLines=-1&limitBytes=0").as_deref(),
+            Some(
+                "PodLogOptions \"p\" is invalid: [tailLines: Invalid value: -1: must be greater \
+                 than or equal to 0, limitBytes: Invalid value: 0: must be greater than zero]"
+            )
+        );
+        assert_eq!(
+            check("sinceSeconds=5&sinceTime=2020-01-01T00:00:00Z").as_deref(),
+            Some(
+                "PodLogOptions \"p\" is invalid: []: Forbidden: at most one of `sinceTime` or \
+                 `sinceSeconds` may be specified"
+            )
+        );
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! Create, get, list, update, discovery.
 
-use http::Request;
 use http::header::{ACCEPT_ENCODING, CONTENT_ENCODING};
+use http::{Method, Request};
 use serde_json::json;
 
 use super::harness::Cluster;
@@ -199,4 +199,61 @@ async fn only_what_travels_is_compressed() {
     request.extensions_mut().insert(FromThisMachine);
     let stays = cluster.raw(request).await;
     assert!(stays.status().is_success() && !stays.headers().contains_key(CONTENT_ENCODING));
+}
+
+#[tokio::test]
+async fn a_method_that_a_path_does_not_have_is_refused_before_the_body_is_read() {
+    let cluster = Cluster::new().await;
+    let maps = "/api/v1/namespaces/default/configmaps";
+    for (method, path) in [
+        (Method::POST, format!("{maps}/c")),
+        (Method::PUT, maps.to_owned()),
+        (Method::PATCH, maps.to_owned()),
+        (Method::DELETE, "/api/v1/namespaces".to_owned()),
+    ] {
+        let refused = cluster.send(method, &path, "text/plain", "nonsense").await.fails(405);
+        assert_eq!(refused["reason"], "MethodNotAllowed", "{path}");
+    }
+}
+
+#[tokio::test]
+async fn there_are_no_custom_resource_definitions() {
+    let cluster = Cluster::new().await;
+    let path = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions";
+    let list = cluster.get(path).await.ok();
+    assert_eq!(list["kind"], "CustomResourceDefinitionList");
+    assert_eq!(list["items"].as_array().map(Vec::len), Some(0));
+    cluster.get(&format!("{path}/x")).await.fails(404);
+    cluster.post(path, &json!({"metadata": {"name": "x"}})).await.fails(404);
+}
+
+#[tokio::test]
+async fn a_review_of_no_token_is_refused() {
+    let cluster = Cluster::new().await;
+    let review = json!({"spec": {}});
+    let refused = cluster.post("/apis/authentication.k8s.io/v1/tokenreviews", &review).await;
+    assert_eq!(
+        refused.fails(400)["message"],
+        "token is required for TokenReview in authentication"
+    );
+}
+
+#[tokio::test]
+async fn the_components_are_well() {
+    let cluster = Cluster::new().await;
+    let list = cluster.get("/api/v1/componentstatuses").await;
+    assert_eq!(
+        list.headers["warning"].to_str().unwrap(),
+        "299 - \"v1 ComponentStatus is deprecated in v1.19+\""
+    );
+    let list = list.ok();
+    assert_eq!(list["kind"], "ComponentStatusList");
+    let names: Vec<_> =
+        list["items"].as_array().unwrap().iter().map(|i| &i["metadata"]["name"]).collect();
+    assert_eq!(names, ["scheduler", "controller-manager", "etcd-0"]);
+    let one = cluster.get("/api/v1/componentstatuses/etcd-0").await.ok();
+    assert_eq!(one["conditions"][0]["status"], "True");
+    let none = cluster.get("/api/v1/componentstatuses/x").await.fails(404);
+    assert_eq!(none["message"], "componentstatuses \"x\" not found");
+    cluster.post("/api/v1/componentstatuses", &json!({})).await.fails(405);
 }

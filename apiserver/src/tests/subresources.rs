@@ -91,3 +91,57 @@ async fn evictions_keep_the_budget() {
     let pod = cluster.get(&format!("{PODS}/p")).await.ok();
     assert!(pod["metadata"]["deletionTimestamp"].is_string());
 }
+
+#[tokio::test]
+async fn a_pod_cannot_ask_for_a_runtime_class() {
+    let cluster = Cluster::new().await;
+    let object = json!({"metadata": {"name": "p"},
+        "spec": {"runtimeClassName": "gvisor", "containers": [{"name": "c", "image": "x"}]}});
+    let refused = cluster.post(PODS, &object).await.fails(403);
+    assert_eq!(
+        refused["message"],
+        "pods \"p\" is forbidden: pod rejected: RuntimeClass \"gvisor\" not found"
+    );
+}
+
+#[tokio::test]
+async fn an_ingress_without_a_class_gets_the_default_one() {
+    let cluster = Cluster::new().await;
+    let classes = "/apis/networking.k8s.io/v1/ingressclasses";
+    let class = |name: &str, default: &str| {
+        json!({"metadata": {"name": name,
+            "annotations": {"ingressclass.kubernetes.io/is-default-class": default}},
+            "spec": {"controller": "example.com/it"}})
+    };
+    cluster.post(classes, &class("plain", "false")).await.ok();
+    cluster.post(classes, &class("usual", "true")).await.ok();
+    let ingresses = "/apis/networking.k8s.io/v1/namespaces/default/ingresses";
+    let ingress = |name: &str, spec: serde_json::Value| {
+        let mut ingress = json!({"metadata": {"name": name}, "spec": spec});
+        ingress["spec"]["defaultBackend"] =
+            json!({"service": {"name": "web", "port": {"number": 80}}});
+        ingress
+    };
+    let made = cluster.post(ingresses, &ingress("a", json!({}))).await.ok();
+    assert_eq!(made["spec"]["ingressClassName"], "usual");
+    let own = ingress("b", json!({"ingressClassName": "plain"}));
+    assert_eq!(cluster.post(ingresses, &own).await.ok()["spec"]["ingressClassName"], "plain");
+    let mut old = ingress("c", json!({}));
+    old["metadata"]["annotations"] = json!({"kubernetes.io/ingress.class": "plain"});
+    assert!(cluster.post(ingresses, &old).await.ok()["spec"]["ingressClassName"].is_null());
+}
+
+#[tokio::test]
+async fn one_priority_class_is_the_default() {
+    let cluster = Cluster::new().await;
+    let classes = "/apis/scheduling.k8s.io/v1/priorityclasses";
+    let class = |name: &str| json!({"metadata": {"name": name}, "value": 5, "globalDefault": true});
+    let first = cluster.post(classes, &class("first")).await.ok();
+    let refused = cluster.post(classes, &class("second")).await.fails(403);
+    assert_eq!(
+        refused["message"],
+        "priorityclasses.scheduling.k8s.io \"second\" is forbidden: PriorityClass first is already \
+         marked as default. Only one default can exist"
+    );
+    cluster.put(&format!("{classes}/first"), &first).await.ok();
+}

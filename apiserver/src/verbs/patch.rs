@@ -112,8 +112,9 @@ impl Patch {
     /// Applies it to an object in the version of the request.
     pub(crate) fn apply(&self, call: &Call<'_>, object: &mut Value) -> Result<(), ApiError> {
         match self {
-            Self::Json(patch) => json_patch::patch(object, patch)
-                .map_err(|e| ApiError::unprocessable(&e.to_string())),
+            Self::Json(patch) => {
+                json_patch::patch(object, patch).map_err(|_| ApiError::unprocessable())
+            }
             Self::Merge(patch) => {
                 if !patch.is_object() {
                     return Err(ApiError::bad_request("a merge patch must be a JSON object"));

@@ -62,7 +62,7 @@ pub fn validate(object: &Value) -> ErrorList {
     for address in spec.at("externalIPs").items() {
         let messages = names::ip(address.str());
         if messages.is_empty() {
-            errors.extend(validate_reachable(&address));
+            errors.extend(names::reachable_ip(address.str()).map(|why| address.invalid(why)));
         } else {
             errors.extend(address.invalid_each(messages));
         }
@@ -74,6 +74,32 @@ pub fn validate(object: &Value) -> ErrorList {
     }
     errors.extend(validate_load_balancer(&spec));
     errors.extend(validate_policies(&spec));
+    errors.extend(validate_families(&spec));
+    errors
+}
+
+fn validate_families(spec: &Field<'_>) -> ErrorList {
+    let mut errors = ErrorList::new();
+    let (families, policy) = (spec.at("ipFamilies"), spec.at("ipFamilyPolicy"));
+    if spec.at("type").str() == "ExternalName" {
+        for field in [families, policy] {
+            if !field.is_empty() {
+                let detail = "may not be set for ExternalName services";
+                errors.push(FieldError::forbidden(&field.path, detail));
+            }
+        }
+        return errors;
+    }
+    let mut seen = BTreeSet::new();
+    for family in families.items() {
+        errors.extend(family.one_of(&["IPv4", "IPv6"]));
+        if !seen.insert(family.str()) {
+            errors.push(family.duplicate());
+        }
+    }
+    if policy.exists() {
+        errors.extend(policy.one_of(&["PreferDualStack", "RequireDualStack", "SingleStack"]));
+    }
     errors
 }
 
@@ -151,29 +177,6 @@ fn validate_affinity(spec: &Field<'_>) -> ErrorList {
         errors.push(config.forbidden("must not be set when session affinity is None"));
     }
     errors
-}
-
-/// Addresses that cannot lead to this machine from outside.
-fn validate_reachable(address: &Field<'_>) -> Option<FieldError> {
-    let ip: std::net::IpAddr = address.str().parse().ok()?;
-    let link_local = match ip {
-        std::net::IpAddr::V4(v4) => v4.is_link_local(),
-        std::net::IpAddr::V6(v6) => v6.segments()[0] & 0xffc0 == 0xfe80,
-    };
-    if ip.is_unspecified() {
-        Some(address.invalid(format!("may not be unspecified ({ip})")))
-    } else if ip.is_loopback() {
-        Some(address.invalid("may not be in the loopback range (127.0.0.0/8, ::1/128)"))
-    } else if link_local {
-        Some(address.invalid("may not be in the link-local range (169.254.0.0/16, fe80::/10)"))
-    } else if ip.is_multicast() {
-        Some(
-            address
-                .invalid("may not be in the link-local multicast range (224.0.0.0/24, ff02::/10)"),
-        )
-    } else {
-        None
-    }
 }
 
 fn validate_load_balancer(spec: &Field<'_>) -> ErrorList {
@@ -269,6 +272,12 @@ pub fn validate_update(object: &Value, old: &Value) -> ErrorList {
         } else if new["clusterIP"] != before["clusterIP"] {
             let detail = "may not change once set";
             errors.push(FieldError::invalid("spec.clusterIPs[0]", list, detail));
+        }
+    }
+    if new["type"] == "LoadBalancer" && before["type"] == "LoadBalancer" {
+        let class = Field::root(object).at("spec").at("loadBalancerClass");
+        if class.value != &before["loadBalancerClass"] {
+            errors.push(class.invalid("may not change once set"));
         }
     }
     errors

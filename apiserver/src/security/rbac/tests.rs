@@ -256,6 +256,16 @@ fn nobody_hands_out_more_than_they_hold() {
          (groups=[\"system:authenticated\"]) is attempting to grant RBAC permissions not currently \
          held:\n{APIGroups:[\"apps\"], Resources:[\"deployments\"], Verbs:[\"*\"]}"
     );
+    // What is missing is named by resource, and nothing besides.
+    let two = json!({ "metadata": { "name": "r", "namespace": "n" }, "rules": [
+        { "verbs": ["get", "list"], "apiGroups": [""], "resources": ["nodes", "pods"] },
+        { "verbs": ["delete"], "apiGroups": [""], "resources": ["nodes"] },
+    ] });
+    let refused = rbac.check_write(&admin, "roles", "n", &two, None).unwrap_err().to_string();
+    assert_eq!(
+        refused.split_once('\n').unwrap().1,
+        "{APIGroups:[\"\"], Resources:[\"nodes\"], Verbs:[\"get\" \"list\" \"delete\"]}"
+    );
     // An update that leaves the rules alone is fine.
     let old = role(json!(["*"]));
     rbac.check_write(&admin, "roles", "n", &old, Some(&old)).unwrap();
