@@ -97,7 +97,7 @@ fn policy_of(call: &Call<'_>) -> Result<Option<Policy>, ApiError> {
     let Some(record) = call.server.store.get(&meta::key(namespaces, "", call.namespace())) else {
         return Ok(None);
     };
-    let (policy, _) = Policy::of(|label| record.meta.labels.get(label).map(String::as_str));
+    let (policy, _) = Policy::of(|label| record.meta.label(label));
     Ok(policy.asks_for_something().then_some(policy))
 }
 
