@@ -384,6 +384,34 @@ fn client_ip_affinity_sticks_and_moves_on() {
 }
 
 #[test]
+fn clients_stay_with_their_endpoints_when_the_proxy_starts_anew() {
+    on_a_node(|node| async move {
+        let (network, [(a, _), (b, _)]) = two_backends(&node).await;
+        let _outside = node.outside();
+        let (_, in_c) = pod(&network, "c").await;
+        let start = |addresses: &[(IpAddr, bool)]| {
+            let mut proxy = node.proxy();
+            let affinity = json!({"sessionAffinity": "ClientIP", "type": "NodePort",
+                "sessionAffinityConfig": {"clientIP": {"timeoutSeconds": 600}},
+                "ports": [{"port": 80, "nodePort": 30080, "protocol": "TCP"}]});
+            proxy.set_service(service("web", "10.47.240.77", affinity));
+            proxy.set_slice(slice("web", "TCP", 8080, addresses));
+            proxy.flush().unwrap();
+        };
+        let ask = || (in_c.ask(CLUSTER_IP, 80), in_c.ask(NODE_IP, 30080));
+        start(&[(a, true), (b, true)]);
+        let first = ask();
+        for _ in 0..8 {
+            start(&[(a, true), (b, true)]);
+            assert_eq!(ask(), first);
+        }
+        // An endpoint that went meanwhile holds nobody.
+        start(&[(if first.0.starts_with('a') { b } else { a }, true)]);
+        assert_ne!(ask().0, first.0);
+    });
+}
+
+#[test]
 fn udp_flows_follow_the_endpoints() {
     on_a_node(|node| async move {
         let (network, [(a, _), (b, _)]) = two_backends(&node).await;

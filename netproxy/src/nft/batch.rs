@@ -30,6 +30,8 @@ const SET_CONCAT: u32 = 0x80;
 
 const ELEM_KEY: u16 = 1;
 const ELEM_DATA: u16 = 2;
+const ELEM_TIMEOUT: u16 = 4;
+const ELEM_EXPIRATION: u16 = 5;
 const ELEM_KEY_END: u16 = 10;
 const DATA_VALUE: u16 = 1;
 
@@ -93,6 +95,21 @@ pub enum Element {
     Value(Key, Key),
     /// A key of a verdict map and the chain to jump to.
     Jump(Key, String),
+    /// A key with data that goes by itself.
+    Expiring(Expiring),
+}
+
+/// An element that goes by itself.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Expiring {
+    /// Its key.
+    pub key: Key,
+    /// Its data.
+    pub data: Key,
+    /// How long it stays from when it was last touched, in milliseconds.
+    pub timeout_ms: u64,
+    /// How long it stays from now on, in milliseconds.
+    pub left_ms: u64,
 }
 
 /// Messages for one table of one family.
@@ -289,6 +306,12 @@ fn write_element(a: &mut Attributes<'_>, element: &Element) {
             value(a, ELEM_KEY, key);
             value(a, ELEM_DATA, data);
         }
+        Element::Expiring(element) => {
+            value(a, ELEM_KEY, &element.key);
+            value(a, ELEM_DATA, &element.data);
+            a.be64(ELEM_TIMEOUT, element.timeout_ms);
+            a.be64(ELEM_EXPIRATION, element.left_ms);
+        }
         Element::Jump(key, chain) => {
             value(a, ELEM_KEY, key);
             a.nest(ELEM_DATA, |a| Verdict::Jump(chain).write(a));
@@ -308,6 +331,31 @@ pub fn dump_elements(
     table: &str,
     set: &str,
 ) -> Result<Vec<(Key, Key)>, NetlinkError> {
+    dump(socket, family, table, set, parse_element)
+}
+
+/// Lists the elements of a map whose elements go by themselves.
+pub fn dump_expiring(
+    socket: &Socket,
+    family: Family,
+    table: &str,
+    set: &str,
+) -> Result<Vec<Expiring>, NetlinkError> {
+    dump(socket, family, table, set, |element| {
+        let (key, data) = parse_element(element)?;
+        let number = |kind| attribute(element, kind)?.try_into().ok().map(u64::from_be_bytes);
+        let timeout_ms = number(ELEM_TIMEOUT)?;
+        Some(Expiring { key, data, timeout_ms, left_ms: number(ELEM_EXPIRATION)? })
+    })
+}
+
+fn dump<T>(
+    socket: &Socket,
+    family: Family,
+    table: &str,
+    set: &str,
+    parse: impl Fn(&[u8]) -> Option<T>,
+) -> Result<Vec<T>, NetlinkError> {
     let mut writer = Writer::new();
     writer.message(
         "list elements",
@@ -319,9 +367,9 @@ pub fn dump_elements(
             a.string(2, set);
         },
     );
-    socket.dump(&writer, |found: &mut Vec<(Key, Key)>, message| {
+    socket.dump(&writer, |found: &mut Vec<T>, message| {
         let elements = attribute(message.after(4), 3).unwrap_or(&[]);
-        found.extend(attributes(elements).filter_map(|(_, element)| parse_element(element)));
+        found.extend(attributes(elements).filter_map(|(_, element)| parse(element)));
     })
 }
 

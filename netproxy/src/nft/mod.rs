@@ -5,7 +5,7 @@ mod batch;
 mod expression;
 mod types;
 
-pub use batch::{Batch, Element, Hook, SetSpec, dump_elements};
+pub use batch::{Batch, Element, Expiring, Hook, SetSpec, dump_elements, dump_expiring};
 pub use expression::{Direction, FibResult, Meta, Register, Rule, Verdict};
 pub use types::{DataType, Family, Key};
 

@@ -7,7 +7,7 @@ use ipnet::IpNet;
 
 use crate::conntrack::{Flow, forget_udp};
 use crate::netlink::{NetlinkError, Protocol as NetlinkProtocol, Socket};
-use crate::nft::{self, Batch, Element, Family, Key, dump_elements};
+use crate::nft::{self, Batch, Element, Expiring, Family, Key, dump_elements, dump_expiring};
 use crate::protocol::Protocol;
 
 use super::config::{Backend, ProxyConfig, ProxyError, Result};
@@ -62,6 +62,53 @@ impl Nftables {
         new
     }
 
+    /// Replaces the table by one for these frontends, and for clients that have an endpoint.
+    fn rebuild(
+        &mut self,
+        family: Family,
+        frontends: &[Change],
+        known: &[(&'static str, Vec<Element>)],
+    ) -> Result<(), NetlinkError> {
+        self.chains.insert(family, HashSet::new());
+        let mut batch = Batch::new(family, TABLE);
+        rules::create_table(&mut batch, family, &self.config);
+        let codes = self.write(&mut batch, family, frontends);
+        for (map, elements) in known {
+            batch.add(map, elements);
+        }
+        nft::send(&self.socket, batch)?;
+        self.chains.insert(family, codes);
+        Ok(())
+    }
+
+    /// What the table that is there knows of clients whose endpoints these frontends still have:
+    /// they stay with them when an earlier process's table is replaced.
+    fn remembered(
+        &self,
+        family: Family,
+        frontends: &[Change],
+    ) -> Vec<(&'static str, Vec<Element>)> {
+        let wanted: HashMap<Key, &Installed> = frontends
+            .iter()
+            .filter(|change| in_family(change.frontend, family))
+            .map(|change| (frontend_key(change.frontend), &change.after))
+            .collect();
+        let address_length = family.address_length() as usize;
+        let stays = |element: &Expiring| {
+            let frontend = element.key.0.get(address_length..).unwrap_or(&[]).to_vec();
+            wanted.get(&Key(frontend)).is_some_and(|after| sticks_to(after, &element.data))
+        };
+        let maps = [false, true].map(|node_port| Maps::of(node_port, false).affinity);
+        maps.into_iter()
+            .map(|map| {
+                // Where there is no such table, nobody is known.
+                let found = dump_expiring(&self.socket, family, TABLE, map).unwrap_or_default();
+                (map, found.into_iter().filter(stays).map(Element::Expiring).collect::<Vec<_>>())
+            })
+            .filter(|(_, elements)| !elements.is_empty())
+            .collect()
+    }
+
     fn purge_affinity(&self, family: Family, changes: &[Change]) -> Result<(), NetlinkError> {
         let stuck = |view: &View| view.code.affinity().is_some();
         let changed: HashMap<Key, &Installed> = changes
@@ -80,13 +127,8 @@ impl Nftables {
                     .into_iter()
                     .filter(|(client, endpoint)| {
                         let frontend = client.0.get(address_length..).unwrap_or(&[]).to_vec();
-                        let keeps = |after: &&Installed| {
-                            after.views().any(|view| {
-                                stuck(view)
-                                    && view.endpoints.iter().any(|e| endpoint_data(*e) == *endpoint)
-                            })
-                        };
-                        changed.get(&Key(frontend)).is_some_and(|after| !keeps(after))
+                        let after = changed.get(&Key(frontend));
+                        after.is_some_and(|after| !sticks_to(after, endpoint))
                     })
                     .map(|(client, _)| Element::Key(client))
                     .collect();
@@ -133,6 +175,14 @@ impl Nftables {
     }
 }
 
+/// Whether clients of a frontend stay with their endpoints, of which this is one.
+fn sticks_to(installed: &Installed, endpoint: &Key) -> bool {
+    installed.views().any(|view| {
+        view.code.affinity().is_some()
+            && view.endpoints.iter().any(|known| endpoint_data(*known) == *endpoint)
+    })
+}
+
 /// A node port has no address of its own, so transit traffic to the same port must be told apart.
 fn node_port_flow_is_stale(change: &Change, flow: &Flow, pods: &[IpNet]) -> bool {
     let endpoint = flow.reply.source;
@@ -150,12 +200,16 @@ fn node_port_flow_is_stale(change: &Change, flow: &Flow, pods: &[IpNet]) -> bool
 impl Backend for Nftables {
     fn replace(&mut self, frontends: &[Change]) -> Result<()> {
         for family in self.families() {
-            self.chains.insert(family, HashSet::new());
-            let mut batch = Batch::new(family, TABLE);
-            rules::create_table(&mut batch, family, &self.config);
-            let codes = self.write(&mut batch, family, frontends);
-            nft::send(&self.socket, batch).map_err(kernel("replace Service rules"))?;
-            self.chains.insert(family, codes);
+            let known = self.remembered(family, frontends);
+            let result = match self.rebuild(family, frontends, &known) {
+                // Clients that lose their endpoint are better than Services that lose their rules.
+                Err(error) if !known.is_empty() => {
+                    tracing::debug!(%error, "client affinity begins anew");
+                    self.rebuild(family, frontends, &[])
+                }
+                result => result,
+            };
+            result.map_err(kernel("replace Service rules"))?;
         }
         Ok(())
     }
