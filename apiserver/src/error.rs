@@ -60,7 +60,8 @@ impl ApiError {
         Self(Box::new(Failure { code, reason, message: message.into(), details: None }))
     }
 
-    fn about(mut self, group: &str, kind: &str, name: &str) -> Self {
+    /// The same failure with what it is about in its details.
+    pub(crate) fn about(mut self, group: &str, kind: &str, name: &str) -> Self {
         let details = self.0.details.get_or_insert_default();
         details.group = group.to_owned();
         details.kind = kind.to_owned();

@@ -191,7 +191,8 @@ impl ApiServer {
             return Ok(());
         }
         let message = attributes.forbidden_message(&decision.reason);
-        Err(ApiError::new(StatusCode::FORBIDDEN, "Forbidden", message))
+        let refused = ApiError::new(StatusCode::FORBIDDEN, "Forbidden", message);
+        Err(refused.about(&info.group, &info.resource, &info.name))
     }
 
     async fn route(

@@ -91,7 +91,11 @@ fn check_roles(call: &Call<'_>, object: &Value, old: Option<&Value>) -> Result<(
     let stored = call.stored_as();
     if stored.group == "rbac.authorization.k8s.io" {
         let namespace = call.namespace();
-        call.server.security.check_rbac_write(call.user, stored.plural, namespace, object, old)?;
+        let checked =
+            call.server.security.check_rbac_write(call.user, stored.plural, namespace, object, old);
+        checked.map_err(|refusal| {
+            ApiError::from(refusal).about(stored.group, stored.plural, object::name(object))
+        })?;
     }
     Ok(())
 }

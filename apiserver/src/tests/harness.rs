@@ -127,7 +127,7 @@ fn security(store: &store::Store<crate::Meta>) -> Arc<Security> {
     Arc::new(Security::new(config).unwrap())
 }
 
-async fn read(response: Response<Body>) -> Answer {
+pub(crate) async fn read(response: Response<Body>) -> Answer {
     let (parts, body) = response.into_parts();
     let bytes = body.collect().await.unwrap().to_bytes();
     let json = serde_json::from_slice(&bytes)

@@ -4,7 +4,7 @@ use http::header::{ACCEPT_ENCODING, CONTENT_ENCODING};
 use http::{Method, Request};
 use serde_json::json;
 
-use super::harness::Cluster;
+use super::harness::{self, Cluster};
 use crate::body::full;
 use crate::tls_listener::FromThisMachine;
 
@@ -256,4 +256,33 @@ async fn the_components_are_well() {
     let none = cluster.get("/api/v1/componentstatuses/x").await.fails(404);
     assert_eq!(none["message"], "componentstatuses \"x\" not found");
     cluster.post("/api/v1/componentstatuses", &json!({})).await.fails(405);
+}
+
+#[tokio::test]
+async fn a_refusal_says_what_it_is_about() {
+    let cluster = Cluster::new().await;
+    let bob = |method: Method, uri: &str, body: String| {
+        let request = Request::builder().method(method).uri(uri).header("impersonate-user", "bob");
+        let request = request.header("content-type", "application/json");
+        cluster.raw(request.body(full(body)).unwrap())
+    };
+    let refused = bob(Method::GET, &format!("{MAPS}/x"), String::new()).await;
+    let refused = harness::read(refused).await.fails(403);
+    assert_eq!(refused["details"], json!({"kind": "configmaps", "name": "x"}));
+    let roles = "/apis/rbac.authorization.k8s.io/v1/namespaces/default/roles";
+    let bindings = "/apis/rbac.authorization.k8s.io/v1/namespaces/default/rolebindings";
+    let role = |verbs: &str| {
+        json!({"metadata": {"name": verbs}, "rules": [{"verbs": [verbs], "resources": ["roles"],
+            "apiGroups": ["rbac.authorization.k8s.io"]}]})
+    };
+    cluster.post(roles, &role("create")).await.ok();
+    let binding = json!({"metadata": {"name": "b"}, "subjects": [{"kind": "User", "name": "bob"}],
+        "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "Role", "name": "create"}});
+    cluster.post(bindings, &binding).await.ok();
+    let refused = bob(Method::POST, roles, role("delete").to_string()).await;
+    let refused = harness::read(refused).await.fails(403);
+    assert_eq!(
+        refused["details"],
+        json!({"group": "rbac.authorization.k8s.io", "kind": "roles", "name": "delete"})
+    );
 }
