@@ -29,3 +29,4 @@ mod terminal;
 pub use engine::Runtime;
 pub use error::{Error, LaunchError, LaunchErrorKind, Result};
 pub use handle::Sandbox;
+pub use sys::memory::use_one_arena;
