@@ -6,7 +6,7 @@ use thiserror::Error;
 #[derive(Debug, Error)]
 pub enum Error {
     /// A request failed.
-    #[error("{operation} {kind} {key}: {source}")]
+    #[error("{operation} {kind} {key}: {}", said(source))]
     Request {
         /// The verb, for example `create`.
         operation: &'static str,
@@ -35,6 +35,14 @@ pub enum Error {
         #[source]
         first: Box<Error>,
     },
+}
+
+/// The server's message where there is one: the client's own words show a Status with all its fields.
+fn said(error: &kube::Error) -> String {
+    match error {
+        kube::Error::Api(status) => status.message.clone(),
+        other => other.to_string(),
+    }
 }
 
 impl Error {

@@ -34,6 +34,7 @@ pub mod replicas;
 pub mod replicaset;
 pub mod replication_controller;
 pub mod request;
+pub mod role_aggregation;
 pub mod root_ca;
 pub mod run;
 pub mod scale;

@@ -12,8 +12,8 @@ use crate::endpoint::{legacy, mirror, slice};
 use crate::inventory::Inventory;
 use crate::{
     autoscaler, cron_job, daemonset, deployment, disruption, garbage_collector, job, load_balancer,
-    namespace, node_taint, pod_gc, quota, replicas, root_ca, scheduler, service_account,
-    statefulset, taint_eviction, volume, well_known,
+    namespace, node_taint, pod_gc, quota, replicas, role_aggregation, root_ca, scheduler,
+    service_account, statefulset, taint_eviction, volume, well_known,
 };
 
 /// The workers of one controller.
@@ -51,6 +51,7 @@ pub async fn run(client: Client, config: ControllersConfig, token: CancellationT
         Box::pin(node_taint::workers(&context)),
         Box::pin(taint_eviction::workers(&context)),
         Box::pin(pod_gc::workers(&context)),
+        Box::pin(role_aggregation::workers(&context, &inventory)),
         Box::pin(namespace::workers(&context, &inventory)),
         Box::pin(garbage_collector::workers(&context, &inventory)),
     ];
