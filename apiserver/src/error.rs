@@ -90,16 +90,6 @@ impl ApiError {
         )
     }
 
-    /// 404 for a resource type or subresource that is not served.
-    pub fn no_such_resource() -> Self {
-        Self::new(
-            StatusCode::NOT_FOUND,
-            "NotFound",
-            "the server could not find the requested resource",
-        )
-        .about("", "", "")
-    }
-
     /// 409 `deployments.apps "x" already exists`.
     pub fn already_exists(served: &Served, name: &str) -> Self {
         let message = format!("{} {name:?} already exists", qualified(served.group, served.plural));

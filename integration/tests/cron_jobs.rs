@@ -122,11 +122,26 @@ fn by_the_clock(kubectl: &Kubectl) {
     });
 }
 
+/// Each of these waits for minutes to pass. They do that together, each on a node of its own.
 #[test]
-fn what_still_runs_is_joined_awaited_or_replaced() {
+fn the_clock_starts_what_it_should() {
     if !privileged() {
         return;
     }
+    let scenarios: [fn(); 4] = [
+        what_still_runs_is_joined_awaited_or_replaced,
+        a_missed_time_is_made_up_for_until_its_deadline,
+        minutes_without_a_node_do_not_fire_a_flood,
+        times_that_come_again_do_not_fire_again,
+    ];
+    std::thread::scope(|scope| {
+        for scenario in scenarios {
+            scope.spawn(scenario);
+        }
+    });
+}
+
+fn what_still_runs_is_joined_awaited_or_replaced() {
     let node = Node::start();
     let kubectls = node.old_and_new_kubectl();
     let everywhere = |what: &dyn Fn(&Kubectl) -> bool| kubectls.iter().all(what);
@@ -169,11 +184,7 @@ fn what_still_runs_is_joined_awaited_or_replaced() {
     }
 }
 
-#[test]
 fn a_missed_time_is_made_up_for_until_its_deadline() {
-    if !privileged() {
-        return;
-    }
     let node = Node::start();
     let kubectls = node.old_and_new_kubectl();
     let second = || jiff::Timestamp::now().as_second() % 60;
@@ -206,11 +217,7 @@ fn a_missed_time_is_made_up_for_until_its_deadline() {
     }
 }
 
-#[test]
 fn minutes_without_a_node_do_not_fire_a_flood() {
-    if !privileged() {
-        return;
-    }
     let mut node = Node::start();
     let kubectls = node.old_and_new_kubectl();
     let spec = r#""schedule": "* * * * *", "successfulJobsHistoryLimit": 9"#;
@@ -234,11 +241,7 @@ fn minutes_without_a_node_do_not_fire_a_flood() {
 
 /// What a clock that is set back leaves: the last time that led to a job is still to come. (The
 /// machine's own clock is set in `make vm`.)
-#[test]
 fn times_that_come_again_do_not_fire_again() {
-    if !privileged() {
-        return;
-    }
     let node = Node::start();
     let kubectls = node.old_and_new_kubectl();
     let ahead = minute() + 2;
