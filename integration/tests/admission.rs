@@ -145,6 +145,26 @@ fn a_node_of_another_kind_is_refused_by_the_node() {
 }
 
 #[test]
+fn who_cannot_be_confined_as_it_asks_is_refused() {
+    with_old_and_new_kubectl(|_, kubectl| {
+        let profile = |of: &str| json!({"securityContext": {"appArmorProfile": {"type": of}}});
+        apply(kubectl, &pod("confined", profile("RuntimeDefault"), json!({})));
+        let message = is_rejected(kubectl, "confined", "AppArmor");
+        assert!(message.starts_with("Cannot enforce AppArmor: "), "{message}");
+        apply(kubectl, &pod("confined-inside", json!({}), profile("RuntimeDefault")));
+        is_rejected(kubectl, "confined-inside", "AppArmor");
+        let mut annotated = pod("annotated", json!({}), json!({}));
+        let container = annotated["spec"]["containers"][0]["name"].as_str().unwrap();
+        let key = format!("container.apparmor.security.beta.kubernetes.io/{container}");
+        annotated["metadata"]["annotations"] = json!({key: "localhost/strict"});
+        apply(kubectl, &annotated);
+        is_rejected(kubectl, "annotated", "AppArmor");
+        apply(kubectl, &pod("unconfined", profile("Unconfined"), profile("Unconfined")));
+        kubectl.ready("unconfined");
+    });
+}
+
+#[test]
 fn a_rejected_pod_of_a_replica_set_is_replaced_when_there_is_room() {
     with_old_and_new_kubectl(|_, kubectl| {
         let amount = format!("{}m", capacity(kubectl));
