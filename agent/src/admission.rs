@@ -8,6 +8,7 @@
 mod app_armor;
 mod pace;
 mod room;
+mod sysctl;
 
 use std::sync::Arc;
 
@@ -21,6 +22,7 @@ use k8s_openapi::api::core::v1::{Node, Pod};
 use crate::worker::state::Failure;
 
 pub use pace::Pace;
+pub use sysctl::dotted;
 
 /// The label that names an operating system, of nodes and pods.
 const OS_LABEL: &str = "kubernetes.io/os";
@@ -44,7 +46,8 @@ pub fn turn(pod: &Pod) -> (Option<Timestamp>, u64) {
 /// Why the node does not take `pod` in beside the `others` on it: the first of all reasons. What
 /// depends on the node is not tried where it is not known.
 pub fn refusal(pod: &Pod, node: Option<&Node>, others: &[Arc<Pod>]) -> Option<Failure> {
-    wrong_os(pod)
+    sysctl::refusal(pod)
+        .or_else(|| wrong_os(pod))
         .or_else(|| failed_test(pod, node?, others))
         .or_else(|| app_armor::refusal(pod, app_armor::is_enabled))
 }

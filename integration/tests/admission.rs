@@ -145,6 +145,29 @@ fn a_node_of_another_kind_is_refused_by_the_node() {
 }
 
 #[test]
+fn settings_of_the_kernel_that_others_would_feel_are_refused() {
+    with_old_and_new_kubectl(|_, kubectl| {
+        let sets = |name: &str, sysctl: &str, value: &str| {
+            let sysctls = json!([{"name": sysctl, "value": value}]);
+            pod(name, json!({"securityContext": {"sysctls": sysctls}}), json!({}))
+        };
+        apply(kubectl, &sets("large", "kernel.msgmax", "65536"));
+        assert_eq!(
+            is_rejected(kubectl, "large", "SysctlForbidden"),
+            "forbidden sysctl: \"kernel.msgmax\" not allowlisted"
+        );
+        for (name, sysctl) in
+            [("dots", "net.ipv4.tcp_fin_timeout"), ("slashes", "net/ipv4/tcp_fin_timeout")]
+        {
+            apply(kubectl, &sets(name, sysctl, "17"));
+            kubectl.ready(name);
+            let path = "/proc/sys/net/ipv4/tcp_fin_timeout";
+            assert_eq!(kubectl.ok(&["exec", name, "--", "cat", path]).trim(), "17");
+        }
+    });
+}
+
+#[test]
 fn who_cannot_be_confined_as_it_asks_is_refused() {
     with_old_and_new_kubectl(|_, kubectl| {
         let profile = |of: &str| json!({"securityContext": {"appArmorProfile": {"type": of}}});

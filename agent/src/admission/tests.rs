@@ -186,6 +186,16 @@ fn pods_for_another_system_are_told_so() {
 }
 
 #[test]
+fn settings_of_the_kernel_come_first() {
+    let mut greedy = asking(json!({"cpu": "9"}));
+    let sysctls = json!({"sysctls": [{"name": "kernel.msgmax", "value": "1"}]});
+    greedy.spec.as_mut().unwrap().security_context = serde_json::from_value(sysctls).unwrap();
+    assert_eq!(reason(&greedy, &node(), &[]).as_deref(), Some("SysctlForbidden"));
+    let refusal = refusal(&greedy, None, &[]);
+    assert_eq!(refusal.map(|failure| failure.reason).as_deref(), Some("SysctlForbidden"));
+}
+
+#[test]
 fn a_profile_counts_after_what_the_node_has_and_without_it_too() {
     let profile = json!({"appArmorProfile": {"type": "RuntimeDefault"}});
     let mut confined = asking(json!({}));

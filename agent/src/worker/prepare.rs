@@ -16,6 +16,7 @@ use tokio::time::Instant;
 use super::perform::Outcome;
 use super::state::Setup;
 use super::{Note, Worker};
+use crate::admission::dotted;
 use crate::container::downward::Surroundings;
 use crate::container::{etc_files, resources};
 use crate::events::Level;
@@ -202,7 +203,7 @@ pub fn sandbox_spec(pod: &Pod, uid: &str, link: Option<&Link>, node: &Node) -> S
         pid: mode(spec.host_pid, pid),
         cgroup: resources::pod_cgroup(&node.config.cgroup_root, pod),
         resources: serde_json::from_value(json!(limits)).ok(),
-        sysctls: sysctls.into_iter().flatten().map(|s| (s.name, s.value)).collect(),
+        sysctls: sysctls.into_iter().flatten().map(|s| (dotted(&s.name), s.value)).collect(),
         labels: BTreeMap::from([
             ("io.kubernetes.pod.name".into(), text(&pod.metadata.name)),
             ("io.kubernetes.pod.namespace".into(), text(&pod.metadata.namespace)),
