@@ -188,6 +188,24 @@ fn who_cannot_be_confined_as_it_asks_is_refused() {
 }
 
 #[test]
+fn who_wants_users_of_its_own_waits_for_them() {
+    with_old_and_new_kubectl(|_, kubectl| {
+        apply(kubectl, &pod("own-users", json!({"hostUsers": false}), json!({})));
+        let why = "Failed to create pod sandbox: can't set `spec.hostUsers: false`, runtime does \
+                   not support user namespaces";
+        within(60, "an event tells why", || {
+            let events = kubectl.events("own-users", "FailedCreatePodSandBox");
+            events.iter().any(|event| event["message"] == why && event["type"] == "Warning")
+        });
+        assert_eq!(word(kubectl, "own-users"), "ContainerCreating");
+        assert!(kubectl.events("own-users", "Created").is_empty(), "it had a container");
+        apply(kubectl, &pod("host-users", json!({"hostUsers": true}), json!({})));
+        kubectl.ready("host-users");
+        delete(kubectl, &["own-users"]);
+    });
+}
+
+#[test]
 fn a_rejected_pod_of_a_replica_set_is_replaced_when_there_is_room() {
     with_old_and_new_kubectl(|_, kubectl| {
         let amount = format!("{}m", capacity(kubectl));

@@ -39,6 +39,9 @@ pub enum PrepareError {
         /// A name that may have been meant.
         hint: Option<String>,
     },
+    /// The pod wants users of its own, which the runtime has none of.
+    #[error("can't set `spec.hostUsers: false`, runtime does not support user namespaces")]
+    UserNamespace,
     /// The network gave no link.
     #[error("failed to setup network for sandbox: {0}")]
     Network(#[source] Cause),
@@ -121,6 +124,9 @@ impl Work {
 
     async fn sandbox(&self) -> Result<(Option<Link>, Arc<dyn PodSandbox>), PrepareError> {
         let spec = self.pod.spec.clone().unwrap_or_default();
+        if spec.host_users == Some(false) && self.sandbox.is_none() {
+            return Err(PrepareError::UserNamespace);
+        }
         let link = if spec.host_network.unwrap_or(false) {
             None
         } else {
