@@ -1,11 +1,14 @@
 //! Whether the node takes in a pod that is new to it: the kubelet's last word, which counts where
 //! somebody else than the scheduler bound the pod.
 //!
-//! Tests, their order and their words are those of upstream's `pkg/kubelet/lifecycle/predicate.go`,
-//! but a critical pod drives nobody out: the scheduler does that.
+//! Tests, their order and their words are those of upstream's kubelet (its admit handlers, and
+//! `pkg/kubelet/lifecycle/predicate.go`), but a critical pod drives nobody out: the scheduler does
+//! that.
 
+mod app_armor;
 mod pace;
 mod room;
+mod sysctl;
 
 use std::sync::Arc;
 
@@ -19,6 +22,7 @@ use k8s_openapi::api::core::v1::{Node, Pod};
 use crate::worker::state::Failure;
 
 pub use pace::Pace;
+pub use sysctl::dotted;
 
 /// The label that names an operating system, of nodes and pods.
 const OS_LABEL: &str = "kubernetes.io/os";
@@ -39,10 +43,17 @@ pub fn turn(pod: &Pod) -> (Option<Timestamp>, u64) {
     (created, version.parse().unwrap_or(0))
 }
 
-/// Why the node does not take `pod` in beside the `others` on it: the first of all reasons.
-pub fn refusal(pod: &Pod, node: &Node, others: &[Arc<Pod>]) -> Option<Failure> {
-    wrong_os(pod)
-        .or_else(|| room::shortage(pod, node, others))
+/// Why the node does not take `pod` in beside the `others` on it: the first of all reasons. What
+/// depends on the node is not tried where it is not known.
+pub fn refusal(pod: &Pod, node: Option<&Node>, others: &[Arc<Pod>]) -> Option<Failure> {
+    sysctl::refusal(pod)
+        .or_else(|| wrong_os(pod))
+        .or_else(|| failed_test(pod, node?, others))
+        .or_else(|| app_armor::refusal(pod, app_armor::is_enabled))
+}
+
+fn failed_test(pod: &Pod, node: &Node, others: &[Arc<Pod>]) -> Option<Failure> {
+    room::shortage(pod, node, others)
         .or_else(|| {
             let differs = !node_selector::matches(pod, node);
             let why = "node(s) didn't match Pod's node affinity/selector";

@@ -282,17 +282,12 @@ impl Agent {
         if let Some(failure) = self.node.pressure.refusal(pod) {
             return Some(failure);
         }
-        match registration::object(&self.node).await {
-            Ok(node) => {
-                let others: Vec<_> = workers.values().filter_map(Running::occupant).collect();
-                admission::refusal(pod, &node, &others)
-            }
-            Err(error) => {
-                // A refusal is for good, so that doubt speaks for the pod.
-                tracing::warn!(%error, "cannot ask what the node has: a pod is taken in untried");
-                None
-            }
-        }
+        let node = registration::object(&self.node).await.inspect_err(|error| {
+            // A refusal is for good, so that doubt speaks for the pod.
+            tracing::warn!(%error, "cannot ask what the node has: a pod is not tried against it");
+        });
+        let others: Vec<_> = workers.values().filter_map(Running::occupant).collect();
+        admission::refusal(pod, node.as_ref().ok(), &others)
     }
 
     async fn unbound_pods(&self) -> Result<Vec<String>, kube::Error> {

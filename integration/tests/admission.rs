@@ -145,6 +145,67 @@ fn a_node_of_another_kind_is_refused_by_the_node() {
 }
 
 #[test]
+fn settings_of_the_kernel_that_others_would_feel_are_refused() {
+    with_old_and_new_kubectl(|_, kubectl| {
+        let sets = |name: &str, sysctl: &str, value: &str| {
+            let sysctls = json!([{"name": sysctl, "value": value}]);
+            pod(name, json!({"securityContext": {"sysctls": sysctls}}), json!({}))
+        };
+        apply(kubectl, &sets("large", "kernel.msgmax", "65536"));
+        assert_eq!(
+            is_rejected(kubectl, "large", "SysctlForbidden"),
+            "forbidden sysctl: \"kernel.msgmax\" not allowlisted"
+        );
+        for (name, sysctl) in
+            [("dots", "net.ipv4.tcp_fin_timeout"), ("slashes", "net/ipv4/tcp_fin_timeout")]
+        {
+            apply(kubectl, &sets(name, sysctl, "17"));
+            kubectl.ready(name);
+            let path = "/proc/sys/net/ipv4/tcp_fin_timeout";
+            assert_eq!(kubectl.ok(&["exec", name, "--", "cat", path]).trim(), "17");
+        }
+    });
+}
+
+#[test]
+fn who_cannot_be_confined_as_it_asks_is_refused() {
+    with_old_and_new_kubectl(|_, kubectl| {
+        let profile = |of: &str| json!({"securityContext": {"appArmorProfile": {"type": of}}});
+        apply(kubectl, &pod("confined", profile("RuntimeDefault"), json!({})));
+        let message = is_rejected(kubectl, "confined", "AppArmor");
+        assert!(message.starts_with("Cannot enforce AppArmor: "), "{message}");
+        apply(kubectl, &pod("confined-inside", json!({}), profile("RuntimeDefault")));
+        is_rejected(kubectl, "confined-inside", "AppArmor");
+        let mut annotated = pod("annotated", json!({}), json!({}));
+        let container = annotated["spec"]["containers"][0]["name"].as_str().unwrap();
+        let key = format!("container.apparmor.security.beta.kubernetes.io/{container}");
+        annotated["metadata"]["annotations"] = json!({key: "localhost/strict"});
+        apply(kubectl, &annotated);
+        is_rejected(kubectl, "annotated", "AppArmor");
+        apply(kubectl, &pod("unconfined", profile("Unconfined"), profile("Unconfined")));
+        kubectl.ready("unconfined");
+    });
+}
+
+#[test]
+fn who_wants_users_of_its_own_waits_for_them() {
+    with_old_and_new_kubectl(|_, kubectl| {
+        apply(kubectl, &pod("own-users", json!({"hostUsers": false}), json!({})));
+        let why = "Failed to create pod sandbox: can't set `spec.hostUsers: false`, runtime does \
+                   not support user namespaces";
+        within(60, "an event tells why", || {
+            let events = kubectl.events("own-users", "FailedCreatePodSandBox");
+            events.iter().any(|event| event["message"] == why && event["type"] == "Warning")
+        });
+        assert_eq!(word(kubectl, "own-users"), "ContainerCreating");
+        assert!(kubectl.events("own-users", "Created").is_empty(), "it had a container");
+        apply(kubectl, &pod("host-users", json!({"hostUsers": true}), json!({})));
+        kubectl.ready("host-users");
+        delete(kubectl, &["own-users"]);
+    });
+}
+
+#[test]
 fn a_rejected_pod_of_a_replica_set_is_replaced_when_there_is_room() {
     with_old_and_new_kubectl(|_, kubectl| {
         let amount = format!("{}m", capacity(kubectl));

@@ -42,7 +42,7 @@ fn tainted(effect: &str) -> Node {
 
 fn refused(pod: &Pod, node: &Node, others: &[Pod]) -> Option<(String, String)> {
     let others: Vec<Arc<Pod>> = others.iter().cloned().map(Arc::new).collect();
-    refusal(pod, node, &others).map(|failure| (failure.reason, failure.message))
+    refusal(pod, Some(node), &others).map(|failure| (failure.reason, failure.message))
 }
 
 fn reason(pod: &Pod, node: &Node, others: &[Pod]) -> Option<String> {
@@ -183,6 +183,29 @@ fn pods_for_another_system_are_told_so() {
     labelled.metadata.labels = Some([(OS_LABEL.to_owned(), "windows".to_owned())].into());
     let expected = Some("PodOSSelectorNodeLabelDoesNotMatch");
     assert_eq!(reason(&labelled, &node(), &[]).as_deref(), expected);
+}
+
+#[test]
+fn settings_of_the_kernel_come_first() {
+    let mut greedy = asking(json!({"cpu": "9"}));
+    let sysctls = json!({"sysctls": [{"name": "kernel.msgmax", "value": "1"}]});
+    greedy.spec.as_mut().unwrap().security_context = serde_json::from_value(sysctls).unwrap();
+    assert_eq!(reason(&greedy, &node(), &[]).as_deref(), Some("SysctlForbidden"));
+    let refusal = refusal(&greedy, None, &[]);
+    assert_eq!(refusal.map(|failure| failure.reason).as_deref(), Some("SysctlForbidden"));
+}
+
+#[test]
+fn a_profile_counts_after_what_the_node_has_and_without_it_too() {
+    let profile = json!({"appArmorProfile": {"type": "RuntimeDefault"}});
+    let mut confined = asking(json!({}));
+    let spec = confined.spec.as_mut().unwrap();
+    spec.security_context = serde_json::from_value(profile).unwrap();
+    assert_eq!(reason(&confined, &node(), &[]).as_deref(), Some("AppArmor"));
+    let refusal = refusal(&confined, None, &[]);
+    assert_eq!(refusal.map(|failure| failure.reason).as_deref(), Some("AppArmor"));
+    let tainted = tainted("NoExecute");
+    assert_eq!(reason(&confined, &tainted, &[]).as_deref(), Some("TaintToleration"));
 }
 
 #[test]

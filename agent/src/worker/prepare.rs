@@ -16,6 +16,7 @@ use tokio::time::Instant;
 use super::perform::Outcome;
 use super::state::Setup;
 use super::{Note, Worker};
+use crate::admission::dotted;
 use crate::container::downward::Surroundings;
 use crate::container::{etc_files, resources};
 use crate::events::Level;
@@ -38,6 +39,9 @@ pub enum PrepareError {
         /// A name that may have been meant.
         hint: Option<String>,
     },
+    /// The pod wants users of its own, which the runtime has none of.
+    #[error("can't set `spec.hostUsers: false`, runtime does not support user namespaces")]
+    UserNamespace,
     /// The network gave no link.
     #[error("failed to setup network for sandbox: {0}")]
     Network(#[source] Cause),
@@ -120,6 +124,9 @@ impl Work {
 
     async fn sandbox(&self) -> Result<(Option<Link>, Arc<dyn PodSandbox>), PrepareError> {
         let spec = self.pod.spec.clone().unwrap_or_default();
+        if spec.host_users == Some(false) && self.sandbox.is_none() {
+            return Err(PrepareError::UserNamespace);
+        }
         let link = if spec.host_network.unwrap_or(false) {
             None
         } else {
@@ -202,7 +209,7 @@ pub fn sandbox_spec(pod: &Pod, uid: &str, link: Option<&Link>, node: &Node) -> S
         pid: mode(spec.host_pid, pid),
         cgroup: resources::pod_cgroup(&node.config.cgroup_root, pod),
         resources: serde_json::from_value(json!(limits)).ok(),
-        sysctls: sysctls.into_iter().flatten().map(|s| (s.name, s.value)).collect(),
+        sysctls: sysctls.into_iter().flatten().map(|s| (dotted(&s.name), s.value)).collect(),
         labels: BTreeMap::from([
             ("io.kubernetes.pod.name".into(), text(&pod.metadata.name)),
             ("io.kubernetes.pod.namespace".into(), text(&pod.metadata.namespace)),

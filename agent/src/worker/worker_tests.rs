@@ -178,6 +178,21 @@ async fn a_pod_that_the_node_does_not_take_in_fails_with_nothing_made() {
 }
 
 #[tokio::test]
+async fn a_pod_that_wants_users_of_its_own_is_not_started_with_those_of_the_machine() {
+    let mut spec = one(json!({}));
+    spec["hostUsers"] = false.into();
+    let mut stand = Stand::start("users", FakeMachine::new(), spec);
+    let why = "FailedCreatePodSandBox Failed to create pod sandbox: can't set `spec.hostUsers: \
+               false`, runtime does not support user namespaces";
+    stand.until("the reason is told", |stand| stand.has_told(why)).await;
+    assert_eq!(stand.waits("a").as_deref(), Some("ContainerCreating"));
+    assert_eq!(stand.phase(), "Pending");
+    stand.delete(30);
+    stand.finish().await;
+    assert_eq!(stand.machine.journal.all(), ["detach"]);
+}
+
+#[tokio::test]
 async fn a_pod_starts_the_moment_its_secret_appears() {
     let mut spec = one(json!({"env": [
         {"name": "A", "valueFrom": {"secretKeyRef": {"name": "words", "key": "k"}}}]}));
