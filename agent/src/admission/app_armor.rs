@@ -1,10 +1,9 @@
-//! Refuses pods that want an AppArmor profile: none is ever applied here, and who asks to be
-//! confined must not run as if it were.
+//! Refuses pods that want an AppArmor profile which they would not get.
 //!
-//! That goes for `RuntimeDefault` too, on machines with AppArmor as on others: there is no profile
-//! that the runtime would have as its default, and nothing at all is not what the pod asks for. Who
-//! can do without writes `Unconfined`, or nothing. What counts as asking, reason and words are
-//! those of upstream's `pkg/security/apparmor`.
+//! No profile is ever loaded or applied here. A pod that names one (`Localhost`) must not run as if
+//! it were confined by it. `RuntimeDefault` is what pods get that say nothing: here no profile, so
+//! it is refused only where upstream refuses it, on a machine without AppArmor. What counts as
+//! asking, reason and words are those of upstream's `pkg/security/apparmor`.
 
 use k8s_openapi::api::core::v1::{AppArmorProfile, Pod};
 
@@ -23,30 +22,47 @@ pub fn is_enabled() -> bool {
 
 /// Why a pod is refused that wants a profile, on a machine where AppArmor is `enabled` or not.
 pub fn refusal(pod: &Pod, enabled: impl FnOnce() -> bool) -> Option<Failure> {
-    is_wanted(pod).then(|| {
-        let why = match enabled() {
-            true => "profiles are not supported by the container runtime",
-            false => "AppArmor is not enabled on the host",
-        };
-        Failure { reason: "AppArmor".into(), message: format!("Cannot enforce AppArmor: {why}") }
-    })
+    let wanted = wanted(pod);
+    let why = match wanted.is_empty() || enabled() {
+        false => "AppArmor is not enabled on the host",
+        true if wanted.contains(&Wanted::Named) => {
+            "profiles are not supported by the container runtime"
+        }
+        true => return None,
+    };
+    Some(Failure { reason: "AppArmor".into(), message: format!("Cannot enforce AppArmor: {why}") })
 }
 
-/// Whether a profile is named anywhere, even one that every container has its own word against.
-fn is_wanted(pod: &Pod) -> bool {
-    let confines = |profile: &Option<AppArmorProfile>| {
-        profile.as_ref().is_some_and(|p| p.type_ != "Unconfined")
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Wanted {
+    /// The runtime's own profile.
+    Default,
+    /// One that somebody has loaded.
+    Named,
+}
+
+/// Every profile that is asked for, even one that every container has its own word against.
+fn wanted(pod: &Pod) -> Vec<Wanted> {
+    let by_field = |profile: &AppArmorProfile| match profile.type_.as_str() {
+        "Unconfined" => None,
+        "RuntimeDefault" => Some(Wanted::Default),
+        _ => Some(Wanted::Named),
     };
-    let context = pod.spec.as_ref().and_then(|spec| spec.security_context.as_ref());
+    let by_annotation = |text: &str| match text {
+        "unconfined" => None,
+        "runtime/default" => Some(Wanted::Default),
+        _ => Some(Wanted::Named),
+    };
+    let of_pod = pod.spec.as_ref().and_then(|spec| spec.security_context.as_ref());
+    let of_pod = of_pod.and_then(|context| context.app_armor_profile.as_ref());
+    let containers = containers(pod);
+    let of_containers = containers.iter().filter_map(|(_, container)| {
+        container.security_context.as_ref()?.app_armor_profile.as_ref()
+    });
     let annotations = pod.metadata.annotations.iter().flatten();
-    context.is_some_and(|context| confines(&context.app_armor_profile))
-        || containers(pod).iter().any(|(_, container)| {
-            let context = container.security_context.as_ref();
-            context.is_some_and(|context| confines(&context.app_armor_profile))
-        })
-        || annotations
-            .filter(|(key, _)| key.starts_with(ANNOTATION))
-            .any(|(_, profile)| profile != "unconfined")
+    let annotated = annotations.filter(|(key, _)| key.starts_with(ANNOTATION));
+    let fields = of_pod.into_iter().chain(of_containers).filter_map(by_field);
+    fields.chain(annotated.filter_map(|(_, text)| by_annotation(text))).collect()
 }
 
 #[cfg(test)]
@@ -66,7 +82,7 @@ mod tests {
     }
 
     #[test]
-    fn who_wants_a_profile_is_refused() {
+    fn who_would_not_get_a_profile_is_refused() {
         let annotated = |value: &str| {
             json!({"metadata": {"annotations": {format!("{ANNOTATION}c"): value}},
                 "spec": {"containers": [{"name": "c"}]}})
@@ -77,24 +93,25 @@ mod tests {
             pod["spec"][kind] = json!([{"name": "c", "securityContext": profile(of)}]);
             pod
         };
-        for (pod, wanted) in [
-            (json!({"spec": {"containers": [{"name": "c", "securityContext": {}}]}}), false),
-            (of_pod("Unconfined"), false),
-            (of_pod("RuntimeDefault"), true),
-            (of_pod("Localhost"), true),
-            (of_container("containers", "Unconfined"), false),
-            (of_container("containers", "RuntimeDefault"), true),
-            (of_container("initContainers", "Localhost"), true),
-            (of_container("ephemeralContainers", "Localhost"), true),
-            (annotated("unconfined"), false),
-            (annotated("runtime/default"), true),
-            (annotated("localhost/p"), true),
+        let [nothing, default, named] = [(false, false), (true, false), (true, true)];
+        for (pod, (asked, by_name)) in [
+            (json!({"spec": {"containers": [{"name": "c", "securityContext": {}}]}}), nothing),
+            (of_pod("Unconfined"), nothing),
+            (of_pod("RuntimeDefault"), default),
+            (of_pod("Localhost"), named),
+            (of_container("containers", "Unconfined"), nothing),
+            (of_container("containers", "RuntimeDefault"), default),
+            (of_container("initContainers", "Localhost"), named),
+            (of_container("ephemeralContainers", "Localhost"), named),
+            (annotated("unconfined"), nothing),
+            (annotated("runtime/default"), default),
+            (annotated("localhost/p"), named),
         ] {
             let none = "Cannot enforce AppArmor: AppArmor is not enabled on the host";
-            assert_eq!(refused(&pod, false).as_deref(), wanted.then_some(none), "{pod}");
+            assert_eq!(refused(&pod, false).as_deref(), asked.then_some(none), "{pod}");
             let some =
                 "Cannot enforce AppArmor: profiles are not supported by the container runtime";
-            assert_eq!(refused(&pod, true).as_deref(), wanted.then_some(some), "{pod}");
+            assert_eq!(refused(&pod, true).as_deref(), by_name.then_some(some), "{pod}");
         }
     }
 }
