@@ -17,7 +17,7 @@ use super::state::{Run, container};
 use crate::container::downward::Surroundings;
 use crate::container::env::{self, Sources};
 use crate::container::etc_files::{self, Resolver};
-use crate::container::expand::expand;
+use crate::container::expand::expand_all;
 use crate::container::spec::{self, Bind, Ingredients};
 use crate::events::Level;
 use crate::machine::{Link, PodSandbox};
@@ -356,7 +356,7 @@ impl Work {
             };
             let expression = volume_mount.sub_path_expr.as_deref().filter(|path| !path.is_empty());
             let sub = match expression {
-                Some(expression) => Some(expand(expression, lookup)),
+                Some(expression) => Some(expand_all(expression, lookup).map_err(config)?),
                 None => volume_mount.sub_path.clone().filter(|path| !path.is_empty()),
             };
             let source = match sub {
