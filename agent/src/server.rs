@@ -224,8 +224,9 @@ fn container_logs(
     let log = log_file(&place.logs, container, attempt);
     let directory = node.directory.clone();
     let names = (namespace.to_owned(), pod.to_owned(), container.to_owned());
+    let uid = place.uid;
     let running = move || {
-        directory.get(&names.0, &names.1).is_some_and(|place| {
+        directory.find(&names.0, &names.1, &uid).is_some_and(|place| {
             let mut containers = place.containers.iter();
             containers.any(|known| {
                 known.name == names.2 && known.id.is_some() && known.attempt == Some(attempt)

@@ -74,6 +74,21 @@ fn step_08_output_before_the_attach_is_not_lost() {
 }
 
 #[test]
+fn output_of_a_command_that_fails_comes_once() {
+    with_every_kubectl(|_, kubectl| {
+        for (name, tty) in [("once", "--tty=false"), ("once-tty", "--tty=true")] {
+            let args = ["run", name, "-i", tty, "--rm", "--restart=Never", "--image=busybox"];
+            let rest = ["--image-pull-policy=IfNotPresent", "--", "sh", "-c"];
+            let script = ["sleep 2; echo printed; exit 4"];
+            let output = kubectl.run(&[&args[..], &rest[..], &script[..]].concat());
+            assert_eq!(output.stdout.matches("printed").count(), 1, "{}", output.stdout);
+            assert!(!output.stderr.contains("falling back"), "{}", output.stderr);
+            assert_eq!(output.code, 4, "{}", output.stderr);
+        }
+    });
+}
+
+#[test]
 fn exec_attach_cp_and_port_forward() {
     with_every_kubectl(|node, kubectl| {
         kubectl.ok(&["run", "web", "--image=nginx", "--image-pull-policy=IfNotPresent"]);

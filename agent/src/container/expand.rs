@@ -1,4 +1,7 @@
-//! `$(NAME)` references in commands, arguments and environment values.
+//! `$(NAME)` references in commands, arguments, environment values and `subPathExpr`.
+
+use std::cell::RefCell;
+use std::collections::BTreeSet;
 
 /// Replaces every `$(NAME)` that `lookup` knows; `$$` is a dollar sign, unknown names stay as written.
 pub fn expand(input: &str, lookup: impl Fn(&str) -> Option<String>) -> String {
@@ -37,9 +40,44 @@ pub fn expand(input: &str, lookup: impl Fn(&str) -> Option<String>) -> String {
     output
 }
 
+/// Names that have no value, or an empty one.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+#[error("missing value for {}", .0.iter().map(String::as_str).collect::<Vec<_>>().join(", "))]
+pub struct Missing(BTreeSet<String>);
+
+/// As [`expand`], where every name has to have a value (upstream `ExpandContainerVolumeMounts`).
+pub fn expand_all(input: &str, lookup: impl Fn(&str) -> Option<String>) -> Result<String, Missing> {
+    let missing = RefCell::new(BTreeSet::new());
+    let expanded = expand(input, |name| {
+        let value = lookup(name).filter(|value| !value.is_empty());
+        if value.is_none() {
+            missing.borrow_mut().insert(name.to_owned());
+        }
+        value
+    });
+    match missing.into_inner() {
+        missing if missing.is_empty() => Ok(expanded),
+        missing => Err(Missing(missing)),
+    }
+}
+
 #[cfg(test)]
 mod tests {
-    use super::expand;
+    use super::{expand, expand_all};
+
+    #[test]
+    fn names_without_a_value_are_told() {
+        let lookup = |name: &str| match name {
+            "A" => Some("1".to_owned()),
+            "EMPTY" => Some(String::new()),
+            _ => None,
+        };
+        let expand = |input| expand_all(input, lookup).map_err(|missing| missing.to_string());
+        assert_eq!(expand("$(A)/$$(B)").as_deref(), Ok("1/$(B)"));
+        assert_eq!(expand("$(NOSUCH)/a").unwrap_err(), "missing value for NOSUCH");
+        let several = expand("$(C)/$(A)/$(B)/$(C)/$(EMPTY)").unwrap_err();
+        assert_eq!(several, "missing value for B, C, EMPTY");
+    }
 
     #[test]
     fn references() {

@@ -150,7 +150,9 @@ impl Manager {
         let metadata = &victim.pod.metadata;
         let namespace = metadata.namespace.clone().unwrap_or_default();
         let name = metadata.name.clone().unwrap_or_default();
-        let Some(place) = self.node.directory.get(&namespace, &name) else { return false };
+        let uid = metadata.uid.clone().unwrap_or_default();
+        let where_it_is = || self.node.directory.find(&namespace, &name, &uid);
+        let Some(place) = where_it_is() else { return false };
         let message = rank::message(victim, threshold, seen);
         tracing::warn!(namespace, name, message, "evicting a pod");
         let failure = Failure { reason: "Evicted".into(), message };
@@ -158,12 +160,7 @@ impl Manager {
             return false;
         }
         let gone = async {
-            while self
-                .node
-                .directory
-                .get(&namespace, &name)
-                .is_some_and(|now| now.uid == place.uid && now.sandbox.is_some())
-            {
+            while where_it_is().is_some_and(|now| now.sandbox.is_some()) {
                 sleep(Duration::from_millis(250)).await;
             }
         };

@@ -70,6 +70,16 @@ impl StreamOptions {
     }
 }
 
+/// What a client comes for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Purpose {
+    /// A process of its own, whose exit code it is told.
+    Exec,
+    /// The process of the container. The end of the streams is a success whatever the exit code:
+    /// kubectl takes a failure for one of the connection and turns to the logs instead.
+    Attach,
+}
+
 /// Answers an exec request. `start` begins the process once the client's streams are there; its
 /// error is what the client sees.
 pub fn exec<B, F, E>(
@@ -82,10 +92,11 @@ where
     F: Future<Output = Result<Session, E>> + Send + 'static,
     E: std::fmt::Display + Send + 'static,
 {
-    serve(request, options, "error executing command in container", start)
+    serve(request, options, Purpose::Exec, start)
 }
 
-/// Answers an attach request; as [`exec`].
+/// Answers an attach request; as [`exec`], but how the process ends is not for the client to learn
+/// here: it finds that in the pod's status.
 pub fn attach<B, F, E>(
     request: Request<B>,
     options: StreamOptions,
@@ -96,13 +107,13 @@ where
     F: Future<Output = Result<Session, E>> + Send + 'static,
     E: std::fmt::Display + Send + 'static,
 {
-    serve(request, options, "error attaching to container", start)
+    serve(request, options, Purpose::Attach, start)
 }
 
 fn serve<B, F, E>(
     mut request: Request<B>,
     options: StreamOptions,
-    what: &'static str,
+    purpose: Purpose,
     start: impl FnOnce() -> F + Send + 'static,
 ) -> Response<Body>
 where
@@ -131,8 +142,12 @@ where
             }
         };
         if let Some((streams, connection)) = open(io, transport, options).await {
+            let what = match purpose {
+                Purpose::Exec => "error executing command in container",
+                Purpose::Attach => "error attaching to container",
+            };
             let started = async move { start().await.map_err(|e| format!("{what}: {e}")) };
-            run(streams, connection, started).await;
+            run(streams, connection, purpose, started).await;
         }
     });
     response
@@ -216,6 +231,7 @@ where
 pub(super) async fn run(
     streams: Streams,
     connection: Connection,
+    purpose: Purpose,
     start: impl Future<Output = Result<Session, String>>,
 ) {
     let Streams { stdin, stdout, stderr, error, resize, status } = streams;
@@ -223,7 +239,10 @@ pub(super) async fn run(
         Ok(session) => {
             let outputs = (stdout.clone(), stderr.clone());
             tokio::select! {
-                code = carry(session, stdin, outputs, resize) => Ok(code),
+                code = carry(session, stdin, outputs, resize) => match purpose {
+                    Purpose::Exec => Ok(code),
+                    Purpose::Attach => Ok(Some(0)),
+                },
                 () = connection.closed.cancelled() => return,
             }
         }

@@ -13,7 +13,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
 use tokio::sync::{mpsc, oneshot};
 
 use super::negotiate::Transport;
-use super::remote_command::{StreamOptions, open, run};
+use super::remote_command::{Purpose, StreamOptions, open, run};
 use super::spdy_frame::{Decoder, Encoder, Frame};
 use super::{dictionary, port_forward, websocket_frame};
 
@@ -211,7 +211,7 @@ async fn exec_over_spdy() {
     let server = tokio::spawn(async move {
         let transport = Transport::Spdy("v4.channel.k8s.io".to_owned());
         let (streams, connection) = open(far, transport, ALL).await.unwrap();
-        run(streams, connection, async { Ok(cat()) }).await;
+        run(streams, connection, Purpose::Exec, async { Ok(cat()) }).await;
     });
     let mut client = Client::new(near);
     for (id, kind) in [(1, "error"), (3, "stdin"), (5, "stdout"), (7, "stderr")] {
@@ -230,13 +230,39 @@ async fn exec_over_spdy() {
 }
 
 #[tokio::test]
+async fn attach_does_not_tell_the_exit_code() {
+    for (protocol, expected) in [
+        ("v5.channel.k8s.io", r#"{"metadata":{},"status":"Success"}"#),
+        ("v4.channel.k8s.io", r#"{"metadata":{},"status":"Success"}"#),
+        ("v3.channel.k8s.io", ""),
+    ] {
+        let (near, far) = tokio::io::duplex(256);
+        let server = tokio::spawn(async move {
+            let transport = Transport::Spdy(protocol.to_owned());
+            let (streams, connection) = open(far, transport, ALL).await.unwrap();
+            run(streams, connection, Purpose::Attach, async { Ok(cat()) }).await;
+        });
+        let mut client = Client::new(near);
+        for (id, kind) in [(1, "error"), (3, "stdin"), (5, "stdout"), (7, "stderr")] {
+            client.open(id, &[("streamtype", kind)]).await;
+        }
+        client.data(3, b"hello", true).await;
+        let data = client.collect(&[1, 5, 7]).await;
+        assert_eq!(data[&5], b"hello");
+        assert_eq!(String::from_utf8_lossy(&data[&1]), expected, "{protocol}");
+        drop(client);
+        server.await.unwrap();
+    }
+}
+
+#[tokio::test]
 async fn a_start_that_fails_is_told() {
     let (near, far) = tokio::io::duplex(256);
     tokio::spawn(async move {
         let transport = Transport::Spdy("v5.channel.k8s.io".to_owned());
         let options = StreamOptions { stdout: true, ..StreamOptions::default() };
         let (streams, connection) = open(far, transport, options).await.unwrap();
-        run(streams, connection, async { Err("no such file".to_owned()) }).await;
+        run(streams, connection, Purpose::Exec, async { Err("no such file".to_owned()) }).await;
     });
     let mut client = Client::new(near);
     client.open(1, &[("streamtype", "error")]).await;
@@ -253,7 +279,7 @@ async fn exec_over_websocket() {
         let transport = Transport::WebSocket("v5.channel.k8s.io".to_owned());
         let options = StreamOptions { tty: true, ..ALL };
         let (streams, connection) = open(far, transport, options).await.unwrap();
-        run(streams, connection, async { Ok(cat()) }).await;
+        run(streams, connection, Purpose::Exec, async { Ok(cat()) }).await;
     });
     near.write_all(&masked(2, b"\x04{\"Width\":80,\"Height\":24}\n")).await.unwrap();
     let mut channels = vec![Vec::new(); 5];
@@ -299,7 +325,7 @@ async fn a_client_that_leaves_ends_the_session() {
     let server = tokio::spawn(async move {
         let transport = Transport::WebSocket("v4.channel.k8s.io".to_owned());
         let (streams, connection) = open(far, transport, ALL).await.unwrap();
-        run(streams, connection, async { Ok(cat()) }).await;
+        run(streams, connection, Purpose::Exec, async { Ok(cat()) }).await;
     });
     drop(near);
     server.await.unwrap();

@@ -6,6 +6,7 @@ pub mod files;
 pub mod host_path;
 pub mod mount;
 pub mod prepare;
+pub mod propagation;
 pub mod provisioned;
 pub mod references;
 pub mod sub_path;

@@ -78,7 +78,7 @@ fn mount_points_below(root: &Path, mountinfo: &str) -> Vec<PathBuf> {
 }
 
 /// mountinfo writes space, tab, newline and backslash in octal.
-fn unescape(field: &str) -> PathBuf {
+pub(super) fn unescape(field: &str) -> PathBuf {
     let mut text = String::with_capacity(field.len());
     let mut rest = field;
     while let Some(position) = rest.find('\\') {

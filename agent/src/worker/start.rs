@@ -17,13 +17,14 @@ use super::state::{Run, container};
 use crate::container::downward::Surroundings;
 use crate::container::env::{self, Sources};
 use crate::container::etc_files::{self, Resolver};
-use crate::container::expand::expand;
+use crate::container::expand::expand_all;
 use crate::container::spec::{self, Bind, Ingredients};
 use crate::events::Level;
 use crate::machine::{Link, PodSandbox};
 use crate::node::Node;
 use crate::objects::{Key, Subscription};
 use crate::volume::prepare::Ready;
+use crate::volume::propagation::{self, Wanted};
 use crate::volume::sub_path;
 
 /// Label with the container's name in its pod.
@@ -356,7 +357,7 @@ impl Work {
             };
             let expression = volume_mount.sub_path_expr.as_deref().filter(|path| !path.is_empty());
             let sub = match expression {
-                Some(expression) => Some(expand(expression, lookup)),
+                Some(expression) => Some(expand_all(expression, lookup).map_err(config)?),
                 None => volume_mount.sub_path.clone().filter(|path| !path.is_empty()),
             };
             let source = match sub {
@@ -379,6 +380,14 @@ impl Work {
                     place
                 }
             };
+            let (propagation, wanted) = match volume_mount.mount_propagation.as_deref() {
+                Some("HostToContainer") => ("rslave", Some(Wanted::Inward)),
+                Some("Bidirectional") => ("rshared", Some(Wanted::BothWays)),
+                _ => ("rprivate", None),
+            };
+            if let Some(wanted) = wanted {
+                propagates(&source, wanted).map_err(failed)?;
+            }
             let target = Path::new("/").join(&volume_mount.mount_path);
             let recursive = volume_mount.recursive_read_only.as_deref();
             binds.push(Bind {
@@ -386,11 +395,7 @@ impl Work {
                 target,
                 read_only: volume_mount.read_only.unwrap_or(false) || volume.read_only,
                 recursive_read_only: matches!(recursive, Some("Enabled" | "IfPossible")),
-                propagation: match volume_mount.mount_propagation.as_deref() {
-                    Some("HostToContainer") => "rslave",
-                    Some("Bidirectional") => "rshared",
-                    _ => "rprivate",
-                },
+                propagation,
             });
         }
         let own = self.own_files(&directory).map_err(|error| failed(error.to_string()))?;
@@ -458,6 +463,14 @@ impl Work {
         files.push((file, path.to_owned()));
         Ok(files)
     }
+}
+
+/// Whether the mount that a path is on propagates as a container wants; says why not.
+fn propagates(source: &Path, wanted: Wanted) -> Result<(), String> {
+    let path = std::fs::canonicalize(source).map_err(|error| error.to_string())?;
+    let mountinfo =
+        std::fs::read_to_string("/proc/self/mountinfo").map_err(|error| error.to_string())?;
+    propagation::check(&path, wanted, &mountinfo).map_err(|unshared| unshared.to_string())
 }
 
 /// 64 random hexadecimal digits.

@@ -233,6 +233,22 @@ async fn a_pod_that_waits_for_a_secret_can_be_deleted() {
 }
 
 #[tokio::test]
+async fn a_sub_path_of_a_variable_without_a_value_holds_the_container() {
+    let mount = json!({"name": "v", "mountPath": "/v", "subPathExpr": "$(NOSUCH)/a"});
+    let mut spec = one(json!({"volumeMounts": [mount]}));
+    spec["volumes"] = json!([{"name": "v", "emptyDir": {}}]);
+    let mut stand = Stand::start("sub-path", FakeMachine::new(), spec);
+    let told = "Failed Error: missing value for NOSUCH";
+    stand.until("the reason is told", |stand| stand.has_told(told)).await;
+    let held =
+        |stand: &mut Stand| stand.waits("a").as_deref() == Some("CreateContainerConfigError");
+    stand.until("the container waits", held).await;
+    assert_eq!(stand.machine.journal.count("start a"), 0);
+    stand.delete(0);
+    stand.finish().await;
+}
+
+#[tokio::test]
 async fn an_image_that_is_present_starts_without_a_registry() {
     let machine = FakeMachine::new();
     machine.cut_registries();
