@@ -14,7 +14,7 @@ use nix::sys::socket::{
 /// The largest query that is read whole.
 const MAX_QUERY_BYTES: usize = 4096;
 /// Datagrams per system call.
-const BATCH: usize = 32;
+pub(crate) const BATCH: usize = 32;
 
 /// Longer replies are sent one by one: cut up, they still have to fit into a packet of any link.
 const SEGMENT_MAX_BYTES: usize = 1200;

@@ -8,6 +8,7 @@ mod answer;
 mod cache;
 mod config;
 mod datagrams;
+mod load;
 mod name;
 mod records;
 mod resolvers;

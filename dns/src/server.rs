@@ -7,7 +7,7 @@
 use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use kube::Client;
 use socket2::{Domain, Socket, Type};
@@ -21,6 +21,7 @@ use tokio_util::sync::CancellationToken;
 use crate::answer::{Outcome, Zone, write_aliases};
 use crate::config::{DnsConfig, DnsError, Result};
 use crate::datagrams::Datagrams;
+use crate::load::{GATHERING, Load};
 use crate::name::Name;
 use crate::records::Records;
 use crate::resolvers::Resolvers;
@@ -215,7 +216,11 @@ impl UdpWorker {
     fn run(self) {
         let mut datagrams = Datagrams::new(&self.socket);
         let mut replies = Vec::new();
+        let mut load = Load::new(Instant::now());
         loop {
+            if load.is_heavy() {
+                std::thread::sleep(GATHERING);
+            }
             let received = datagrams.receive();
             if self.stopped.load(Ordering::SeqCst) {
                 return;
@@ -223,6 +228,7 @@ impl UdpWorker {
             if received.is_err() {
                 continue;
             }
+            load.note(datagrams.received().count(), Instant::now);
             for (query, client) in datagrams.received() {
                 match self.server.answer_now(query, true) {
                     Ok(Some(reply)) => replies.push((reply, client)),

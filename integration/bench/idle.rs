@@ -5,8 +5,9 @@ use std::time::Duration;
 use crate::report::Report;
 use crate::world::World;
 
-/// What a fresh node still does at first is not idling.
-const SETTLE: Duration = Duration::from_secs(8);
+/// What a fresh node still does at first is not idling: the last of it, what may be written late
+/// (`store`, ten seconds).
+const SETTLE: Duration = Duration::from_secs(12);
 /// How long the node is watched, unless `IDLE_SECONDS` says otherwise.
 const WINDOW_SECONDS: u64 = 45;
 const MEMORY_BUDGET_MIB: f64 = 30.0;
