@@ -18,7 +18,7 @@ use crate::cgroup::{self, Usage};
 use crate::engine;
 use crate::link::Link;
 use crate::plan::{self, NamespaceChoice, Rootfs};
-use crate::protocol::{Answer, LogPlan, Operation, Start};
+use crate::protocol::{Answer, LogPlan, Operation, Refusal, Start};
 use crate::records::{self, Durability};
 use crate::sandbox::{ContainerSpec, ContainerStatus, SandboxEvent, SandboxSpec};
 use crate::{Error, Result};
@@ -212,8 +212,15 @@ impl Sandbox {
             inherit_streams: manner.streams.is_some(),
         };
         let descriptors = manner.streams.map(Vec::from).unwrap_or_default();
-        let (answer, received) =
-            self.request(Operation::Start(Box::new(start)), descriptors).await?;
+        let answered = self.request(Operation::Start(Box::new(start)), descriptors).await;
+        let (answer, received) = answered.map_err(|error| match error {
+            // It ran: whoever takes the loss for a reason to try again would run it twice.
+            Error::ShimLost(_) if state.join("started.json").exists() => {
+                let message = "starting: the shim ended at the same time".to_owned();
+                Error::Shim(Refusal { message, errno: 0 })
+            }
+            error => error,
+        })?;
         let Answer::Started { pid, warnings } = answer else { return Ok((0, None)) };
         warn_once(warnings);
         self.observed().started(id, pid);

@@ -59,6 +59,8 @@ struct Inside {
     programs: HashMap<String, i32>,
     /// Containers that do not end when asked to.
     stubborn: HashSet<String>,
+    /// The shim is gone, until another sandbox is made.
+    lost: bool,
 }
 
 /// A sandbox whose containers run until the test ends them, or until they are asked to.
@@ -86,6 +88,11 @@ impl FakeSandbox {
     /// From now on a container ignores what it can ignore.
     pub fn ignore_signals(&self, name: &str) {
         self.inside.lock().unwrap().stubborn.insert(name.to_owned());
+    }
+
+    /// The shim dies when the next container is to start.
+    pub fn lose_shim(&self) {
+        self.inside.lock().unwrap().lost = true;
     }
 
     fn finish(&self, name: &str, exit: Exit) {
@@ -122,6 +129,12 @@ impl PodSandbox for FakeSandbox {
     fn start_container<'a>(&'a self, id: &'a str) -> BoxFuture<'a, Result<u32, Cause>> {
         self.journal.note(format!("start {}", self.name(id)));
         let mut inside = self.inside.lock().unwrap();
+        if inside.lost {
+            for listener in &inside.listeners {
+                listener.try_send(SandboxEvent::ShimLost).unwrap();
+            }
+            return async { Err(runtime::Error::ShimLost("u".into()).into()) }.boxed();
+        }
         inside.processes.get_mut(id).unwrap().started_at = Some(SystemTime::now());
         async { Ok(1) }.boxed()
     }
@@ -177,6 +190,9 @@ impl PodSandbox for FakeSandbox {
 
     fn remove(&self) -> BoxFuture<'_, Result<(), Cause>> {
         self.journal.note("remove sandbox");
+        let mut inside = self.inside.lock().unwrap();
+        inside.lost = false;
+        inside.listeners.clear();
         async { Ok(()) }.boxed()
     }
 

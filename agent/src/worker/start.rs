@@ -289,13 +289,18 @@ impl Work {
         event("Created", format!("Created container: {name}"));
         let started_at = Timestamp::now();
         if let Err(error) = self.sandbox.start_container(&id).await {
-            let launch = error.downcast_ref::<runtime::Error>().and_then(runtime::Error::launch);
-            let message = match launch {
+            let cause = error.downcast_ref::<runtime::Error>();
+            let message = match cause.and_then(runtime::Error::launch) {
                 Some(launch) => launch.start_message(),
                 None => chain(&*error),
             };
             if let Err(error) = self.sandbox.remove_container(&id).await {
                 tracing::debug!(%error, "cannot remove a container that did not start");
+            }
+            // Nothing has run, and the container is not to blame: it has its chance in another
+            // sandbox, which the worker makes when it hears of the loss.
+            if let Some(runtime::Error::ShimLost(_)) = cause {
+                return Err(hold("RunContainerError", message, true));
             }
             return Err(StartError::Launch { id, message });
         }

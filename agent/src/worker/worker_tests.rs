@@ -161,6 +161,23 @@ async fn a_life() {
 }
 
 #[tokio::test]
+async fn a_container_whose_sandbox_is_lost_before_it_runs_starts_in_another_one() {
+    let machine = FakeMachine::new();
+    machine.sandbox.lose_shim();
+    let mut spec = one(json!({}));
+    spec["restartPolicy"] = "Never".into();
+    let mut stand = Stand::start("lost", machine, spec);
+    stand.until("it is ready", |stand| stand.ready()).await;
+    let status = stand.api.status().container_statuses.unwrap()[0].clone();
+    assert_eq!(status.restart_count, 0);
+    assert!(status.last_state.is_none_or(|state| state.terminated.is_none()), "it has not ended");
+    assert_eq!(
+        stand.machine.journal.all(),
+        ["make sandbox", "start a", "remove sandbox", "make sandbox", "start a"]
+    );
+}
+
+#[tokio::test]
 async fn a_pod_that_the_node_does_not_take_in_fails_with_nothing_made() {
     let refusal = Failure { reason: "OutOfcpu".into(), message: "too much".into() };
     let spec = one(json!({}));
