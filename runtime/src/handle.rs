@@ -248,11 +248,6 @@ impl Sandbox {
         Ok(self.observed().status())
     }
 
-    /// Makes the shim open the log file anew, after somebody else has rotated it.
-    pub async fn reopen_log(&self, id: &str) -> Result<()> {
-        self.request(Operation::ReopenLog { container: id.to_owned() }, Vec::new()).await.map(drop)
-    }
-
     /// Kills what still runs of a container and removes its cgroup, writable layer and records.
     /// The log stays. Removing what does not exist is no error.
     pub async fn remove_container(&self, id: &str) -> Result<()> {

@@ -89,11 +89,6 @@ pub enum Operation {
         /// Rows.
         rows: u16,
     },
-    /// Open the log anew.
-    ReopenLog {
-        /// The container.
-        container: String,
-    },
     /// Kill what is left of a container and forget it.
     Remove {
         /// The container.

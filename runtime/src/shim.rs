@@ -82,6 +82,8 @@ impl Shim {
         // Not even a container with CAP_SYS_PTRACE that shares our PID namespace looks into us,
         // or into a child that has not executed its program yet.
         process::control(libc::PR_SET_DUMPABLE, 0)?;
+        // It is executed from a descriptor, which would be its name.
+        process::set_name(c"coracle-shim");
         std::env::set_current_dir("/")?;
         process::set_umask(0o022);
         let mut mask = SigSet::empty();

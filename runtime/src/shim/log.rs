@@ -100,7 +100,7 @@ impl Log {
     }
 
     /// Opens the file anew, after somebody has moved it away.
-    pub fn reopen(&mut self) -> io::Result<()> {
+    fn reopen(&mut self) -> io::Result<()> {
         let file = open(&self.plan.path)?;
         self.size_bytes = file.metadata()?.len();
         self.file = Some(file);

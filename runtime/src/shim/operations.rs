@@ -87,12 +87,6 @@ impl Shim {
                 }
                 done
             }
-            Operation::ReopenLog { container } => {
-                if let Some(log) = &mut self.find(&container)?.log {
-                    log.reopen().map_err(|e| Failure::refused("opening the log", &e))?;
-                }
-                done
-            }
             Operation::Remove { container } => {
                 if let Some(mut container) = self.containers.remove(&container) {
                     if container.exit.is_none() {
