@@ -7,7 +7,7 @@
 use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use kube::Client;
 use socket2::{Domain, Socket, Type};
@@ -216,7 +216,7 @@ impl UdpWorker {
     fn run(self) {
         let mut datagrams = Datagrams::new(&self.socket);
         let mut replies = Vec::new();
-        let mut load = Load::new(Instant::now());
+        let mut load = Load::default();
         loop {
             if load.is_heavy() {
                 std::thread::sleep(GATHERING);
@@ -228,7 +228,7 @@ impl UdpWorker {
             if received.is_err() {
                 continue;
             }
-            load.note(datagrams.received().count(), Instant::now);
+            load.note(datagrams.received().count());
             for (query, client) in datagrams.received() {
                 match self.server.answer_now(query, true) {
                     Ok(Some(reply)) => replies.push((reply, client)),
