@@ -123,6 +123,8 @@ async fn node(options: &UpOptions, paths: &Paths) -> Result<(), Failure> {
         let admin = client(&server, component("kubernetes-admin", &["system:masters"]));
         manifests::apply(admin, dir).await?;
     }
+    // Whoever hears that we are ready may stop us at once.
+    let told_to_stop = signals()?;
     notify::notify("READY=1");
     tracing::info!(
         api = %addresses[0],
@@ -131,7 +133,7 @@ async fn node(options: &UpOptions, paths: &Paths) -> Result<(), Failure> {
         "ready"
     );
 
-    wait_for_signal().await?;
+    told_to_stop.await;
     notify::notify("STOPPING=1");
     token.cancel();
     tasks.close();
@@ -423,14 +425,16 @@ async fn wait_for_default_account(client: &Client) -> Result<(), Failure> {
     Ok(())
 }
 
-async fn wait_for_signal() -> Result<(), Failure> {
+/// Ends at SIGTERM or SIGINT, which end the process no longer from here on.
+fn signals() -> Result<impl Future<Output = ()>, Failure> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
-    tokio::select! {
-        _ = terminate.recv() => {}
-        _ = interrupt.recv() => {}
-    }
-    Ok(())
+    Ok(async move {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+    })
 }
 
 #[cfg(test)]
