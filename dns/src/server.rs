@@ -21,7 +21,7 @@ use tokio_util::sync::CancellationToken;
 use crate::answer::{Outcome, Zone, write_aliases};
 use crate::config::{DnsConfig, DnsError, Result};
 use crate::datagrams::Datagrams;
-use crate::load::{GATHERING, Load};
+use crate::load::{GATHERING, Load, Moment};
 use crate::name::Name;
 use crate::records::Records;
 use crate::resolvers::Resolvers;
@@ -216,7 +216,7 @@ impl UdpWorker {
     fn run(self) {
         let mut datagrams = Datagrams::new(&self.socket);
         let mut replies = Vec::new();
-        let mut load = Load::default();
+        let mut load = Load::new(Moment::now());
         loop {
             if load.is_heavy() {
                 std::thread::sleep(GATHERING);
@@ -228,7 +228,7 @@ impl UdpWorker {
             if received.is_err() {
                 continue;
             }
-            load.note(datagrams.received().count());
+            load.note(datagrams.received().count(), Moment::now);
             for (query, client) in datagrams.received() {
                 match self.server.answer_now(query, true) {
                     Ok(Some(reply)) => replies.push((reply, client)),

@@ -14,7 +14,7 @@ census() {
         ip -o link | awk -F': ' '{ print "link", $2 }'
         ip route | sed 's/^/route /'
         nft list ruleset | sed 's/^/rule /'
-        pgrep -x coracle | sed 's/^/process /' || true
+        pgrep -x 'coracle(-shim)?' | sed 's/^/process /' || true
         sysctl net.ipv4.ip_forward
     } | sort
 }

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::process::Stdio;
 use std::time::Duration;
 
-use coracle_integration::{Kubectl, Node, eventually, privileged, story, within};
+use coracle_integration::{Kubectl, Node, NodeOptions, eventually, privileged, story, within};
 
 fn container_pids(node: &Node, kubectl: &Kubectl, app: &str) -> BTreeMap<String, (u64, String)> {
     let _ = node;
@@ -120,4 +120,17 @@ spec:
         assert_eq!(line, format!("line {number}"));
     }
     assert!(log.lines().count() > 100);
+}
+
+/// Whoever waits for the word that the node is ready may stop it in the same moment.
+#[test]
+fn a_node_that_is_just_ready_ends_well_when_told_to() {
+    if !privileged() {
+        return;
+    }
+    let mut node = Node::prepare(NodeOptions { without_images: true, ..NodeOptions::default() });
+    for _ in 0..10 {
+        node.up();
+        node.stop_agent();
+    }
 }

@@ -106,7 +106,7 @@ impl Runtime {
     pub async fn adopt(&self) -> Result<Vec<(SandboxSpec, Sandbox)>> {
         let mut adopted = Vec::new();
         for id in self.census().await? {
-            let record = self.inner.state(&id).join("sandbox.json");
+            let record = self.inner.state(&id).join(records::SANDBOX);
             let spec: Option<SandboxSpec> =
                 records::read(&record).map_err(Error::file("reading", record))?;
             // Without a whole record it was never created for anybody; `cleanup` removes it.
@@ -142,7 +142,7 @@ impl Runtime {
     /// Removes every sandbox that is not in `keep`: processes, cgroups, mounts, records.
     pub async fn cleanup(&self, keep: &HashSet<String>) -> Result<()> {
         for id in self.census().await?.into_iter().filter(|id| !keep.contains(id)) {
-            let record = self.inner.state(&id).join("sandbox.json");
+            let record = self.inner.state(&id).join(records::SANDBOX);
             match records::read::<SandboxSpec>(&record).ok().flatten() {
                 Some(spec) => {
                     self.connect(spec.clone()).await?.remove().await?;
@@ -205,12 +205,12 @@ impl Inner {
 
     fn prepare(&self, spec: &SandboxSpec) -> Result<(Child, UnixStream)> {
         let state = self.state(&spec.id);
-        if state.join("sandbox.json").exists() {
+        if state.join(records::SANDBOX).exists() {
             return Err(Error::Exists(spec.id.clone()));
         }
         make_private(&state)?;
         make_private(&self.runs().join(&spec.id))?;
-        let record = state.join("sandbox.json");
+        let record = state.join(records::SANDBOX);
         records::write(&record, spec, Durability::Cached)
             .map_err(Error::file("writing", record))?;
         self.remember_parent(&spec.cgroup)?;

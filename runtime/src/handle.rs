@@ -142,7 +142,7 @@ impl Sandbox {
     fn prepare(&self, container: ContainerSpec) -> Result<()> {
         let id = container.id.clone();
         let state = self.state(&id);
-        if state.join("container.json").exists() {
+        if state.join(records::CONTAINER).exists() {
             return Err(Error::Exists(id));
         }
         for part in ["upper", "work"] {
@@ -155,7 +155,7 @@ impl Sandbox {
             fs::set_permissions(&upper, mode.permissions())
                 .map_err(Error::file("setting the mode of", upper))?;
         }
-        let record = state.join("container.json");
+        let record = state.join(records::CONTAINER);
         records::write(&record, &container, Durability::Cached)
             .map_err(Error::file("writing", record))?;
         let group = self.group(&id);
@@ -215,7 +215,7 @@ impl Sandbox {
         let answered = self.request(Operation::Start(Box::new(start)), descriptors).await;
         let (answer, received) = answered.map_err(|error| match error {
             // It ran: whoever takes the loss for a reason to try again would run it twice.
-            Error::ShimLost(_) if state.join("started.json").exists() => {
+            Error::ShimLost(_) if state.join(records::STARTED).exists() => {
                 let message = "starting: the shim ended at the same time".to_owned();
                 Error::Shim(Refusal { message, errno: 0 })
             }
@@ -228,7 +228,7 @@ impl Sandbox {
     }
 
     fn record(&self, id: &str) -> Result<ContainerSpec> {
-        let path = self.state(id).join("container.json");
+        let path = self.state(id).join(records::CONTAINER);
         records::read(&path)
             .map_err(Error::file("reading", path))?
             .ok_or_else(|| Error::NotFound(id.to_owned()))

@@ -9,7 +9,7 @@ mod root;
 
 use std::ffi::{CString, OsStr};
 use std::fs::File;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
@@ -20,7 +20,7 @@ use crate::sys::{clone, mount as sys_mount, process as sys_process, tty};
 use crate::{LaunchError, LaunchErrorKind};
 
 use mount::{PreparedMount, PreparedRoot};
-use process::PreparedProcess;
+use process::{PreparedGate, PreparedProcess};
 use report::{Report, Step};
 
 pub use child::init;
@@ -42,8 +42,6 @@ pub struct Started {
     pub terminal: Option<OwnedFd>,
     /// What could not be granted and was left out.
     pub warnings: Vec<String>,
-    /// When it waits before its program: how to let it go on.
-    pub gate: Option<Gate>,
 }
 
 /// A process that is set up and waits before its program.
@@ -85,13 +83,12 @@ struct PreparedDevice {
     device: Device,
 }
 
-/// Starts the first process of a container.
+/// Starts the first process of a container: it is set up and waits at the gate.
 pub fn container(
     plan: &Plan,
     stdio: Stdio,
     sandbox_pid: Option<&OwnedFd>,
-    gated: bool,
-) -> Result<Started, LaunchError> {
+) -> Result<(Started, Gate), LaunchError> {
     let mut warnings = Vec::new();
     let mut prepared_mounts = Vec::with_capacity(plan.mounts.len());
     let mut terminal = None;
@@ -123,19 +120,13 @@ pub fn container(
     let streams = streams.ok_or_else(|| plain("a process without streams"))?;
 
     let (report_read, report_write) = pipe()?;
-    let (gate_read, gate_write) = match gated {
-        true => {
-            let (read, write) = pipe()?;
-            (Some(read), Some(write))
-        }
-        false => (None, None),
-    };
+    let (wait, open) = pipe()?;
     let process = PreparedProcess::new(
         &plan.process,
         streams,
         master.is_some(),
         report_write,
-        gate_read,
+        Some(PreparedGate { wait, open: open.as_raw_fd() }),
         &mut warnings,
     )?;
 
@@ -232,14 +223,12 @@ pub fn container(
         Ok(clone::Fork::Child) => sys_process::leave(1),
         Err(errno) => return Err(with_errno("clone3", errno)),
     };
-    let gate = gate_write.map(|open| (open, ()));
-    match (Report::read(&report_read), gate) {
-        (None, None) => Ok(Started { pid, terminal: master, warnings, gate: None }),
-        (Some(report), Some((open, ()))) if report.step == Step::Ready => {
+    match Report::read(&report_read) {
+        Some(report) if report.step == Step::Ready => {
             let gate = Gate { open, reports: report_read, wording };
-            Ok(Started { pid, terminal: master, warnings, gate: Some(gate) })
+            Ok((Started { pid, terminal: master, warnings }, gate))
         }
-        (report, _) => {
+        report => {
             let _ = clone::wait(pid);
             Err(match report {
                 Some(report) => report.explain(&wording),
@@ -325,7 +314,7 @@ pub fn exec(
         Err(errno) => return Err(with_errno("clone3", errno)),
     };
     match Report::read(&report_read) {
-        None => Ok(Started { pid, terminal: master, warnings, gate: None }),
+        None => Ok(Started { pid, terminal: master, warnings }),
         Some(report) => {
             let _ = clone::wait(pid);
             Err(report.explain(&Wording {

@@ -7,6 +7,15 @@ use std::path::Path;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
+/// The record of a sandbox, in its directory.
+pub(crate) const SANDBOX: &str = "sandbox.json";
+/// The record of a container that was prepared, in its directory.
+pub(crate) const CONTAINER: &str = "container.json";
+/// The record of its start; it is there before the program is executed.
+pub(crate) const STARTED: &str = "started.json";
+/// The record of its end.
+pub(crate) const EXIT: &str = "exit.json";
+
 /// How sure a write must be before it counts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Durability {

@@ -324,7 +324,7 @@ impl Shim {
         container.drain(&mut self.buffer, &mut self.poller);
         container.exit = Some(exit.clone());
         // The record is on disk before anybody hears of the end.
-        let path = container.records.join("exit.json");
+        let path = container.records.join(records::EXIT);
         if let Err(error) = records::write(&path, &exit, Durability::Synced) {
             eprintln!("writing {}: {error}", path.display());
         }

@@ -49,18 +49,18 @@ impl Observed {
         let Ok(entries) = fs::read_dir(state) else { return observed };
         for entry in entries.flatten() {
             let directory = entry.path();
-            let Ok(Some(record)) = records::read::<Labels>(&directory.join("container.json"))
+            let Ok(Some(record)) = records::read::<Labels>(&directory.join(records::CONTAINER))
             else {
                 continue;
             };
             let Ok(id) = entry.file_name().into_string() else { continue };
             let started: Option<StartedRecord> =
-                records::read(&directory.join("started.json")).ok().flatten();
+                records::read(&directory.join(records::STARTED)).ok().flatten();
             let known = Known {
                 labels: record.labels,
                 pid: started.as_ref().map(|s| s.pid),
                 started_at: started.map(|s| s.started_at),
-                exit: records::read(&directory.join("exit.json")).ok().flatten(),
+                exit: records::read(&directory.join(records::EXIT)).ok().flatten(),
             };
             observed.containers.insert(id, known);
         }
@@ -128,7 +128,7 @@ impl Observed {
             .map(|(id, _)| id.clone())
             .collect();
         for id in running {
-            let path = state.join(&id).join("exit.json");
+            let path = state.join(&id).join(records::EXIT);
             // The shim may have recorded the true end and died before it told.
             let exit = records::read(&path).ok().flatten().unwrap_or_else(|| {
                 let exit = Exit {

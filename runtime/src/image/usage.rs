@@ -31,7 +31,7 @@ pub(super) fn stacks(state_dir: &Path) -> io::Result<HashSet<Stack>> {
     let mut stacks = HashSet::new();
     for sandbox in subdirectories(&state_dir.join("sandboxes"))? {
         for container in subdirectories(&sandbox)? {
-            let record: Option<Container> = records::read(&container.join("container.json"))?;
+            let record: Option<Container> = records::read(&container.join(records::CONTAINER))?;
             let Some(record) = record.filter(|_| !has_ended(&container, &boot_id)) else {
                 continue;
             };
@@ -49,8 +49,8 @@ pub(super) fn stack(layers: &[PathBuf]) -> Stack {
 
 /// Whether the container's processes are gone: it exited, or the machine was started anew since.
 fn has_ended(container: &Path, boot_id: &str) -> bool {
-    let started: Option<Started> = records::read(&container.join("started.json")).ok().flatten();
-    container.join("exit.json").exists() || started.is_some_and(|s| s.boot_id != boot_id)
+    let started: Option<Started> = records::read(&container.join(records::STARTED)).ok().flatten();
+    container.join(records::EXIT).exists() || started.is_some_and(|s| s.boot_id != boot_id)
 }
 
 fn subdirectories(path: &Path) -> io::Result<Vec<PathBuf>> {

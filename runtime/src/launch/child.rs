@@ -292,9 +292,10 @@ fn become_program(process: &PreparedProcess) -> Outcome {
         sys::control(libc::PR_SET_NO_NEW_PRIVS, 1).map_err(at(Step::NoNewPrivileges, 0))?;
     }
     if let Some(gate) = &process.gate {
+        let _ = nix::unistd::close(gate.open);
         Report { step: Step::Ready, index: 0, errno: 0 }.send(&process.reports);
         let mut byte = [0_u8; 1];
-        if !matches!(nix::unistd::read(gate, &mut byte), Ok(1)) {
+        if !matches!(nix::unistd::read(&gate.wait, &mut byte), Ok(1)) {
             sys::leave(128);
         }
     }

@@ -2,7 +2,7 @@
 
 use std::ffi::CString;
 use std::fs::File;
-use std::os::fd::OwnedFd;
+use std::os::fd::{OwnedFd, RawFd};
 
 use super::c_string;
 use crate::LaunchError;
@@ -35,7 +35,15 @@ pub(super) struct PreparedProcess {
     pub streams: [OwnedFd; 3],
     pub terminal: bool,
     pub reports: OwnedFd,
-    pub gate: Option<OwnedFd>,
+    pub gate: Option<PreparedGate>,
+}
+
+/// Where a child waits before its program.
+pub(super) struct PreparedGate {
+    pub wait: OwnedFd,
+    /// The side that opens it. The child closes its copy: it would not see otherwise that nobody
+    /// is left to open the gate.
+    pub open: RawFd,
 }
 
 impl PreparedProcess {
@@ -44,7 +52,7 @@ impl PreparedProcess {
         streams: [OwnedFd; 3],
         terminal: bool,
         reports: OwnedFd,
-        gate: Option<OwnedFd>,
+        gate: Option<PreparedGate>,
         warnings: &mut Vec<String>,
     ) -> Result<Self, LaunchError> {
         let program = plan.args.first().map_or("", String::as_str);

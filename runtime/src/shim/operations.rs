@@ -1,5 +1,6 @@
 //! What a shim does when it is asked to.
 
+use std::fs;
 use std::os::fd::OwnedFd;
 use std::time::SystemTime;
 
@@ -18,7 +19,7 @@ use crate::protocol::{
     Answer, Failure, Operation, Refusal, Running, Start, StartedRecord, VERSION,
 };
 use crate::records::{self, Durability};
-use crate::sys::{memory, tty};
+use crate::sys::{clone, memory, tty};
 
 type Outcome = Result<(Answer, Vec<OwnedFd>), Failure>;
 
@@ -153,15 +154,26 @@ impl Shim {
             .transpose()
             .map_err(|e| Failure::refused("opening the log", &e))?;
         let sandbox_pid = self.init.as_ref().map(|(_, namespace)| namespace);
-        let Started { pid, terminal: master, warnings, gate } =
-            launch::container(&start.plan, stdio, sandbox_pid, start.gated)?;
+        let (Started { pid, terminal: master, warnings }, gate) =
+            launch::container(&start.plan, stdio, sandbox_pid)?;
         let record = StartedRecord {
             pid: pid as u32,
             start_ticks: records::start_ticks(pid as u32).unwrap_or(0),
             started_at: SystemTime::now(),
             boot_id: records::boot_id(),
         };
-        let _ = records::write(&start.records.join("started.json"), &record, Durability::Cached);
+        let path = start.records.join(records::STARTED);
+        let _ = records::write(&path, &record, Durability::Cached);
+        // Whatever becomes of this shim, a program that may have run has its record.
+        let gate = if start.gated {
+            Some(gate)
+        } else {
+            gate.open().inspect_err(|_| {
+                let _ = clone::wait(pid);
+                let _ = fs::remove_file(&path);
+            })?;
+            None
+        };
         let mut sent = Vec::new();
         let mut kept = None;
         if let Some(master) = master {

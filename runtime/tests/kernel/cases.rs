@@ -39,6 +39,7 @@ cases![
     terminal,
     shared_pids,
     survival,
+    record_before_program,
     shim_lost,
     removal_while_running,
     oci_command_line,
@@ -241,6 +242,7 @@ async fn launch_failures(world: &'static World) {
         let launch = error.launch().unwrap_or_else(|| panic!("{error}"));
         assert_eq!(launch.kind, kind);
         assert!(launch.message.ends_with(text), "{}", launch.message);
+        assert!(!sandbox.directory().join(id).join("started.json").exists(), "nothing ran");
         sandbox.remove_container(id).await.unwrap();
     }
     let missing = world.container_with("d", &["true"], |spec| {
@@ -465,16 +467,28 @@ async fn survival(world: &'static World) {
     sandbox.remove().await.unwrap();
 }
 
+/// Whoever finds a record of a start knows that the program may have run; without, it has not.
+async fn record_before_program(world: &'static World) {
+    let sandbox = world.sandbox().await;
+    let records = sandbox.directory();
+    let container = world.container_with("a", &["cat", "/records/a/started.json"], |spec| {
+        let mount = json!({"destination": "/records", "type": "bind", "source": records, "options": ["rbind", "ro"]});
+        spec["mounts"].as_array_mut().unwrap().push(mount);
+    });
+    let (exit, text) = world.complete(&sandbox, container).await;
+    assert_eq!(exit.code, 0, "{text}");
+    let record: Value = serde_json::from_str(&text).unwrap();
+    assert_eq!(record["pid"].as_u64(), sandbox.status().await.unwrap()[0].pid.map(u64::from));
+    assert!(record["start_ticks"].as_u64() > Some(0), "{text}");
+    sandbox.remove().await.unwrap();
+}
+
 async fn shim_lost(world: &'static World) {
     let sandbox = world.sandbox().await;
     let mut events = sandbox.events();
     sandbox.create_container(world.container("a", &["sleep", "100"])).await.unwrap();
     let pid = sandbox.start_container("a").await.unwrap();
-    let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
-    let shim =
-        status.lines().find_map(|l| l.strip_prefix("PPid:")).unwrap().trim().parse().unwrap();
-    nix::sys::signal::kill(nix::unistd::Pid::from_raw(shim), nix::sys::signal::Signal::SIGKILL)
-        .unwrap();
+    kill_shim_of(pid);
     assert!(matches!(
         events.recv().await,
         Some(coracle_runtime::sandbox::SandboxEvent::Exited { exit, .. }) if exit.code == 255
@@ -543,6 +557,28 @@ async fn oci_command_line(world: &'static World) {
     assert_eq!(run(&["delete", id]).0, Some(0));
     assert_eq!(run(&["state", id]).0, Some(1));
     assert_eq!(fs::read_to_string(&output).unwrap(), "oci\n1\n");
+
+    // One that waits for its start does not outlive who could start it.
+    assert_eq!(run(&["create", "-b", bundle.to_str().unwrap(), id]).0, Some(0));
+    let state: Value = serde_json::from_str(&run(&["state", id]).1).unwrap();
+    let pid = state["pid"].as_u64().unwrap() as u32;
+    kill_shim_of(pid);
+    while std::path::Path::new(&format!("/proc/{pid}/exe")).read_link().is_ok() {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    assert!(run(&["state", id]).1.contains("\"stopped\""));
+    assert_eq!(run(&["delete", id]).0, Some(0));
+    assert_eq!(fs::read_to_string(&output).unwrap(), "oci\n1\n", "it ran");
+}
+
+fn shim_of(pid: u32) -> i32 {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+    status.lines().find_map(|l| l.strip_prefix("PPid:")).unwrap().trim().parse().unwrap()
+}
+
+fn kill_shim_of(pid: u32) {
+    let shim = nix::unistd::Pid::from_raw(shim_of(pid));
+    nix::sys::signal::kill(shim, nix::sys::signal::Signal::SIGKILL).unwrap();
 }
 
 /// Prints times; asserts none.
@@ -554,8 +590,7 @@ async fn speed(world: &'static World) {
     let created = started.elapsed();
     let pid = sandbox.start_container("a").await.unwrap();
     let running = started.elapsed();
-    let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
-    let shim = status.lines().find_map(|l| l.strip_prefix("PPid:")).unwrap().trim().to_owned();
+    let shim = shim_of(pid);
     let rollup = fs::read_to_string(format!("/proc/{shim}/smaps_rollup")).unwrap_or_default();
     let private: u64 = rollup
         .lines()

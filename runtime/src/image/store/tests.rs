@@ -2,8 +2,10 @@
 
 #![allow(clippy::unwrap_used)]
 
-use super::*;
 use serde_json::json;
+
+use super::*;
+use crate::records;
 
 const OLD: &str = "docker.io/library/app:old";
 const NEW: &str = "docker.io/library/app:new";
@@ -31,7 +33,7 @@ fn add(store: &ImageStore, digit: char, name: &str) -> Image {
 fn run(state_dir: &Path, container: &str, layers: &[PathBuf]) -> PathBuf {
     let directory = state_dir.join("sandboxes/pod").join(container);
     fs::create_dir_all(&directory).unwrap();
-    fs::write(directory.join("container.json"), json(&json!({"id": "c", "layers": layers})))
+    fs::write(directory.join(records::CONTAINER), json(&json!({"id": "c", "layers": layers})))
         .unwrap();
     directory
 }
@@ -86,11 +88,11 @@ fn what_a_container_runs_from_stays() {
 
     // A container of an earlier boot and one that has ended need nothing.
     let started = json(&json!({"pid": 1, "boot_id": "another"}));
-    fs::write(container.join("started.json"), started).unwrap();
+    fs::write(container.join(records::STARTED), started).unwrap();
     assert_eq!(usage::stacks(&state_dir).unwrap(), HashSet::new());
-    fs::remove_file(container.join("started.json")).unwrap();
+    fs::remove_file(container.join(records::STARTED)).unwrap();
     assert_eq!(usage::stacks(&state_dir).unwrap().len(), 1);
-    fs::write(container.join("exit.json"), "{}").unwrap();
+    fs::write(container.join(records::EXIT), "{}").unwrap();
     assert_eq!(store.remove(&id('a')).unwrap(), Vec::<String>::new());
     assert_eq!(present(&store), Vec::<String>::new());
     assert!(!image.layers.iter().any(|layer| layer.is_dir()));
