@@ -7,6 +7,7 @@ use k8s_openapi::api::core::v1::{Container, Pod};
 
 use super::downward::{self, Surroundings};
 use super::expand::expand;
+use super::variables::{self, ExcessError, MAX_PROGRAM_BYTES, MAX_STRING_BYTES, Variables};
 use crate::objects::{Kind, Payload};
 use crate::services::ServiceFacts;
 
@@ -34,6 +35,9 @@ pub enum EnvError {
     /// A `resourceFieldRef` makes no sense.
     #[error("unsupported container resource: {0}")]
     Resource(String),
+    /// No program can be given so much.
+    #[error(transparent)]
+    Excess(#[from] ExcessError),
 }
 
 /// What an environment is made from.
@@ -49,14 +53,10 @@ pub struct Sources<'a> {
 }
 
 /// The variables of a container in the order they were defined, each name once.
-pub fn variables(
-    sources: &Sources<'_>,
-    container: &Container,
-) -> Result<Vec<(String, String)>, EnvError> {
+pub fn variables(sources: &Sources<'_>, container: &Container) -> Result<Variables, EnvError> {
     let namespace = sources.pod.metadata.namespace.as_deref().unwrap_or_default();
-    let services: BTreeMap<String, String> =
-        sources.services.iter().flat_map(service_variables).collect();
-    let mut result = Ordered::default();
+    let services = services_variables(sources.services)?;
+    let mut result = Variables::default();
 
     for source in container.env_from.iter().flatten() {
         let prefix = source.prefix.as_deref().unwrap_or_default();
@@ -74,8 +74,9 @@ pub fn variables(
                     if key.is_empty() || key.contains('=') {
                         continue;
                     }
-                    let value = String::from_utf8_lossy(value).into_owned();
-                    result.set(format!("{prefix}{key}"), value);
+                    let name = format!("{prefix}{key}");
+                    let value = text(&name, value)?;
+                    result.set(name, value)?;
                 }
             }
             None if optional == Some(true) => {}
@@ -86,9 +87,11 @@ pub fn variables(
     for variable in container.env.iter().flatten() {
         let value = match (&variable.value, &variable.value_from) {
             (Some(value), _) if !value.is_empty() => {
-                let lookup =
-                    |name: &str| result.get(name).cloned().or_else(|| services.get(name).cloned());
-                expand(value, lookup)
+                let lookup = |name: &str| {
+                    result.get(name).or_else(|| services.get(name).map(String::as_str))
+                };
+                expand(value, MAX_STRING_BYTES, lookup)
+                    .map_err(|_| variables::too_long(&variable.name))?
             }
             (_, Some(from)) => {
                 if let Some(field) = &from.field_ref {
@@ -121,7 +124,7 @@ pub fn variables(
                         return Err(EnvError::NoObject(kind, name.clone()));
                     };
                     match payload.data.get(key) {
-                        Some(value) => String::from_utf8_lossy(value).into_owned(),
+                        Some(value) => text(&variable.name, value)?,
                         None if optional => continue,
                         None => {
                             return Err(EnvError::NoKey {
@@ -136,31 +139,48 @@ pub fn variables(
             }
             _ => String::new(),
         };
-        result.set(variable.name.clone(), value);
+        result.set(variable.name.clone(), value)?;
     }
 
     // Variables of services never override what the pod defines.
     for (name, value) in services {
         if result.get(&name).is_none() {
-            result.set(name, value);
+            result.set(name, value).map_err(|excess| by_services(excess, sources.services))?;
         }
     }
-    Ok(result.0)
+    Ok(result)
 }
 
-#[derive(Default)]
-struct Ordered(Vec<(String, String)>);
-
-impl Ordered {
-    fn get(&self, name: &str) -> Option<&String> {
-        self.0.iter().find(|(known, _)| known == name).map(|(_, value)| value)
+/// The value of a key of a Secret or a ConfigMap as text; invalid UTF-8 is replaced, which may make
+/// it longer.
+fn text(name: &str, value: &[u8]) -> Result<String, ExcessError> {
+    if value.len() >= MAX_STRING_BYTES {
+        return Err(variables::too_long(name));
     }
+    Ok(String::from_utf8_lossy(value).into_owned())
+}
 
-    fn set(&mut self, name: String, value: String) {
-        match self.0.iter_mut().find(|(known, _)| *known == name) {
-            Some(entry) => entry.1 = value,
-            None => self.0.push((name, value)),
+/// The variables of all Services, sorted by name.
+fn services_variables(services: &[ServiceFacts]) -> Result<BTreeMap<String, String>, ExcessError> {
+    let mut all = BTreeMap::new();
+    // Counted before they are sorted: a Service has up to thousands of ports.
+    let mut bytes = 0;
+    for service in services {
+        for (name, value) in service_variables(service) {
+            bytes += name.len() + value.len();
+            if bytes > MAX_PROGRAM_BYTES {
+                return Err(ExcessError::Services(services.len()));
+            }
+            all.insert(name, value);
         }
+    }
+    Ok(all)
+}
+
+fn by_services(excess: ExcessError, services: &[ServiceFacts]) -> ExcessError {
+    match excess {
+        ExcessError::Total | ExcessError::Count => ExcessError::Services(services.len()),
+        other => other,
     }
 }
 
@@ -210,20 +230,29 @@ mod tests {
         }
     }
 
-    fn vars(container: serde_json::Value) -> Result<Vec<(String, String)>, EnvError> {
+    fn vars(container: serde_json::Value) -> Result<Variables, EnvError> {
+        vars_beside(&[nginx()], container)
+    }
+
+    fn vars_beside(
+        services: &[ServiceFacts],
+        container: serde_json::Value,
+    ) -> Result<Variables, EnvError> {
         let pod: Pod = serde_json::from_value(
             json!({"metadata": {"name": "p", "namespace": "ns"}, "spec": {"containers": [container]}}),
         )
         .unwrap();
         let around = Surroundings::default();
         let object = |_: Kind, name: &str| {
-            (name == "there").then(|| {
-                let data = [("k".to_owned(), b"v".to_vec()), ("bad=".to_owned(), vec![])];
-                Arc::new(Payload { data: data.into_iter().collect() })
-            })
+            let data = match name {
+                "there" => vec![("k".to_owned(), b"v".to_vec()), ("bad=".to_owned(), vec![])],
+                "huge" => (0..20).map(|n| (format!("k{n}"), vec![0xff; 50_000])).collect(),
+                "one" => vec![("k".to_owned(), vec![b'x'; 1 << 20])],
+                _ => return None,
+            };
+            Some(Arc::new(Payload { data: data.into_iter().collect() }))
         };
-        let services = [nginx()];
-        let sources = Sources { pod: &pod, around: &around, services: &services, object: &object };
+        let sources = Sources { pod: &pod, around: &around, services, object: &object };
         variables(&sources, &pod.spec.as_ref().unwrap().containers[0])
     }
 
@@ -258,7 +287,7 @@ mod tests {
             {"name": "NGINX_SERVICE_PORT", "value": "mine"},
         ]}))
         .unwrap();
-        let get = |name: &str| list.iter().find(|(key, _)| key == name).map(|(_, v)| v.as_str());
+        let get = |name: &str| list.get(name);
         assert_eq!(get("P_k"), Some("v"));
         assert_eq!(get("B"), Some("1-v-80-$(NONE)"));
         assert_eq!((get("C"), get("D")), (Some("v"), Some("p")));
@@ -277,5 +306,53 @@ mod tests {
         assert_eq!(error.to_string(), "secret \"gone\" not found");
         let error = vars(reference("there", "x")).unwrap_err();
         assert_eq!(error.to_string(), "couldn't find key x in Secret ns/there");
+    }
+
+    #[test]
+    fn doubling_references_end_with_an_error() {
+        let doubled = (1..30).map(|n| {
+            let before = format!("$(A{})", n - 1);
+            json!({"name": format!("A{n}"), "value": format!("{before}{before}")})
+        });
+        let env: Vec<_> =
+            std::iter::once(json!({"name": "A0", "value": "aaaaaaaaaa"})).chain(doubled).collect();
+        let error = vars(json!({"name": "c", "env": env})).unwrap_err();
+        assert_eq!(error.to_string(), "environment variable \"A14\" is longer than 131072 bytes");
+    }
+
+    #[test]
+    fn repeated_definitions_of_long_values_end() {
+        let long = "x".repeat(100_000);
+        let mut env = vec![json!({"name": "L", "value": long})];
+        env.extend((0..10_000).map(|_| json!({"name": "A", "value": "$(L)"})));
+        let error = vars(json!({"name": "c", "env": env})).unwrap_err();
+        assert_eq!(error, EnvError::Excess(ExcessError::Total));
+    }
+
+    #[test]
+    fn huge_objects_are_refused() {
+        let all = |name: &str| json!({"name": "c", "envFrom": [{"configMapRef": {"name": name}}]});
+        assert_eq!(
+            vars(all("one")).unwrap_err().to_string(),
+            "environment variable \"k\" is longer than 131072 bytes"
+        );
+        // Each invalid byte takes three as text.
+        assert_eq!(vars(all("huge")).unwrap_err(), EnvError::Excess(variables::too_long("k0")));
+        let key = json!({"name": "c", "env": [
+            {"name": "A", "valueFrom": {"configMapKeyRef": {"name": "one", "key": "k"}}}]});
+        assert_eq!(vars(key).unwrap_err(), EnvError::Excess(variables::too_long("A")));
+    }
+
+    #[test]
+    fn thousands_of_services_are_named_as_the_cause() {
+        let services: Vec<_> =
+            (0..10_000).map(|n| ServiceFacts { name: format!("s{n}"), ..nginx() }).collect();
+        let error = vars_beside(&services, json!({"name": "c"})).unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            "environment and arguments are longer than 2097152 bytes; the variables of 10000 \
+             Services are among them, enableServiceLinks: false leaves them out"
+        );
+        assert!(vars_beside(&services[..1_000], json!({"name": "c"})).is_ok());
     }
 }

@@ -9,3 +9,4 @@ pub mod expand;
 pub mod resources;
 pub mod spec;
 pub mod user;
+pub mod variables;

@@ -8,10 +8,10 @@ use oci_spec::runtime::Spec;
 use serde_json::{Value, json};
 
 use super::capability;
-use super::command::arguments;
-use super::expand::expand;
+use super::command::{arguments, expanded};
 use super::resources;
 use super::user::{self, Identity, UserError};
+use super::variables::{ExcessError, Variables};
 
 /// A file or directory of the machine that the container sees.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -39,7 +39,7 @@ pub struct Ingredients<'a> {
     /// The image's layers, base first.
     pub layers: &'a [PathBuf],
     /// Environment that the pod asks for.
-    pub env: &'a [(String, String)],
+    pub env: &'a Variables,
     /// Volumes and the agent's files.
     pub binds: &'a [Bind],
     /// Host name as the container sees it.
@@ -62,6 +62,9 @@ pub enum SpecError {
     /// Neither pod nor image name a program.
     #[error("no command specified")]
     NoCommand,
+    /// No program can be given so much.
+    #[error(transparent)]
+    Excess(#[from] ExcessError),
     /// The user is unknown in the image.
     #[error(transparent)]
     User(#[from] UserError),
@@ -121,15 +124,9 @@ pub fn build(from: &Ingredients<'_>) -> Result<Spec, SpecError> {
     let pod_security = pod_spec.security_context.clone().unwrap_or_default();
     let privileged = security.privileged.unwrap_or(false);
 
-    let lookup = |name: &str| {
-        from.env.iter().find(|(known, _)| known == name).map(|(_, value)| value.clone())
-    };
-    let expand_all = |list: &Option<Vec<String>>| -> Vec<String> {
-        list.iter().flatten().map(|item| expand(item, lookup)).collect()
-    };
     let args = arguments(
-        &expand_all(&container.command),
-        &expand_all(&container.args),
+        container.command.as_deref().unwrap_or_default(),
+        container.args.as_deref().unwrap_or_default(),
         config.entrypoint().as_ref().unwrap_or(&none),
         config.cmd().as_ref().unwrap_or(&none),
     );
@@ -149,7 +146,9 @@ pub fn build(from: &Ingredients<'_>) -> Result<Spec, SpecError> {
         }
     }
 
-    let env = environment(from, config.env().as_ref().unwrap_or(&none), &identity);
+    let env = environment(from, config.env().as_ref().unwrap_or(&none), &identity)?;
+    let args = expanded(&args, from.env, &env)?;
+    let env: Vec<String> = env.iter().map(|(name, value)| format!("{name}={value}")).collect();
     let empty = Default::default();
     let caps = security.capabilities.as_ref().unwrap_or(&empty);
     let granted = capability::granted(
@@ -284,27 +283,27 @@ fn identity(from: &Ingredients<'_>, image_user: &str) -> Result<Identity, SpecEr
 }
 
 /// The image's variables overridden by the pod's, with those every process expects.
-fn environment(from: &Ingredients<'_>, image: &[String], identity: &Identity) -> Vec<String> {
-    let mut result: Vec<(String, String)> = vec![
-        ("PATH".into(), "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin".into()),
-        ("HOSTNAME".into(), from.hostname.to_owned()),
-    ];
+fn environment(
+    from: &Ingredients<'_>,
+    image: &[String],
+    identity: &Identity,
+) -> Result<Variables, ExcessError> {
+    let mut result = Variables::default();
+    let path = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+    result.set("PATH".into(), path.into())?;
+    result.set("HOSTNAME".into(), from.hostname.to_owned())?;
     if from.container.tty == Some(true) {
-        result.push(("TERM".into(), "xterm".into()));
+        result.set("TERM".into(), "xterm".into())?;
     }
     let image = image.iter().filter_map(|entry| entry.split_once('='));
-    let image = image.map(|(name, value)| (name.to_owned(), value.to_owned()));
-    for (name, value) in image.chain(from.env.iter().cloned()) {
-        match result.iter_mut().find(|(known, _)| *known == name) {
-            Some(entry) => entry.1 = value,
-            None => result.push((name, value)),
-        }
+    for (name, value) in image.chain(from.env.iter()) {
+        result.set(name.to_owned(), value.to_owned())?;
     }
-    if !result.iter().any(|(name, _)| name == "HOME") {
+    if result.get("HOME").is_none() {
         let home = identity.home.clone().filter(|home| !home.is_empty());
-        result.push(("HOME".into(), home.unwrap_or_else(|| "/".into())));
+        result.set("HOME".into(), home.unwrap_or_else(|| "/".into()))?;
     }
-    result.into_iter().map(|(name, value)| format!("{name}={value}")).collect()
+    Ok(result)
 }
 
 fn namespaces(spec: &k8s_openapi::api::core::v1::PodSpec, join_pid: Option<&Path>) -> Value {

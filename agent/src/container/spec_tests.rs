@@ -14,7 +14,8 @@ fn make(spec: Value, config: Value) -> Result<Value, SpecError> {
         "rootfs": {"type": "layers", "diff_ids": []}, "history": [],
     }))
     .unwrap();
-    let env = [("A".to_owned(), "1".to_owned())];
+    let mut env = Variables::default();
+    env.set("A".to_owned(), "1".to_owned()).unwrap();
     let binds = [Bind {
         source: "/var/lib/x".into(),
         target: "/secrets".into(),
@@ -103,4 +104,13 @@ fn non_root_is_enforced() {
 fn a_container_without_a_program() {
     let error = make(json!({"containers": [{"name": "c"}]}), json!({})).unwrap_err();
     assert_eq!(error.to_string(), "no command specified");
+}
+
+#[test]
+fn environment_of_the_image_counts_too() {
+    let long = "x".repeat(100_000);
+    let env: Vec<_> = (0..30).map(|n| format!("V{n}={long}")).collect();
+    let spec = json!({"containers": [{"name": "c", "command": ["sh"]}]});
+    let error = make(spec, json!({"Env": env})).unwrap_err();
+    assert_eq!(error.to_string(), "environment and arguments are longer than 2097152 bytes");
 }

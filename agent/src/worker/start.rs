@@ -15,10 +15,11 @@ use super::perform::Outcome;
 use super::prepare::chain;
 use super::state::{Run, container};
 use crate::container::downward::Surroundings;
-use crate::container::env::{self, Sources};
+use crate::container::env::{self, EnvError, Sources};
 use crate::container::etc_files::{self, Resolver};
 use crate::container::expand::expand_all;
 use crate::container::spec::{self, Bind, Ingredients};
+use crate::container::variables::{ExcessError, Variables};
 use crate::events::Level;
 use crate::machine::{Link, PodSandbox};
 use crate::node::Node;
@@ -40,6 +41,8 @@ pub const STOP_SIGNAL_LABEL: &str = "io.kubernetes.container.stop-signal";
 
 /// Most bytes kept of a termination message.
 const MESSAGE_BYTES: u64 = 4096;
+/// Longest path that the kernel takes (`PATH_MAX`), and so the longest `subPathExpr` expanded.
+const MAX_PATH_BYTES: usize = 4096;
 /// Most bytes and lines kept of a log as a termination message.
 const LOG_MESSAGE: (usize, usize) = (2048, 80);
 
@@ -330,7 +333,7 @@ impl Work {
         }
     }
 
-    async fn variables(&self) -> Result<Vec<(String, String)>, StartError> {
+    async fn variables(&self) -> Result<Variables, StartError> {
         let namespace = self.pod.metadata.namespace.clone().unwrap_or_default();
         let links = self.pod.spec.as_ref().and_then(|spec| spec.enable_service_links);
         let services = self.node.services.visible(&namespace, links.unwrap_or(true)).await;
@@ -346,10 +349,16 @@ impl Work {
         };
         let sources =
             Sources { pod: &self.pod, around: &self.around, services: &services, object: &object };
-        env::variables(&sources, &self.container).map_err(config)
+        env::variables(&sources, &self.container).map_err(|error| match error {
+            // No referenced object changes when Services go: time alone may help.
+            EnvError::Excess(ExcessError::Services(_)) => {
+                hold("CreateContainerConfigError", error.to_string(), true)
+            }
+            error => config(error),
+        })
     }
 
-    fn binds(&self, variables: &[(String, String)]) -> Result<Vec<Bind>, StartError> {
+    fn binds(&self, variables: &Variables) -> Result<Vec<Bind>, StartError> {
         let failed = |message: String| hold("CreateContainerError", message, true);
         let directory = self.node.config.pod_dir(&self.uid);
         let mut binds = Vec::new();
@@ -357,12 +366,12 @@ impl Work {
             let Some(volume) = self.volumes.get(&volume_mount.name) else {
                 return Err(config(format!("volume \"{}\" is not mounted", volume_mount.name)));
             };
-            let lookup = |name: &str| {
-                variables.iter().find(|(known, _)| known == name).map(|(_, value)| value.clone())
-            };
+            let lookup = |name: &str| variables.get(name);
             let expression = volume_mount.sub_path_expr.as_deref().filter(|path| !path.is_empty());
             let sub = match expression {
-                Some(expression) => Some(expand_all(expression, lookup).map_err(config)?),
+                Some(expression) => {
+                    Some(expand_all(expression, MAX_PATH_BYTES, lookup).map_err(config)?)
+                }
                 None => volume_mount.sub_path.clone().filter(|path| !path.is_empty()),
             };
             let source = match sub {
