@@ -33,7 +33,7 @@ pub fn write(directory: &Path, files: &Files, owner: Owner, stamp: &str) -> io::
     let path = directory.join(&fresh);
     let mode = if owner.group.is_some() { 0o2755 } else { 0o755 };
     make_directory(&path, mode, owner)?;
-    for (name, file) in files {
+    for (name, file) in files.iter() {
         let target = path.join(name);
         let mut parents: Vec<&Path> = target.ancestors().skip(1).collect();
         parents.reverse();
@@ -116,11 +116,11 @@ fn is_current(directory: &Path, files: &Files, owner: Owner) -> io::Result<bool>
     if fs::metadata(&data).is_err() {
         return Ok(false);
     }
-    collect(&data, &PathBuf::new(), &mut present)?;
+    collect(&data, &mut present)?;
     if present.len() != files.len() {
         return Ok(false);
     }
-    for (name, file) in files {
+    for (name, file) in files.iter() {
         let path = data.join(name);
         let Ok(metadata) = fs::metadata(&path) else { return Ok(false) };
         let mode = metadata.permissions().mode() & 0o777;
@@ -132,14 +132,18 @@ fn is_current(directory: &Path, files: &Files, owner: Owner) -> io::Result<bool>
     Ok(true)
 }
 
-fn collect(directory: &Path, prefix: &Path, names: &mut BTreeSet<PathBuf>) -> io::Result<()> {
-    for entry in fs::read_dir(directory)? {
-        let entry = entry?;
-        let name = prefix.join(entry.file_name());
-        if entry.file_type()?.is_dir() {
-            collect(&entry.path(), &name, names)?;
-        } else {
-            names.insert(name);
+/// Collects the paths of all files below a directory, relative to it.
+fn collect(top: &Path, names: &mut BTreeSet<PathBuf>) -> io::Result<()> {
+    let mut pending = vec![PathBuf::new()];
+    while let Some(prefix) = pending.pop() {
+        for entry in fs::read_dir(top.join(&prefix))? {
+            let entry = entry?;
+            let name = prefix.join(entry.file_name());
+            if entry.file_type()?.is_dir() {
+                pending.push(name);
+            } else {
+                names.insert(name);
+            }
         }
     }
     Ok(())
@@ -153,7 +157,11 @@ mod tests {
 
     fn files(list: &[(&str, &str)]) -> Files {
         let file = |text: &str| File { data: text.as_bytes().to_vec(), mode: 0o644 };
-        list.iter().map(|(name, text)| ((*name).to_owned(), file(text))).collect()
+        let mut files = Files::default();
+        for (name, text) in list {
+            files.insert((*name).to_owned(), file(text)).unwrap();
+        }
+        files
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! From volume sources to files: pure, so that updates can be compared before anything is written.
 
 use std::collections::BTreeMap;
+use std::ops::Deref;
 use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::{
@@ -20,8 +21,56 @@ pub struct File {
     pub mode: u32,
 }
 
-/// Files by their path relative to the volume.
-pub type Files = BTreeMap<String, File>;
+/// Most bytes of the files of one volume: a few dozen objects of 1 MiB, which API servers allow.
+pub const MAX_VOLUME_BYTES: usize = 32 << 20;
+/// Most files of one volume.
+const MAX_VOLUME_FILES: usize = 1 << 14;
+/// Longest path of a file in a volume; with the directory of the pod before it, it is below `PATH_MAX`.
+const MAX_FILE_PATH_BYTES: usize = 2048;
+
+/// Files by their path relative to the volume, within the bounds of one volume.
+#[derive(Default)]
+pub struct Files {
+    map: BTreeMap<String, File>,
+    bytes: usize,
+}
+
+impl Files {
+    /// Adds a file; one of the same path is replaced.
+    pub fn insert(&mut self, path: String, file: File) -> Result<(), FilesError> {
+        if path.len() > MAX_FILE_PATH_BYTES {
+            return Err(FilesError::LongPath);
+        }
+        self.bytes += file.data.len();
+        if let Some(replaced) = self.map.insert(path, file) {
+            self.bytes -= replaced.data.len();
+        }
+        if self.bytes > MAX_VOLUME_BYTES {
+            return Err(FilesError::Bytes);
+        }
+        if self.map.len() > MAX_VOLUME_FILES {
+            return Err(FilesError::Count);
+        }
+        Ok(())
+    }
+
+    /// Bytes of all files.
+    pub fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    fn extend(&mut self, more: Self) -> Result<(), FilesError> {
+        more.map.into_iter().try_for_each(|(path, file)| self.insert(path, file))
+    }
+}
+
+impl Deref for Files {
+    type Target = BTreeMap<String, File>;
+
+    fn deref(&self) -> &Self::Target {
+        &self.map
+    }
+}
 
 /// Why the files of a volume cannot be made; the texts are those of the kubelet.
 #[derive(Debug, thiserror::Error)]
@@ -48,6 +97,15 @@ pub enum FilesError {
     /// A downward API item makes no sense.
     #[error("unsupported downward API item for path {0:?}")]
     Downward(String),
+    /// The files are too large together.
+    #[error("the files of the volume have more than {MAX_VOLUME_BYTES} bytes")]
+    Bytes,
+    /// There are too many files.
+    #[error("the volume has more than {MAX_VOLUME_FILES} files")]
+    Count,
+    /// A path is too long.
+    #[error("a path of the volume is longer than {MAX_FILE_PATH_BYTES} bytes")]
+    LongPath,
 }
 
 /// Gives access to what files are made from.
@@ -88,7 +146,7 @@ pub fn downward_api(
     mode: Option<i32>,
 ) -> Result<Files, FilesError> {
     let mode = bits(mode, DEFAULT_MODE);
-    let mut files = Files::new();
+    let mut files = Files::default();
     for item in items {
         let wrong = || FilesError::Downward(item.path.clone());
         let value = if let Some(field) = &item.field_ref {
@@ -113,7 +171,7 @@ pub fn projected(
     default_mode: Option<i32>,
 ) -> Result<Files, FilesError> {
     let mode = bits(default_mode, DEFAULT_MODE);
-    let mut files = Files::new();
+    let mut files = Files::default();
     for (index, projection) in projections.iter().enumerate() {
         let more = if let Some(secret) = &projection.secret {
             let items = secret.items.as_deref();
@@ -124,15 +182,15 @@ pub fn projected(
         } else if let Some(api) = &projection.downward_api {
             downward_api(sources, api.items.as_deref().unwrap_or_default(), default_mode)?
         } else if let Some(token) = &projection.service_account_token {
-            let mut files = Files::new();
+            let mut files = Files::default();
             if let Some(value) = sources.tokens.get(&index) {
                 put(&mut files, &token.path, File { data: value.clone().into_bytes(), mode })?;
             }
             files
         } else {
-            Files::new()
+            Files::default()
         };
-        files.extend(more);
+        files.extend(more)?;
     }
     Ok(files)
 }
@@ -148,11 +206,11 @@ fn keyed(
     let optional = optional == Some(true);
     let Some(payload) = (sources.object)(kind, name) else {
         if optional {
-            return Ok(Files::new());
+            return Ok(Files::default());
         }
         return Err(FilesError::NoObject { kind, name: name.to_owned() });
     };
-    let mut files = Files::new();
+    let mut files = Files::default();
     match items.filter(|items| !items.is_empty()) {
         None => {
             for (key, data) in &payload.data {
@@ -183,8 +241,7 @@ fn put(files: &mut Files, path: &str, file: File) -> Result<(), FilesError> {
     if bad {
         return Err(FilesError::Path(path.to_owned()));
     }
-    files.insert(path.to_owned(), file);
-    Ok(())
+    files.insert(path.to_owned(), file)
 }
 
 #[cfg(test)]
@@ -199,10 +256,13 @@ mod tests {
                 .unwrap();
         let around = Surroundings::default();
         let object = |_: Kind, name: &str| {
-            (name == "there").then(|| {
-                let data = [("a".to_owned(), b"1".to_vec()), ("b".to_owned(), b"2".to_vec())];
-                Arc::new(Payload { data: data.into_iter().collect() })
-            })
+            let data = match name {
+                "there" => vec![("a".to_owned(), b"1".to_vec()), ("b".to_owned(), b"2".to_vec())],
+                "large" => vec![("a".to_owned(), vec![b'x'; 1 << 20])],
+                "many" => (0..=MAX_VOLUME_FILES).map(|n| (n.to_string(), Vec::new())).collect(),
+                _ => return None,
+            };
+            Some(Arc::new(Payload { data: data.into_iter().collect() }))
         };
         let tokens = [(1, "jwt".to_owned())].into();
         run(&Sources { pod: &pod, around: &around, object: &object, tokens: &tokens })
@@ -229,6 +289,29 @@ mod tests {
             assert_eq!(text(escape), "invalid path \"../z\"");
             let optional = source(json!({"secretName": "gone", "optional": true}));
             assert!(secret(sources, &optional).unwrap().is_empty());
+        });
+    }
+
+    #[test]
+    fn one_key_in_many_files_is_bounded() {
+        let items: Vec<_> = (0..50).map(|n| json!({"key": "a", "path": format!("{n}")})).collect();
+        let source = |name: &str, items: serde_json::Value| {
+            let source = json!({"secretName": name, "items": items});
+            serde_json::from_value::<SecretVolumeSource>(source).unwrap()
+        };
+        with(|sources| {
+            let text = |source| secret(sources, &source).err().unwrap().to_string();
+            assert_eq!(
+                text(source("large", json!(items))),
+                "the files of the volume have more than 33554432 bytes"
+            );
+            assert!(secret(sources, &source("large", json!(items[..32]))).is_ok());
+            assert_eq!(text(source("many", json!([]))), "the volume has more than 16384 files");
+            let deep = json!([{"key": "a", "path": "d/".repeat(2000) + "f"}]);
+            assert_eq!(
+                text(source("there", deep)),
+                "a path of the volume is longer than 2048 bytes"
+            );
         });
     }
 

@@ -21,8 +21,8 @@ use crate::container::downward::Surroundings;
 use crate::container::resources::units;
 use crate::objects::{Key, Kind, Payload, Subscription};
 
-/// Room of a memory file system that holds API objects: two versions of a few objects of 1 MiB.
-const OBJECT_TMPFS_BYTES: u64 = 16 << 20;
+/// Room of a memory file system that holds API objects: two versions, and directories.
+const OBJECT_TMPFS_BYTES: u64 = 80 << 20;
 
 /// Why a volume could not be made.
 #[derive(Debug, thiserror::Error)]
