@@ -6,6 +6,7 @@
 
 mod conntrack;
 mod firewall;
+pub mod listeners;
 mod netlink;
 mod nft;
 mod pods;

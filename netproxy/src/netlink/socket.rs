@@ -29,6 +29,8 @@ pub enum Protocol {
     Route,
     /// nf_tables and connection tracking.
     Netfilter,
+    /// Sockets of the namespace.
+    SocketDiagnostics,
 }
 
 /// A netlink operation failed.
@@ -106,6 +108,7 @@ impl Socket {
         let number = match protocol {
             Protocol::Route => SockProtocol::NetlinkRoute,
             Protocol::Netfilter => SockProtocol::NetlinkNetFilter,
+            Protocol::SocketDiagnostics => SockProtocol::NetlinkSockDiag,
         };
         let fd =
             socket(AddressFamily::Netlink, SockType::Raw, SockFlag::SOCK_CLOEXEC, Some(number))?;
