@@ -14,7 +14,7 @@ use agent::pressure::threshold::{ENOUGH_BYTES, Threshold};
 use agent::{Agent, AgentConfig, Registries};
 use api::quantity::Quantity;
 use apiserver::security::pki::{Pki, ServingNames, merge_into};
-use apiserver::security::{Security, SecurityConfig};
+use apiserver::security::{Security, SecurityConfig, User};
 use apiserver::stream_proxy::{AsyncReadWrite, NodeDialer};
 use apiserver::{ApiServer, Catalog};
 use dns::DnsConfig;
@@ -29,6 +29,7 @@ use runtime::Runtime;
 use runtime::image::ImageStore;
 use runtime::sandbox::{RuntimeConfig, shim_group};
 use tokio::net::TcpListener;
+use tokio::runtime::{Handle, Runtime as Threads};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -42,8 +43,19 @@ use crate::in_process::{client, component};
 use crate::paths::Paths;
 use crate::{Failure, check, manifests, notify, registries, state};
 
-/// Worker threads of the asynchronous runtime: an idle node needs none, a busy one few.
-const WORKER_THREADS: usize = 2;
+/// Threads that serve the API: connections, the handlers of all requests, watches. Nothing else runs
+/// on them, so that no computation of another part can stop them.
+const API_THREADS: usize = 2;
+/// Threads of everything else: the agent, the controllers, the Service proxy, DNS.
+const NODE_THREADS: usize = 2;
+/// Threads of the API for calls that block, started on demand.
+const API_BLOCKING_THREADS_MAX: usize = 64;
+/// Threads of everything else for calls that block (file systems, netlink), started on demand.
+const NODE_BLOCKING_THREADS_MAX: usize = 256;
+/// How long calls that block may hold up the end of the process.
+const BLOCKED_CALLS_TIMEOUT: Duration = Duration::from_secs(1);
+/// The kernel's OOM killer takes this process last of those that it may take.
+const OOM_SCORE: i32 = -999;
 /// The API's port unless `--listen` says otherwise.
 const API_PORT: u16 = 6443;
 /// How long the parts may take to end after SIGTERM.
@@ -67,6 +79,7 @@ pub fn run(options: UpOptions) -> Result<(), Failure> {
     // A quarter less memory once there are many objects, and nothing that could be measured in time.
     runtime::use_one_arena();
     start_log();
+    claim_resources();
     if let Some(obstacle) = check::first_obstacle(&options.dirs) {
         return Err(obstacle.into());
     }
@@ -75,11 +88,37 @@ pub fn run(options: UpOptions) -> Result<(), Failure> {
     let _lock = paths.take_lock()?;
     // Another provider installed first serves as well.
     let _ = rustls::crypto::ring::default_provider().install_default();
+    let api = threads("api", API_THREADS, API_BLOCKING_THREADS_MAX)?;
+    let node = threads("node", NODE_THREADS, NODE_BLOCKING_THREADS_MAX)?;
+    let outcome = node.block_on(run_node(&options, &paths, api.handle()));
+    // A call that hangs in the kernel (a dead network file system) does not keep the process.
+    node.shutdown_timeout(BLOCKED_CALLS_TIMEOUT);
+    api.shutdown_timeout(BLOCKED_CALLS_TIMEOUT);
+    outcome
+}
+
+/// Starts threads of that name for asynchronous work.
+fn threads(name: &str, workers: usize, blocking: usize) -> std::io::Result<Threads> {
     tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(WORKER_THREADS)
+        .thread_name(name)
+        .worker_threads(workers)
+        .max_blocking_threads(blocking)
         .enable_all()
-        .build()?
-        .block_on(node(&options, &paths))
+        .build()
+}
+
+/// Asks the kernel for open files and for protection from its OOM killer. The node works without.
+fn claim_resources() {
+    match runtime::own_limits::raise_open_files() {
+        Ok(limit) => tracing::debug!(limit, "open files"),
+        Err(error) => tracing::warn!(%error, "the limit of open files cannot be raised"),
+    }
+    if let Err(error) = runtime::own_limits::set_oom_score(OOM_SCORE) {
+        tracing::warn!(
+            %error,
+            "oom_score_adj cannot be set to {OOM_SCORE}: the kernel may end this process when memory runs out"
+        );
+    }
 }
 
 /// What every part is told about the node.
@@ -90,37 +129,54 @@ struct Facts {
     dns_ip: Ipv4Addr,
 }
 
-async fn node(options: &UpOptions, paths: &Paths) -> Result<(), Failure> {
+/// What starting any part needs.
+struct Launch<'a> {
+    options: &'a UpOptions,
+    paths: &'a Paths,
+    facts: Facts,
+    /// The threads that serve the API; everything else runs on the caller's.
+    api: Handle,
+    token: CancellationToken,
+    tasks: TaskTracker,
+}
+
+impl Launch<'_> {
+    fn client(&self, server: &Arc<ApiServer>, user: User) -> Client {
+        client(server, user, &self.api)
+    }
+}
+
+async fn run_node(options: &UpOptions, paths: &Paths, api: &Handle) -> Result<(), Failure> {
     let started = std::time::Instant::now();
     let facts = facts(options)?;
-    let token = CancellationToken::new();
-    let tasks = TaskTracker::new();
+    let (token, tasks) = (CancellationToken::new(), TaskTracker::new());
+    let launch = Launch { options, paths, facts, api: api.clone(), token, tasks };
 
     let pki = Pki::open(
         &paths.pki(),
         &ServingNames {
-            addresses: vec![facts.ip, first_address(options.service_cidr).into()],
-            names: vec![facts.name.clone()],
+            addresses: vec![launch.facts.ip, first_address(options.service_cidr).into()],
+            names: vec![launch.facts.name.clone()],
             cluster_domain: options.cluster_domain.clone(),
         },
         Arc::new(SystemTime::now),
     )?;
-    let server = api_server(options, paths, &pki, &facts, &token, &tasks).await?;
-    let addresses = serve(options, &server, &pki, &facts, &token, &tasks).await?;
+    let server = api_server(&launch, &pki).await?;
+    let addresses = serve(&launch, &server, &pki).await?;
     let kubeconfig = pki.admin_kubeconfig(&format!("https://{}", addresses[0]));
     kubeconfig.write(&options.dirs.kubeconfig)?;
     if let Some(path) = &options.merge_kubeconfig {
         merge_into(path, &kubeconfig)?;
     }
 
-    let ready_client = client(&server, component("system:kube-controller-manager", &[]));
-    start_controllers(options, paths, &server, &pki, &facts, &token, &tasks);
-    let network = start_network(options, paths, &server, &facts, &token, &tasks).await?;
-    start_agent(options, paths, &server, &facts, network, &token, &tasks).await?;
+    let ready_client = launch.client(&server, component("system:kube-controller-manager", &[]));
+    start_controllers(&launch, &server, &pki);
+    let network = start_network(&launch, &server).await?;
+    start_agent(&launch, &server, network).await?;
 
     wait_for_default_account(&ready_client).await?;
     if let Some(dir) = &options.manifests {
-        let admin = client(&server, component("kubernetes-admin", &["system:masters"]));
+        let admin = launch.client(&server, component("kubernetes-admin", &["system:masters"]));
         manifests::apply(admin, dir).await?;
     }
     // Whoever hears that we are ready may stop us at once.
@@ -135,9 +191,9 @@ async fn node(options: &UpOptions, paths: &Paths) -> Result<(), Failure> {
 
     told_to_stop.await;
     notify::notify("STOPPING=1");
-    token.cancel();
-    tasks.close();
-    if tokio::time::timeout(END_TIMEOUT, tasks.wait()).await.is_err() {
+    launch.token.cancel();
+    launch.tasks.close();
+    if tokio::time::timeout(END_TIMEOUT, launch.tasks.wait()).await.is_err() {
         tracing::warn!("some parts did not end in time");
     }
     server.store().close();
@@ -175,16 +231,10 @@ fn first_address(cidr: Ipv4Net) -> Ipv4Addr {
     nth_address(cidr, 1)
 }
 
-async fn api_server(
-    options: &UpOptions,
-    paths: &Paths,
-    pki: &Pki,
-    facts: &Facts,
-    token: &CancellationToken,
-    tasks: &TaskTracker,
-) -> Result<Arc<ApiServer>, Failure> {
+async fn api_server(launch: &Launch<'_>, pki: &Pki) -> Result<Arc<ApiServer>, Failure> {
+    let (options, facts) = (launch.options, &launch.facts);
     let catalog = Arc::new(Catalog::new(api::registry::resources()));
-    let store = state::open(&paths.store(), &catalog)?;
+    let store = state::open(&launch.paths.store(), &catalog)?;
     let security = Security::new(SecurityConfig {
         objects: Arc::new(store.clone()),
         token_key: pki.token_key().to_vec(),
@@ -202,85 +252,76 @@ async fn api_server(
     };
     let server = ApiServer::new(config, catalog, store, Arc::new(security));
     server.bootstrap().await?;
-    tasks.spawn(token.clone().run_until_cancelled_owned(server.clone().expire_events()));
+    let expiry = launch.token.clone().run_until_cancelled_owned(server.clone().expire_events());
+    launch.tasks.spawn(expiry);
     Ok(server)
 }
 
 /// Opens the API's addresses; returns them.
 async fn serve(
-    options: &UpOptions,
+    launch: &Launch<'_>,
     server: &Arc<ApiServer>,
     pki: &Pki,
-    facts: &Facts,
-    token: &CancellationToken,
-    tasks: &TaskTracker,
 ) -> Result<Vec<SocketAddr>, Failure> {
-    let mut addresses = options.listen.clone();
+    let mut addresses = launch.options.listen.clone();
     if addresses.is_empty() {
         addresses = vec![
             SocketAddr::new(Ipv4Addr::LOCALHOST.into(), API_PORT),
-            SocketAddr::new(facts.ip, API_PORT),
+            SocketAddr::new(launch.facts.ip, API_PORT),
         ];
         addresses.dedup();
     }
-    for address in &addresses {
-        let listener =
-            TcpListener::bind(address).await.map_err(|e| format!("listen on {address}: {e}"))?;
+    for address in addresses.clone() {
+        // A listener belongs to the threads that it was made on.
+        let listener = launch.api.spawn(TcpListener::bind(address)).await?;
+        let listener = listener.map_err(|e| format!("listen on {address}: {e}"))?;
         let server = server.clone();
         let handle = move |request: http::Request<hyper::body::Incoming>| {
             let server = server.clone();
             let request = request.map(|body| body.map_err(Into::into).boxed_unsync());
             async move { server.handle(request).await }
         };
-        tasks.spawn(apiserver::tls_listener::serve_tls(
+        let served = apiserver::tls_listener::serve_tls(
             listener,
             pki.server_config()?,
             handle,
-            token.clone(),
-        ));
+            launch.token.clone(),
+        );
+        launch.tasks.spawn_on(served, &launch.api);
     }
     Ok(addresses)
 }
 
-fn start_controllers(
-    options: &UpOptions,
-    paths: &Paths,
-    server: &Arc<ApiServer>,
-    pki: &Pki,
-    facts: &Facts,
-    token: &CancellationToken,
-    tasks: &TaskTracker,
-) {
+fn start_controllers(launch: &Launch<'_>, server: &Arc<ApiServer>, pki: &Pki) {
+    let (options, facts) = (launch.options, &launch.facts);
     let config = controllers::ControllersConfig {
         resources: api::registry::resources(),
         node_ip: facts.ip,
         api_port: facts.api_port,
         service_cidr: options.service_cidr.into(),
         cluster_domain: options.cluster_domain.clone(),
-        volume_dir: AgentConfig::new(&facts.name, &paths.data_dir).volume_dir(),
+        volume_dir: AgentConfig::new(&facts.name, &launch.paths.data_dir).volume_dir(),
         root_ca_pem: pki.authority_pem().to_owned(),
     };
-    let client = client(server, component("system:kube-controller-manager", &["system:masters"]));
-    tasks.spawn(controllers::run(client, config, token.clone()));
+    let user = component("system:kube-controller-manager", &["system:masters"]);
+    let client = launch.client(server, user);
+    launch.tasks.spawn(controllers::run(client, config, launch.token.clone()));
 }
 
 /// The pod network, the Service rules and the cluster's DNS.
 async fn start_network(
-    options: &UpOptions,
-    paths: &Paths,
+    launch: &Launch<'_>,
     server: &Arc<ApiServer>,
-    facts: &Facts,
-    token: &CancellationToken,
-    tasks: &TaskTracker,
 ) -> Result<(PodNetwork, Withdrawals), Failure> {
+    let (options, facts) = (launch.options, &launch.facts);
     let network = PodNetwork::start(NetworkConfig {
         dns_ip: Some(facts.dns_ip),
-        ..NetworkConfig::new(options.pod_cidr, options.service_cidr, paths.run_dir.clone())
+        ..NetworkConfig::new(options.pod_cidr, options.service_cidr, launch.paths.run_dir.clone())
     })
     .await?;
     let (withdrawals, questions) = netproxy::proxy::withdrawals();
     let proxy = netproxy::proxy::run(
-        client(server, component("system:kube-proxy", &[])),
+        launch.client(server, component("system:kube-proxy", &[])),
         ProxyConfig {
             node_name: facts.name.clone(),
             pod_cidrs: vec![options.pod_cidr.into()],
@@ -288,11 +329,11 @@ async fn start_network(
             dns_ip: Some(facts.dns_ip),
         },
         questions,
-        token.clone(),
+        launch.token.clone(),
     );
-    tasks.spawn(ended("Service proxy", proxy));
+    launch.tasks.spawn(ended("Service proxy", proxy));
     let dns = dns::run(
-        client(
+        launch.client(
             server,
             component("system:serviceaccount:kube-system:kube-dns", &["system:serviceaccounts"]),
         ),
@@ -304,9 +345,9 @@ async fn start_network(
             resolv_conf: resolv_conf(options),
             upstreams: None,
         },
-        token.clone(),
+        launch.token.clone(),
     );
-    tasks.spawn(ended("DNS server", dns));
+    launch.tasks.spawn(ended("DNS server", dns));
     Ok((network, withdrawals))
 }
 
@@ -323,14 +364,11 @@ fn start_log() {
 
 /// The kubelet, and the apiserver's way to it: a pipe in this process.
 async fn start_agent(
-    options: &UpOptions,
-    paths: &Paths,
+    launch: &Launch<'_>,
     server: &Arc<ApiServer>,
-    facts: &Facts,
     (network, withdrawals): (PodNetwork, Withdrawals),
-    token: &CancellationToken,
-    tasks: &TaskTracker,
 ) -> Result<(), Failure> {
+    let (options, paths, facts) = (launch.options, launch.paths, &launch.facts);
     let runtime = Runtime::open(RuntimeConfig {
         state_dir: paths.containers(),
         run_dir: paths.run_dir.clone(),
@@ -368,11 +406,12 @@ async fn start_agent(
         log_max_files: options.container_log_max_files,
         ..AgentConfig::new(&facts.name, &paths.data_dir)
     };
-    let client = client(server, node_user);
+    let client = launch.client(server, node_user);
     let agent = Agent::start(config, client, runtime, images, network, withdrawals).await?;
-    server.set_node_dialer(Arc::new(PipeDialer(agent.clone())));
-    let token = token.clone();
-    tasks.spawn(async move { agent.run(token).await });
+    let dialer = PipeDialer { agent: agent.clone(), threads: Handle::current() };
+    server.set_node_dialer(Arc::new(dialer));
+    let token = launch.token.clone();
+    launch.tasks.spawn(async move { agent.run(token).await });
     Ok(())
 }
 
@@ -388,13 +427,17 @@ fn size(text: &str) -> Result<u64, Failure> {
 }
 
 /// Connects the apiserver to the kubelet of the same process.
-struct PipeDialer(Agent);
+struct PipeDialer {
+    agent: Agent,
+    /// Those of the agent: it serves its end of the pipe there.
+    threads: Handle,
+}
 
 impl NodeDialer for PipeDialer {
     fn dial(&self, _node: &str) -> BoxFuture<'static, io::Result<Box<dyn AsyncReadWrite>>> {
         let (near, far) = tokio::io::duplex(PIPE_BYTES);
-        let agent = self.0.clone();
-        tokio::spawn(async move { agent.serve(far).await });
+        let agent = self.agent.clone();
+        self.threads.spawn(async move { agent.serve(far).await });
         Box::pin(async move { Ok(Box::new(near) as Box<dyn AsyncReadWrite>) })
     }
 }

@@ -111,15 +111,21 @@ async fn names_and_rules_follow_the_api() {
     let options = options(dir.path());
     let paths = Paths::new(&options.dirs);
     paths.create().unwrap();
-    let facts = facts(&options).unwrap();
-    let (token, tasks) = (CancellationToken::new(), TaskTracker::new());
-    let names =
-        ServingNames { addresses: vec![facts.ip], names: Vec::new(), cluster_domain: "c".into() };
+    let launch = Launch {
+        options: &options,
+        paths: &paths,
+        facts: facts(&options).unwrap(),
+        api: Handle::current(),
+        token: CancellationToken::new(),
+        tasks: TaskTracker::new(),
+    };
+    let addresses = vec![launch.facts.ip];
+    let names = ServingNames { addresses, names: Vec::new(), cluster_domain: "c".into() };
     let pki = Pki::open(&paths.pki(), &names, Arc::new(SystemTime::now)).unwrap();
-    let server = api_server(&options, &paths, &pki, &facts, &token, &tasks).await.unwrap();
-    let network = start_network(&options, &paths, &server, &facts, &token, &tasks).await.unwrap();
+    let server = api_server(&launch, &pki).await.unwrap();
+    let network = start_network(&launch, &server).await.unwrap();
 
-    let admin = client(&server, component("kubernetes-admin", &["system:masters"]));
+    let admin = launch.client(&server, component("kubernetes-admin", &["system:masters"]));
     let services = Api::<Service>::namespaced(admin.clone(), "default");
     let slices = Api::<EndpointSlice>::namespaced(admin, "default");
     let full = "web.default.svc.cluster.local";
@@ -146,9 +152,9 @@ async fn names_and_rules_follow_the_api() {
     until("the name is gone", async || ask(full).await.filter(|(code, _)| *code == 3)).await;
     until("the rules are gone", async || told(&at).await.is_none().then_some(())).await;
 
-    token.cancel();
-    tasks.close();
-    tasks.wait().await;
+    launch.token.cancel();
+    launch.tasks.close();
+    launch.tasks.wait().await;
     network.0.teardown().await.unwrap();
     server.store().close();
 }

@@ -12,6 +12,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use crate::cgroup::{self, Hierarchies};
+use crate::own_limits;
 use crate::protocol::{Operation, Setup, VERSION};
 use crate::records::{self, Durability};
 use crate::sandbox::{NamespaceMode, RuntimeConfig, SandboxSpec};
@@ -238,10 +239,12 @@ impl Inner {
             ShimBinary::Sealed(fd) => PathBuf::from(format!("/proc/self/fd/{}", fd.as_raw_fd())),
             ShimBinary::Path(path) => path.clone(),
         };
+        let open_files = own_limits::inherited_open_files();
         let child = Command::new(&program)
             .arg0("coracle")
             .args(["shim", id])
             .env_clear()
+            .envs(open_files.map(|soft| (own_limits::OPEN_FILES, soft.to_string())))
             .stdin(Stdio::from(OwnedFd::from(theirs)))
             .stdout(Stdio::null())
             .stderr(Stdio::from(log))

@@ -17,6 +17,7 @@ pub mod image;
 mod launch;
 mod link;
 pub mod oci_cli;
+pub mod own_limits;
 pub mod plan;
 pub mod protocol;
 mod records;

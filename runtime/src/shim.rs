@@ -84,6 +84,8 @@ impl Shim {
         process::control(libc::PR_SET_DUMPABLE, 0)?;
         // It is executed from a descriptor, which would be its name.
         process::set_name(c"coracle-shim");
+        // The agent's limit is raised; containers get the one that it was started with.
+        crate::own_limits::restore_open_files()?;
         std::env::set_current_dir("/")?;
         process::set_umask(0o022);
         let mut mask = SigSet::empty();

@@ -89,6 +89,8 @@ pub async fn pull_in_child(
 /// The worker: reads one [`PullRequest`] from standard input, pulls, reports. Returns the exit
 /// code.
 pub fn worker_main() -> i32 {
+    // The agent may be protected from the kernel's OOM killer; unpacking what a tenant chose is not.
+    let _ = crate::own_limits::set_oom_score(0);
     let mut line = String::new();
     let request = io::stdin()
         .lock()
