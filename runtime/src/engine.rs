@@ -17,7 +17,7 @@ use crate::protocol::{Operation, Setup, VERSION};
 use crate::records::{self, Durability};
 use crate::sandbox::{NamespaceMode, RuntimeConfig, SandboxSpec};
 use crate::sys::mount::{Attributes, CWD, clone_tree, set_attributes};
-use crate::{Error, Result, Sandbox};
+use crate::{Error, Result, Sandbox, tree};
 
 /// Levels of empty groups above a sandbox's that a cleanup removes.
 const MAX_GROUP_DEPTH: usize = 8;
@@ -256,11 +256,7 @@ impl Inner {
     /// Removes the directories of a sandbox.
     pub(crate) fn forget(&self, id: &str) -> Result<()> {
         for directory in [self.runs().join(id), self.state(id)] {
-            match fs::remove_dir_all(&directory) {
-                Ok(()) => {}
-                Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
-                Err(error) => return Err(Error::file("removing", directory)(error)),
-            }
+            tree::remove(&directory).map_err(Error::file("removing", directory))?;
         }
         Ok(())
     }

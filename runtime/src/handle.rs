@@ -21,7 +21,7 @@ use crate::plan::{self, NamespaceChoice, Rootfs};
 use crate::protocol::{Answer, LogPlan, Operation, Refusal, Start};
 use crate::records::{self, Durability};
 use crate::sandbox::{ContainerSpec, ContainerStatus, SandboxEvent, SandboxSpec};
-use crate::{Error, Result};
+use crate::{Error, Result, tree};
 use observed::Observed;
 
 /// How long a shim may take to end after it was told to, before it is killed.
@@ -340,11 +340,7 @@ async fn blocking<T: Send + 'static>(
 }
 
 fn remove_directory(directory: PathBuf) -> Result<()> {
-    match fs::remove_dir_all(&directory) {
-        Ok(()) => Ok(()),
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
-        Err(error) => Err(Error::file("removing", directory)(error)),
-    }
+    tree::remove(&directory).map_err(Error::file("removing", directory))
 }
 
 /// What a machine withholds is the same for every container: it is said once.

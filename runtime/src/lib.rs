@@ -26,6 +26,7 @@ pub mod seccomp;
 pub mod shim;
 mod sys;
 mod terminal;
+pub mod tree;
 
 pub use engine::Runtime;
 pub use error::{Error, LaunchError, LaunchErrorKind, Result};

@@ -16,6 +16,7 @@ use super::compression::decompressed;
 use super::reference::Reference;
 use super::unpack::{UnpackError, unpack};
 use super::usage;
+use crate::tree;
 
 /// In a directory of what is being made: the layers that it is made of.
 const CLAIM: &str = "layers.json";
@@ -336,7 +337,7 @@ impl ImageStore {
                 continue;
             }
             if path.is_dir() {
-                fs::remove_dir_all(&path).map_err(file("remove", &path))?;
+                tree::remove(&path).map_err(file("remove", &path))?;
             } else {
                 let size = fs::read(&path)
                     .ok()
@@ -448,7 +449,7 @@ impl ImageStore {
             let pid = path.file_name().and_then(|n| n.to_str()).and_then(|n| n.split('-').next());
             if let Some(pid) = pid
                 && !Path::new("/proc").join(pid).exists()
-                && let Err(error) = fs::remove_dir_all(&path)
+                && let Err(error) = tree::remove(&path)
             {
                 tracing::warn!(path = %path.display(), %error, "abandoned download stays");
             }

@@ -7,6 +7,7 @@
 
 pub mod bpf;
 pub mod clone;
+pub mod dirent;
 pub mod memory;
 pub mod mount;
 pub mod process;
