@@ -1,5 +1,6 @@
 //! Which of the credentials in pull secrets fit an image, by the rules of the kubelet's keyring.
 
+use crate::glob;
 use crate::objects::Payload;
 
 /// A user name and password (or identity token) for registries.
@@ -22,18 +23,26 @@ impl std::fmt::Debug for Credential {
 /// The registry that short names mean, as `docker login` writes it.
 const DEFAULT_REGISTRY: &str = "index.docker.io";
 
-/// Credentials in a `kubernetes.io/dockerconfigjson` (or the older `dockercfg`) secret.
+/// Most credentials that are read of the pull secrets of one pod.
+pub const MAX_CREDENTIALS: usize = 4096;
+/// Longest location, user name or password; tokens of cloud registries have a few thousand bytes.
+const MAX_CREDENTIAL_BYTES: usize = 64 << 10;
+/// Most credentials that are tried for one image.
+const MAX_TRIED_CREDENTIALS: usize = 32;
+
+/// Credentials in a `kubernetes.io/dockerconfigjson` (or the older `dockercfg`) secret; those that
+/// are too long are left out.
 pub fn in_secret(secret: &Payload) -> Vec<Credential> {
     use base64::Engine;
     let read = |key: &str| {
         let bytes = secret.data.get(key)?;
         serde_json::from_slice::<serde_json::Value>(bytes).ok()
     };
-    let entries = read(".dockerconfigjson").map(|config| config["auths"].clone());
+    let entries = read(".dockerconfigjson").map(|mut config| config["auths"].take());
     let Some(entries) = entries.or_else(|| read(".dockercfg")) else { return Vec::new() };
-    let entries = entries.as_object().cloned().unwrap_or_default();
+    let serde_json::Value::Object(entries) = entries else { return Vec::new() };
     let mut found = Vec::new();
-    for (location, entry) in entries {
+    for (location, entry) in entries.into_iter().take(MAX_CREDENTIALS) {
         let text = |key: &str| entry[key].as_str().map(ToOwned::to_owned);
         let pair = text("username").zip(text("password")).or_else(|| {
             let bytes = base64::engine::general_purpose::STANDARD.decode(text("auth")?).ok()?;
@@ -41,7 +50,10 @@ pub fn in_secret(secret: &Payload) -> Vec<Credential> {
             let (username, password) = decoded.split_once(':')?;
             Some((username.to_owned(), password.to_owned()))
         });
-        if let Some((username, password)) = pair {
+        let fits = |text: &str| text.len() <= MAX_CREDENTIAL_BYTES;
+        if let Some((username, password)) = pair
+            && [&location, &username, &password].into_iter().all(|text| fits(text))
+        {
             found.push(Credential { location, username, password });
         }
     }
@@ -57,7 +69,8 @@ pub fn fitting(credentials: &[Credential], registry: &str, repository: &str) -> 
         .filter(|(location, _)| fits(location, registry, repository))
         .collect();
     found.sort_by(|(a, _), (b, _)| b.cmp(a));
-    found.into_iter().map(|(_, credential)| credential).collect()
+    let tried = found.into_iter().take(MAX_TRIED_CREDENTIALS);
+    tried.map(|(_, credential)| credential).collect()
 }
 
 /// `host[:port][/path]`: without scheme, and without the version of the registry protocol.
@@ -81,7 +94,7 @@ fn fits(location: &str, registry: &str, repository: &str) -> bool {
     let wanted: Vec<&str> = wanted_host.split('.').collect();
     port == wanted_port
         && parts.len() == wanted.len()
-        && parts.iter().zip(&wanted).all(|(pattern, part)| glob(pattern, part))
+        && parts.iter().zip(&wanted).all(|(pattern, part)| glob::matches(pattern, part))
         && repository.starts_with(path)
 }
 
@@ -90,22 +103,6 @@ fn host_and_port(text: &str) -> (&str, &str) {
         // The colons of an IPv6 address are followed by its bracket.
         Some((host, port)) if port.bytes().all(|b| b.is_ascii_digit()) => (host, port),
         _ => (text, ""),
-    }
-}
-
-/// `*` stands for any characters, `?` for one.
-fn glob(pattern: &str, text: &str) -> bool {
-    let Some(first) = pattern.chars().next() else { return text.is_empty() };
-    let rest = &pattern[first.len_utf8()..];
-    match first {
-        '*' => {
-            let ends = text.char_indices().map(|(at, _)| at).chain([text.len()]);
-            ends.into_iter().any(|at| glob(rest, &text[at..]))
-        }
-        _ => text
-            .chars()
-            .next()
-            .is_some_and(|c| (first == '?' || first == c) && glob(rest, &text[c.len_utf8()..])),
     }
 }
 
@@ -150,6 +147,11 @@ mod tests {
             ("*.example", "r.example", "a", true),
             ("*.example", "q.r.example", "a", false),
             ("r?.ex*le", "r1.example", "a", true),
+            ("r[0-9].example", "r1.example", "a", true),
+            ("r[.example", "r[.example", "a", false),
+            ("r.*", "r.example", "a", true),
+            ("*", "r.example", "a", false),
+            ("*:5000", "localhost:5000", "a", true),
         ] {
             let found = !fitting(&[credential(location)], registry, repository).is_empty();
             assert_eq!(found, expected, "{location} for {registry}/{repository}");
@@ -163,5 +165,31 @@ mod tests {
         let found = fitting(&known, "r.example", "a/b");
         let order: Vec<&str> = found.iter().map(|c| c.location.as_str()).collect();
         assert_eq!(order, ["r.example/a/b", "r.example/a", "r.example"]);
+    }
+
+    #[test]
+    fn adversarial_locations_end_soon() {
+        let location = format!("{}b:5000", "*a".repeat(120));
+        let known = vec![credential(&location); MAX_CREDENTIALS];
+        let begun = std::time::Instant::now();
+        let registry = format!("{}:5000", "a".repeat(250));
+        assert!(fitting(&known, &registry, "x").is_empty());
+        assert!(begun.elapsed() < std::time::Duration::from_secs(20), "{:?}", begun.elapsed());
+    }
+
+    #[test]
+    fn entries_of_a_secret_are_bounded() {
+        let entry = serde_json::json!({"username": "u", "password": "p"});
+        let long = serde_json::json!({"username": "u", "password": "p".repeat(100_000)});
+        let mut entries: serde_json::Map<String, serde_json::Value> =
+            (0..5_000).map(|n| (format!("r{n:04}.example"), entry.clone())).collect();
+        entries.insert("a.example".into(), long);
+        let json = serde_json::json!({"auths": entries}).to_string();
+        let data = [(".dockerconfigjson".to_owned(), json.into_bytes())].into_iter().collect();
+        let found = in_secret(&Payload { data });
+        assert_eq!(found.len(), MAX_CREDENTIALS - 1);
+        assert_eq!(found[0].location, "r0000.example");
+        let same = vec![credential("r.example"); 100];
+        assert_eq!(fitting(&same, "r.example", "a").len(), MAX_TRIED_CREDENTIALS);
     }
 }

@@ -6,11 +6,13 @@
 
 mod admission;
 mod agent;
+mod blocking;
 mod config;
 pub mod container;
 mod credential;
 mod directory;
 mod events;
+mod glob;
 mod hook;
 mod image_gc;
 pub mod logs;

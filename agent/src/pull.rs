@@ -9,6 +9,7 @@ use runtime::image::{Credentials, ImageStore, PullOptions, PullRequest, Referenc
 use tokio::sync::Semaphore;
 use tokio::time::Instant;
 
+use crate::blocking::{self, Deadline};
 use crate::config::Registries;
 use crate::credential::{self, Credential};
 use crate::machine::{ImageError, Pulled};
@@ -82,7 +83,14 @@ impl Puller {
         let registry = reference.registry();
         let repository = reference.name();
         let repository = repository.split_once('/').map_or("", |(_, path)| path);
-        let fitting = credential::fitting(credentials, registry, repository);
+        let fitting = {
+            let known = credentials.to_vec();
+            let (registry, repository) = (registry.to_owned(), repository.to_owned());
+            let fit = move || credential::fitting(&known, &registry, &repository);
+            blocking::run(&reference.to_string(), "Matching credentials", Deadline::Short, fit)
+                .await
+                .map_err(|error| ImageError::Refused(error.to_string()))?
+        };
         let request = PullRequest {
             store: self.store.directory().to_owned(),
             reference: reference.to_string(),

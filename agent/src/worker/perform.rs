@@ -15,6 +15,7 @@ use super::prepare::{PrepareError, SandboxMade};
 use super::start::{StartError, Started};
 use super::state::{Failure, Finished, Hold, Live, Picture, Run, Setup, Termination, container};
 use super::{Note, Worker, status, status_value};
+use crate::blocking::{self, Deadline};
 use crate::credential;
 use crate::events::Level;
 use crate::picture::{self, NoImage};
@@ -163,13 +164,24 @@ impl Worker {
         let (images, recorder) = (node.machine.images.clone(), node.recorder.clone());
         let pod = self.pod.clone();
         let secrets = self.pull_secrets();
+        let uid = self.uid.clone();
         self.spawn(async move {
             let mut credentials = Vec::new();
             let mut missing = Vec::new();
             for (name, secret) in secrets {
-                match secret.get().await {
-                    Some(payload) => credentials.extend(credential::in_secret(&payload)),
-                    None => missing.push(name),
+                let Some(payload) = secret.get().await else {
+                    missing.push(name);
+                    continue;
+                };
+                let read = move || credential::in_secret(&payload);
+                match blocking::run(&uid, "Reading a pull secret", Deadline::Short, read).await {
+                    Ok(found) => credentials.extend(found),
+                    Err(error) => tracing::warn!(pod = uid, %error, "pull secret is left out"),
+                }
+                if credentials.len() > credential::MAX_CREDENTIALS {
+                    tracing::warn!(pod = uid, "too many credentials in pull secrets");
+                    credentials.truncate(credential::MAX_CREDENTIALS);
+                    break;
                 }
             }
             if !missing.is_empty() {
