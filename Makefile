@@ -6,7 +6,7 @@ RELEASE := $(TARGET_DIR)/$(TARGET)/release/coracle
 DEBUG := $(TARGET_DIR)/$(TARGET)/debug/coracle
 export PATH := $(HOME)/.cargo/bin:$(PATH)
 
-.PHONY: run test kills check clean build bench dashboard browser vm prerequisites images kubectl clients
+.PHONY: run test fuzz kills check clean build bench dashboard browser vm prerequisites images kubectl clients
 
 ## run: install what is missing, build, start a node, replay the story, stay up until Ctrl-C.
 ##      NETNS=1 puts the node into a network namespace of its own with no way out.
@@ -23,6 +23,11 @@ KILLS ?= 200
 kills: prerequisites images kubectl
 	cargo build --workspace
 	CORACLE_BINARY=$(abspath $(DEBUG)) CORACLE_KILLS=$(KILLS) cargo test --workspace --test kills --test controller_kills -- --nocapture
+
+## fuzz: coverage-guided fuzzing of everything that reads input from outside: FUZZ_SECONDS (3600) over all
+##       fuzzers, or those of TARGETS="spdy dns_query" (fuzz/coverage/corpora.txt lists them).
+fuzz: prerequisites
+	integration/scripts/fuzz.sh
 
 ## vm: boots a fresh Debian machine (cgroup v2, systemd, then without) in qemu without KVM and without a
 ##     network, and runs integration/vm/scenario.sh in it; VM_STAGES="first" or "plain" for one boot.

@@ -36,3 +36,9 @@ pub mod worker;
 
 pub use agent::{Agent, AgentError};
 pub use config::{AgentConfig, Registries};
+
+/// Entry points of the coverage-guided fuzzers (`make fuzz`).
+#[cfg(fuzzing)]
+pub mod fuzz_targets {
+    pub use crate::streaming::fuzz_targets::{spdy, websocket};
+}

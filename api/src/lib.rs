@@ -5,8 +5,8 @@ pub mod defaults;
 pub mod duration;
 pub mod field;
 pub mod field_error;
-#[cfg(test)]
-mod fuzz_tests;
+#[cfg(any(test, fuzzing))]
+pub mod fuzz_targets;
 pub mod int_or_string;
 mod kinds;
 pub mod metadata;

@@ -19,3 +19,9 @@ mod wire;
 
 pub use config::{DnsConfig, DnsError, Result};
 pub use server::run;
+
+/// Entry points of the coverage-guided fuzzers (`make fuzz`).
+#[cfg(fuzzing)]
+pub mod fuzz_targets {
+    pub use crate::wire::fuzz_targets::{query, response};
+}

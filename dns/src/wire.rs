@@ -1,7 +1,7 @@
 //! DNS messages: reading queries, writing answers, walking the records of a foreign answer.
 
-#[cfg(test)]
-mod fuzz_tests;
+#[cfg(any(test, fuzzing))]
+pub mod fuzz_targets;
 
 use std::net::IpAddr;
 

@@ -19,3 +19,10 @@ pub use netlink::NetlinkError;
 pub use pods::{AttachRequest, HostPort, NetworkConfig, NetworkError, PodLink, PodNetwork, Result};
 pub use protocol::Protocol;
 pub use teardown::teardown;
+
+/// Entry points of the coverage-guided fuzzers (`make fuzz`).
+#[cfg(fuzzing)]
+pub mod fuzz_targets {
+    pub use crate::netlink::fuzz_targets::netlink_dump;
+    pub use crate::route::fuzz_targets::link_and_route;
+}

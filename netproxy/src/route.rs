@@ -1,7 +1,7 @@
 //! Links, addresses, routes and neighbours through rtnetlink.
 
-#[cfg(test)]
-mod fuzz_tests;
+#[cfg(any(test, fuzzing))]
+pub mod fuzz_targets;
 
 use std::net::Ipv4Addr;
 use std::os::fd::{AsRawFd, BorrowedFd};

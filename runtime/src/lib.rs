@@ -32,3 +32,9 @@ pub use engine::Runtime;
 pub use error::{Error, LaunchError, LaunchErrorKind, Result};
 pub use handle::Sandbox;
 pub use sys::memory::use_one_arena;
+
+/// Entry points of the coverage-guided fuzzers (`make fuzz`).
+#[cfg(fuzzing)]
+pub mod fuzz_targets {
+    pub use crate::plan::fuzz_targets::{image_reference, oci_spec};
+}

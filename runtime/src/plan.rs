@@ -6,8 +6,8 @@
 mod mount;
 mod process;
 
-#[cfg(test)]
-mod fuzz_tests;
+#[cfg(any(test, fuzzing))]
+pub mod fuzz_targets;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};

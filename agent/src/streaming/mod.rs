@@ -17,7 +17,7 @@ pub use negotiate::Body;
 pub use port_forward::{Dial, port_forward};
 pub use remote_command::{StreamOptions, attach, exec};
 
-#[cfg(test)]
-mod fuzz_tests;
+#[cfg(any(test, fuzzing))]
+pub mod fuzz_targets;
 #[cfg(test)]
 mod tests;

@@ -1,7 +1,7 @@
 //! Netlink as this crate needs it: pure message encoding and parsing, and one blocking socket.
 
-#[cfg(test)]
-mod fuzz_tests;
+#[cfg(any(test, fuzzing))]
+pub mod fuzz_targets;
 mod message;
 mod socket;
 

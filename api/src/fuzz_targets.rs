@@ -1,0 +1,84 @@
+//! Entry points for fuzzing: no text makes the readers of selectors, quantities, schedules and
+//! numbers-or-percentages panic, and what they read they write in a form that reads the same.
+
+use serde_json::Value;
+
+use crate::int_or_string::IntOrString;
+use crate::quantity::Quantity;
+use crate::schedule::Schedule;
+use crate::selector::{FieldSelector, LabelSelector};
+
+/// Reads a quantity, and reads what it is written as.
+pub fn quantity(bytes: &[u8]) {
+    let text = String::from_utf8_lossy(bytes);
+    let Ok(quantity) = Quantity::parse(&text) else { return };
+    let written = quantity.to_string();
+    let again = Quantity::parse(&written);
+    assert_eq!(again.map(|again| again.to_string()), Ok(written.clone()), "{text} {written}");
+    let _ = (quantity.value(), quantity.milli_value(), quantity.nano_value());
+}
+
+/// Reads a label selector and matches it.
+pub fn label_selector(bytes: &[u8]) {
+    if let Ok(selector) = LabelSelector::parse(&String::from_utf8_lossy(bytes)) {
+        selector.matches(&Default::default());
+    }
+}
+
+/// Reads a field selector and matches it.
+pub fn field_selector(bytes: &[u8]) {
+    if let Ok(selector) = FieldSelector::parse(&String::from_utf8_lossy(bytes)) {
+        selector.matches(|_| Default::default());
+    }
+}
+
+/// Reads the schedule of a CronJob.
+pub fn schedule(bytes: &[u8]) {
+    drop(Schedule::parse(&String::from_utf8_lossy(bytes)));
+}
+
+/// Reads a number or percentage and scales it.
+pub fn int_or_string(bytes: &[u8]) {
+    let text = String::from_utf8_lossy(bytes);
+    let value: Value = serde_json::from_str(&text).unwrap_or_else(|_| text.as_ref().into());
+    let Some(bound) = IntOrString::from_json(&value) else { return };
+    for total in [0, 1, 3, i64::from(i32::MAX)] {
+        if let (Ok(down), Ok(up)) = (bound.scaled(total, false), bound.scaled(total, true)) {
+            assert!(down <= up, "{text} of {total}");
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn each(corpus: &str, parse: impl Fn(&[u8])) {
+        fuzz::each(format!("{}/corpus/{corpus}", env!("CARGO_MANIFEST_DIR")), parse);
+    }
+
+    #[test]
+    fn corpus_of_quantities_is_read() {
+        each("quantity", quantity);
+    }
+
+    #[test]
+    fn corpus_of_label_selectors_is_read() {
+        each("label_selector", label_selector);
+    }
+
+    #[test]
+    fn corpus_of_field_selectors_is_read() {
+        each("field_selector", field_selector);
+    }
+
+    #[test]
+    fn corpus_of_schedules_is_read() {
+        each("schedule", schedule);
+    }
+
+    #[test]
+    fn corpus_of_numbers_or_percentages_is_read() {
+        each("int_or_string", int_or_string);
+    }
+}
