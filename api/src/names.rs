@@ -348,7 +348,8 @@ pub fn path_segment_prefix(text: &str) -> Vec<String> {
 pub fn mask_trailing_dash(name: &str) -> String {
     match name.strip_suffix('-') {
         Some(rest) if !rest.is_empty() => {
-            let mut masked = name[..name.len() - 2].to_owned();
+            let mut masked = rest.to_owned();
+            masked.pop();
             masked.push('a');
             masked
         }
@@ -374,4 +375,18 @@ pub fn label_1035_name(name: &str, prefix: bool) -> Vec<String> {
 /// As [`subdomain_name`], for path segments.
 pub fn path_segment_name(name: &str, prefix: bool) -> Vec<String> {
     if prefix { path_segment_prefix(name) } else { path_segment(name) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::mask_trailing_dash;
+
+    #[test]
+    fn trailing_dash_is_masked_behind_any_letter() {
+        for (name, masked) in
+            [("web-", "wea"), ("é-", "a"), ("aé-", "aa"), ("-", "-"), ("a-", "a"), ("", "")]
+        {
+            assert_eq!(mask_trailing_dash(name), masked, "{name:?}");
+        }
+    }
 }

@@ -11,6 +11,9 @@ use super::json_error;
 /// Deepest nesting that is accepted.
 const MAX_DEPTH: usize = 100;
 
+/// Values in one body. A value takes up to fifty times the memory of its text.
+const MAX_VALUES: usize = 500_000;
+
 /// Upstream reports no more strict errors than this.
 const MAX_DUPLICATES: usize = 100;
 
@@ -32,6 +35,9 @@ pub enum JsonError {
     /// Nested too deeply.
     #[error("exceeded max depth")]
     TooDeep,
+    /// Too many values.
+    #[error("exceeded max number of values ({MAX_VALUES})")]
+    TooManyValues,
     /// Not YAML.
     #[error("error converting YAML to JSON: yaml: {0}")]
     Yaml(String),
@@ -39,15 +45,16 @@ pub enum JsonError {
 
 /// Parses a whole JSON body.
 pub fn parse_json(body: &[u8]) -> Result<Parsed, JsonError> {
-    let mut duplicates = Vec::new();
+    let mut found = Found::default();
     let mut deserializer = serde_json::Deserializer::from_slice(body);
-    let seed = Seed { path: None, depth: 0, duplicates: &mut duplicates };
+    let seed = Seed { path: None, depth: 0, found: &mut found };
     let value = seed.deserialize(&mut deserializer).and_then(|value| {
         deserializer.end()?;
         Ok(value)
     });
     match value {
-        Ok(value) => Ok(Parsed { value, duplicates }),
+        Ok(value) => Ok(Parsed { value, duplicates: found.duplicates }),
+        Err(_) if found.values > MAX_VALUES => Err(JsonError::TooManyValues),
         Err(error) if is_too_deep(&error) => Err(JsonError::TooDeep),
         Err(error) => {
             Err(JsonError::Syntax(json_error::explain(body).unwrap_or_else(|| error.to_string())))
@@ -85,10 +92,10 @@ struct Document {
 
 impl<'de> serde::Deserialize<'de> for Document {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let mut duplicates = Vec::new();
-        let seed = Seed { path: None, depth: 0, duplicates: &mut duplicates };
+        let mut found = Found::default();
+        let seed = Seed { path: None, depth: 0, found: &mut found };
         let value = seed.deserialize(deserializer)?;
-        Ok(Self { value, duplicates })
+        Ok(Self { value, duplicates: found.duplicates })
     }
 }
 
@@ -116,16 +123,27 @@ impl fmt::Display for Step<'_> {
     }
 }
 
+/// What has been found in the body so far.
+#[derive(Default)]
+struct Found {
+    duplicates: Vec<String>,
+    values: usize,
+}
+
 struct Seed<'a> {
     path: Option<&'a Step<'a>>,
     depth: usize,
-    duplicates: &'a mut Vec<String>,
+    found: &'a mut Found,
 }
 
 impl<'de> DeserializeSeed<'de> for Seed<'_> {
     type Value = Value;
 
     fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Value, D::Error> {
+        self.found.values += 1;
+        if self.found.values > MAX_VALUES {
+            return Err(D::Error::custom(JsonError::TooManyValues));
+        }
         deserializer.deserialize_any(self)
     }
 }
@@ -180,8 +198,7 @@ impl<'de> Visitor<'de> for Seed<'_> {
         let mut list = Vec::new();
         loop {
             let step = Step { parent: self.path, at: At::Element(list.len()) };
-            let seed =
-                Seed { path: Some(&step), depth: self.depth + 1, duplicates: self.duplicates };
+            let seed = Seed { path: Some(&step), depth: self.depth + 1, found: self.found };
             match access.next_element_seed(seed)? {
                 Some(value) => list.push(value),
                 None => return Ok(Value::Array(list)),
@@ -196,14 +213,13 @@ impl<'de> Visitor<'de> for Seed<'_> {
         let mut map = Map::new();
         while let Some(Key(key)) = access.next_key()? {
             let step = Step { parent: self.path, at: At::Member(&key) };
-            if map.contains_key(&key) && self.duplicates.len() < MAX_DUPLICATES {
+            if map.contains_key(&key) && self.found.duplicates.len() < MAX_DUPLICATES {
                 let path = step.to_string();
-                if !self.duplicates.contains(&path) {
-                    self.duplicates.push(path);
+                if !self.found.duplicates.contains(&path) {
+                    self.found.duplicates.push(path);
                 }
             }
-            let seed =
-                Seed { path: Some(&step), depth: self.depth + 1, duplicates: self.duplicates };
+            let seed = Seed { path: Some(&step), depth: self.depth + 1, found: self.found };
             let value = access.next_value_seed(seed)?;
             map.insert(key, value);
         }
@@ -302,6 +318,15 @@ mod tests {
         }
         assert!(parse_json("[".repeat(100_000).as_bytes()).is_err());
         assert!(parse_yaml("[".repeat(100_000).as_bytes()).is_err());
+    }
+
+    #[test]
+    fn values_of_a_body_are_counted() {
+        let list = |n: usize| format!("[{}0]", "0,".repeat(n));
+        assert!(parse_json(list(MAX_VALUES - 2).as_bytes()).is_ok());
+        let refused = parse_json(list(MAX_VALUES - 1).as_bytes());
+        assert_eq!(refused, Err(JsonError::TooManyValues));
+        assert!(parse_yaml(list(MAX_VALUES - 1).as_bytes()).is_err());
     }
 
     #[test]

@@ -204,7 +204,8 @@ fn merge_objects(
 fn retain_keys(original: &mut Object, patch: &mut Object) -> Result<(), PatchError> {
     let Some(keys) = patch.remove(RETAIN_KEYS) else { return Ok(()) };
     let Value::Array(keys) = keys else { return Err(PatchError::BadRetainKeys) };
-    let listed = |name: &str| keys.iter().any(|key| key == name);
+    let keys: HashSet<&str> = keys.iter().filter_map(Value::as_str).collect();
+    let listed = |name: &str| keys.contains(name);
     if patch.iter().any(|(name, value)| !name.starts_with('$') && !value.is_null() && !listed(name))
     {
         return Err(PatchError::BadRetainKeys);
