@@ -1,6 +1,7 @@
 //! What the server answers when it does not do what was asked: one place that declares the HTTP
 //! status, reason and message of each failure, worded as upstream (`apimachinery/pkg/api/errors`).
 
+use std::collections::HashSet;
 use std::fmt;
 
 use api::{ErrorList, FieldError, Served};
@@ -139,13 +140,9 @@ impl ApiError {
 
     /// 422 for a kind that has no resource of its own.
     pub fn invalid_kind(group: &str, kind: &str, name: &str, errors: ErrorList) -> Self {
-        let mut texts: Vec<String> = Vec::new();
-        for error in &errors {
-            let text = error.to_string();
-            if !texts.contains(&text) {
-                texts.push(text);
-            }
-        }
+        let mut seen = HashSet::new();
+        let mut texts: Vec<String> = errors.iter().map(ToString::to_string).collect();
+        texts.retain(|text| seen.insert(text.clone()));
         let all = match texts.as_slice() {
             [one] => one.clone(),
             many => format!("[{}]", many.join(", ")),
@@ -272,12 +269,17 @@ impl ApiError {
         .with_cause("DisruptionBudget", why, "")
     }
 
-    /// 413.
+    /// 413 of a body that is too long.
     pub fn too_large(limit_bytes: usize) -> Self {
+        Self::entity_too_large(format!("limit is {limit_bytes}"))
+    }
+
+    /// 413 `Request entity too large: why`.
+    pub fn entity_too_large(why: impl fmt::Display) -> Self {
         Self::new(
             StatusCode::PAYLOAD_TOO_LARGE,
             "RequestEntityTooLarge",
-            format!("Request entity too large: limit is {limit_bytes}"),
+            format!("Request entity too large: {why}"),
         )
     }
 

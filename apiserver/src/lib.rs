@@ -17,6 +17,7 @@ mod discovery;
 mod error;
 mod event_expiry;
 mod health;
+mod measure;
 mod meta;
 mod metrics;
 mod negotiate;

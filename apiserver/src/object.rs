@@ -111,6 +111,11 @@ impl Encoded {
         Self { bytes, revision_at }
     }
 
+    /// Bytes, but for those of the revision.
+    pub(crate) fn len(&self) -> usize {
+        self.bytes.len()
+    }
+
     /// The whole object as of `revision`.
     pub(crate) fn at(&self, revision: u64) -> Bytes {
         let digits = revision.to_string();

@@ -12,12 +12,33 @@ use crate::apply::managed;
 use crate::body::Body;
 use crate::call::Call;
 use crate::error::ApiError;
+use crate::measure::measure;
 use crate::meta::Meta;
 use crate::object::{self, Encoded};
 use crate::render;
 
 /// How often a write that is not bound to a revision is decided anew when others are faster.
 const ATTEMPTS: usize = 64;
+
+/// The largest object, as the JSON in which it is stored: what is read as JSON can be written back
+/// as JSON.
+pub(crate) const OBJECT_BYTES_MAX: usize = 3 << 20;
+/// Nested objects and lists in a stored object: less than every parser of them takes.
+pub(crate) const OBJECT_DEPTH_MAX: usize = 100;
+
+/// Encodes an object to be stored, if it is within its bounds.
+pub(crate) fn encode(call: &Call<'_>, object: &Value) -> Result<Encoded, ApiError> {
+    if measure(object).depth > OBJECT_DEPTH_MAX {
+        return Err(ApiError::entity_too_large(format!(
+            "the object is nested more than {OBJECT_DEPTH_MAX} levels deep"
+        )));
+    }
+    let encoded = Encoded::new(object, call.stored_as());
+    if encoded.len() > OBJECT_BYTES_MAX {
+        return Err(ApiError::too_large(OBJECT_BYTES_MAX));
+    }
+    Ok(encoded)
+}
 
 /// What a write left behind.
 pub(crate) enum Stored {
@@ -88,7 +109,7 @@ pub(crate) async fn modify(
             settle(call, &mut new, &old, edit).await?
         };
         if let Some(writer) = &edit.manager {
-            managed::record_update(&mut new, &old, writer);
+            managed::record_update(&mut new, &old, writer)?;
         }
         if edit.dry_run {
             new["metadata"]["resourceVersion"] = record.revision.to_string().into();
@@ -175,7 +196,9 @@ pub(crate) async fn commit(
 ) -> Result<Committed, ApiError> {
     let (encoded, meta) = match plan {
         Plan::Keep => (None, Meta::default()),
-        _ => (Some(Encoded::new(new, call.stored_as())), Meta::of(call.resource, new)),
+        // What goes may be as large as it is.
+        Plan::Remove => (Some(Encoded::new(new, call.stored_as())), Meta::of(call.resource, new)),
+        Plan::Put => (Some(encode(call, new)?), Meta::of(call.resource, new)),
     };
     let decide = |current: Option<&Arc<Record<Meta>>>, revision: u64| match current {
         Some(current) if current.revision == record.revision => Ok(match (plan, encoded) {
@@ -277,7 +300,7 @@ fn raise_generation(resource: &Resource, new: &mut Value, old: &Value) {
     }
     let generation = old["metadata"]["generation"].as_i64().unwrap_or(0);
     if resource.behaviour.generation_changed(new, old) {
-        new["metadata"]["generation"] = (generation + 1).into();
+        new["metadata"]["generation"] = generation.saturating_add(1).into();
     }
 }
 

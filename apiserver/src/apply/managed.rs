@@ -4,7 +4,8 @@ use api::{Subresource, schema};
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
-use super::paths::{self, Paths};
+use super::lookup::Lookup;
+use super::paths::{self, Paths, TooManyFields};
 use crate::call::Call;
 use crate::object;
 use crate::options::WriteOptions;
@@ -79,16 +80,18 @@ impl Entry {
 }
 
 /// Reads the record of an object.
-pub(crate) fn entries(object: &Value) -> Vec<Entry> {
+pub(crate) fn entries(object: &Value) -> Result<Vec<Entry>, TooManyFields> {
     let list = object["metadata"][FIELD].as_array().into_iter().flatten();
     let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
-    list.map(|entry| Entry {
-        manager: text(&entry["manager"]),
-        operation: text(&entry["operation"]),
-        api_version: text(&entry["apiVersion"]),
-        subresource: text(&entry["subresource"]),
-        time: text(&entry["time"]),
-        paths: paths::from_json(&entry["fieldsV1"]),
+    list.map(|entry| {
+        Ok(Entry {
+            manager: text(&entry["manager"]),
+            operation: text(&entry["operation"]),
+            api_version: text(&entry["apiVersion"]),
+            subresource: text(&entry["subresource"]),
+            time: text(&entry["time"]),
+            paths: paths::from_json(&entry["fieldsV1"])?,
+        })
     })
     .collect()
 }
@@ -123,30 +126,36 @@ pub(crate) fn set_entries(object: &mut Value, entries: &[Entry]) {
 
 /// Records that `writer` made `new` of `old`: what changed is the writer's from now on. An object
 /// that nobody has applied is not tracked.
-pub(crate) fn record_update(new: &mut Value, old: &Value, writer: &Writer<'_>) {
+pub(crate) fn record_update(
+    new: &mut Value,
+    old: &Value,
+    writer: &Writer<'_>,
+) -> Result<(), TooManyFields> {
     if writer.applies {
-        return;
+        return Ok(());
     }
     let tracked = old["metadata"][FIELD].as_array().is_some_and(|list| !list.is_empty());
     let given = new["metadata"][FIELD].clone();
     if !tracked {
         object::metadata_mut(new).remove(FIELD);
-        return;
+        return Ok(());
     }
     // A client may rewrite the record itself (kubectl does when it takes over), or leave it out.
     if given.is_array() && given != old["metadata"][FIELD] {
-        return;
+        // It has to be readable when the next change is recorded.
+        return entries(new).map(drop);
     }
-    let mut entries = entries(old);
-    let present = paths::of(new, writer.message);
-    let changed: Paths = present
-        .iter()
-        .filter(|path| paths::get(new, path) != paths::get(old, path))
-        .filter(|path| path.last().is_none_or(|e| e != ".") || paths::get(old, path).is_none())
-        .cloned()
-        .collect();
+    let mut entries = entries(old)?;
+    let present = paths::of(new, writer.message)?;
+    let (mut in_new, mut in_old) = (Lookup::new(new), Lookup::new(old));
+    let mut differs = |path: &paths::Path| match path.last() {
+        // What is in an element has paths of its own.
+        Some(last) if last == "." => !in_old.has(path),
+        _ => in_new.get(path) != in_old.get(path),
+    };
+    let changed: Paths = present.into_iter().filter(|path| differs(path)).collect();
     for entry in &mut entries {
-        entry.paths.retain(|path| paths::get(new, path).is_some() && !changed.contains(path));
+        entry.paths.retain(|path| in_new.has(path) && !changed.contains(path));
     }
     if !changed.is_empty() {
         let own = entries.iter_mut().find(|e| {
@@ -172,4 +181,5 @@ pub(crate) fn record_update(new: &mut Value, old: &Value, writer: &Writer<'_>) {
         }
     }
     set_entries(new, &entries);
+    Ok(())
 }

@@ -1,7 +1,11 @@
 //! Server-side apply: fields belong to the managers that set them.
 
+mod lookup;
 pub(crate) mod managed;
 mod paths;
+
+use std::collections::{BTreeSet, HashMap};
+use std::ops::Bound;
 
 use api::schema::{self, Field, ListType, Message, Shape};
 use api::{FieldError, Subresource};
@@ -15,11 +19,13 @@ use crate::call::Call;
 use crate::decode;
 use crate::error::ApiError;
 use crate::options::WriteOptions;
+use crate::request::RequestInfo;
 use crate::verbs::{create, update};
 use crate::write::{self, Edit};
 use crate::{object, render};
+use lookup::Lookup;
 use managed::{Entry, Writer};
-use paths::{Path, Paths};
+use paths::{Path, Paths, TooManyFields};
 
 /// Who owns what an object had before anybody applied it.
 const BEFORE: &str = "before-first-apply";
@@ -49,7 +55,8 @@ pub(crate) async fn answer(
     update::claim_identity(call, &mut config)?;
     let served = call.served;
     let message = schema::message(served.group, served.version, served.kind);
-    let apply = Apply { call, options, subresource, message, owned: paths::of(&config, message) };
+    let owned = paths::of(&config, message)?;
+    let apply = Apply { call, options, subresource, message, owned };
     let name = &call.info.name;
     let edit = Edit {
         subresource,
@@ -60,6 +67,9 @@ pub(crate) async fn answer(
     let modified = write::modify(call, name, &edit, |current| apply.onto(current, &config)).await;
     match modified {
         Err(error) if error.is_not_found() && subresource == Subresource::None => {
+            // Who may change objects may not therefore make them.
+            let create = RequestInfo { verb: "create", ..call.info.clone() };
+            call.server.authorize(call.user, &create)?;
             let mut fresh = config.clone();
             managed::set_entries(&mut fresh, &[apply.entry()]);
             let stored = create::create(call, fresh, options).await?;
@@ -85,9 +95,9 @@ impl Apply<'_> {
         let mut live = current.object.clone();
         render::convert(self.call, &mut live);
         write::check_identity(self.call, config, current)?;
-        let mut entries = managed::entries(current.object);
+        let mut entries = managed::entries(current.object)?;
         if entries.is_empty() {
-            entries = self.untracked(&live);
+            entries = self.untracked(&live)?;
         }
         self.settle_conflicts(&mut entries, &live, config)?;
         let mut merged = live.clone();
@@ -104,30 +114,33 @@ impl Apply<'_> {
             .resource
             .decode(self.call.served, &mut merged)
             .map_err(|e| ApiError::invalid(self.call.served, &self.call.info.name, e))?;
+        let mut present = Lookup::new(&merged);
         for entry in &mut entries {
-            entry.paths.retain(|path| paths::get(&merged, path).is_some());
+            entry.paths.retain(|path| present.has(path));
         }
         managed::set_entries(&mut merged, &entries);
         Ok(merged)
     }
 
+    fn subresource_name(&self) -> &'static str {
+        if self.subresource == Subresource::Status { "status" } else { "" }
+    }
+
     fn entry(&self) -> Entry {
-        let subresource = if self.subresource == Subresource::Status { "status" } else { "" };
         Entry {
             manager: self.options.manager.clone(),
             operation: "Apply".into(),
             api_version: self.call.served.api_version(),
-            subresource: subresource.into(),
+            subresource: self.subresource_name().into(),
             time: object::time(Timestamp::now()),
             paths: self.owned.clone(),
         }
     }
 
     fn is_own(&self, entry: &Entry) -> bool {
-        let own = self.entry();
         entry.operation == "Apply"
-            && entry.manager == own.manager
-            && entry.subresource == own.subresource
+            && entry.manager == self.options.manager
+            && entry.subresource == self.subresource_name()
     }
 
     /// Refuses to change what others own, unless forced: then they lose it.
@@ -137,11 +150,11 @@ impl Apply<'_> {
         live: &Value,
         config: &Value,
     ) -> Result<(), ApiError> {
-        let taken_over = self.last_applied(live);
-        let differs = |path: &Path| {
+        let taken_over = self.last_applied(live)?;
+        let (mut in_live, mut in_config) = (Lookup::new(live), Lookup::new(config));
+        let mut differs = |path: &Path| {
             path.last().is_none_or(|e| e != ".")
-                && paths::get(live, path).is_some()
-                && paths::get(live, path) != paths::get(config, path)
+                && in_live.get(path).is_some_and(|own| Some(own) != in_config.get(path))
         };
         let mut conflicts: Vec<(String, String)> = Vec::new();
         for entry in entries.iter_mut() {
@@ -171,10 +184,10 @@ impl Apply<'_> {
     }
 
     /// What kubectl's client-side apply owned, which its server-side apply may take over.
-    fn last_applied(&self, live: &Value) -> Paths {
+    fn last_applied(&self, live: &Value) -> Result<Paths, TooManyFields> {
         match last_applied(live) {
             Some(config) if self.options.manager == "kubectl" => paths::of(&config, self.message),
-            _ => Paths::new(),
+            _ => Ok(Paths::new()),
         }
     }
 
@@ -182,7 +195,7 @@ impl Apply<'_> {
     /// is known from its annotation: when it begins to apply on the server, it takes all over that
     /// the owner of the annotation has, and drops what its configuration does not say. What the
     /// controllers and defaults have set must not be among that.
-    fn untracked(&self, live: &Value) -> Vec<Entry> {
+    fn untracked(&self, live: &Value) -> Result<Vec<Entry>, TooManyFields> {
         let entry = |manager: &str, paths: Paths| Entry {
             manager: manager.into(),
             operation: "Update".into(),
@@ -190,36 +203,34 @@ impl Apply<'_> {
             paths,
             ..self.entry()
         };
-        let mut others = paths::of(live, self.message);
+        let mut others = paths::of(live, self.message)?;
         let mut entries = Vec::new();
         if let Some(config) = last_applied(live) {
-            let mut applied = paths::of(&config, self.message);
+            let mut applied = paths::of(&config, self.message)?;
             let annotation = format!("f:{LAST_APPLIED}");
             applied.insert(vec!["f:metadata".into(), "f:annotations".into(), annotation]);
             applied.retain(|path| others.remove(path));
             entries.push(entry(CLIENT_SIDE, applied));
         }
         entries.push(entry(BEFORE, others));
-        entries
+        Ok(entries)
     }
 
     /// Removes what this manager applied before, applies no longer and nobody else owns.
     fn drop_abandoned(&self, merged: &mut Value, before: &Paths, entries: &[Entry]) {
-        let others = |path: &Path| {
+        let others: BTreeSet<&[String]> = entries
+            .iter()
+            .filter(|entry| !self.is_own(entry))
+            .flat_map(|entry| entry.paths.iter().map(Vec::as_slice))
+            .collect();
+        let is_others = |path: &Path| {
             let below = path.strip_suffix(&[".".to_owned()]).unwrap_or(path);
-            entries
-                .iter()
-                .filter(|entry| !self.is_own(entry))
-                .any(|entry| entry.paths.iter().any(|p| p.starts_with(below)))
+            let from = (Bound::Included(below), Bound::Unbounded);
+            others.range::<[String], _>(from).next().is_some_and(|next| next.starts_with(below))
         };
-        // Whole elements first: without its keys an element could not be found.
-        let mut abandoned: Vec<&Path> =
-            before.difference(&self.owned).filter(|path| !others(path)).collect();
-        abandoned.retain(|path| !paths::is_key(path));
-        abandoned.sort_by_key(|path| path.last().is_none_or(|e| e != "."));
-        for path in abandoned {
-            paths::remove(merged, path);
-        }
+        let abandoned =
+            before.difference(&self.owned).filter(|path| !paths::is_key(path) && !is_others(path));
+        lookup::remove_all(merged, abandoned);
     }
 }
 
@@ -295,15 +306,21 @@ fn merge_map(
 
 fn merge_list(live: &mut Value, items: &[Value], field: &'static Field) {
     let Some(list) = live.as_array_mut() else { return };
+    let mut positions: HashMap<String, usize> = HashMap::with_capacity(list.len());
+    for (at, own) in list.iter().enumerate() {
+        positions.entry(paths::item_element(own, field)).or_insert(at);
+    }
     for item in items {
         let name = paths::item_element(item, field);
-        let present = list.iter_mut().find(|own| paths::item_element(own, field) == name);
-        match present {
-            Some(present) if field.list_type() == ListType::Map => {
-                merge_members(present, item, field.message());
+        match positions.get(&name) {
+            Some(at) if field.list_type() == ListType::Map => {
+                merge_members(&mut list[*at], item, field.message());
             }
             Some(_) => {}
-            None => list.push(item.clone()),
+            None => {
+                positions.insert(name, list.len());
+                list.push(item.clone());
+            }
         }
     }
 }

@@ -6,10 +6,45 @@ use std::collections::BTreeSet;
 use api::schema::{Field, ListType, Message, Shape};
 use serde_json::{Map, Value};
 
+use crate::error::ApiError;
+
 /// One field: the way to it from the object's root.
 pub(crate) type Path = Vec<String>;
 /// Leaves, and elements of lists by themselves.
 pub(crate) type Paths = BTreeSet<Path>;
+
+/// Elements of all paths of one set together: some 60 bytes each, of an object of which only the
+/// leaves are counted in its JSON.
+const PATH_ELEMENTS_MAX: usize = 250_000;
+
+/// An object sets more fields than can be tracked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the object has too many fields to record who manages them")]
+pub(crate) struct TooManyFields;
+
+impl From<TooManyFields> for ApiError {
+    fn from(error: TooManyFields) -> Self {
+        Self::entity_too_large(error)
+    }
+}
+
+/// Paths as they are found.
+#[derive(Default)]
+struct Collected {
+    paths: Paths,
+    elements: usize,
+}
+
+impl Collected {
+    fn insert(&mut self, path: Path) -> Result<(), TooManyFields> {
+        self.elements += path.len();
+        if self.elements > PATH_ELEMENTS_MAX {
+            return Err(TooManyFields);
+        }
+        self.paths.insert(path);
+        Ok(())
+    }
+}
 
 /// Members that no manager owns.
 const UNOWNED_METADATA: [&str; 11] = [
@@ -27,77 +62,84 @@ const UNOWNED_METADATA: [&str; 11] = [
 ];
 
 /// The fields that an object sets.
-pub(crate) fn of(object: &Value, message: Option<&'static Message>) -> Paths {
-    let mut paths = Paths::new();
-    let Some(map) = object.as_object() else { return paths };
-    for (key, value) in map {
+pub(crate) fn of(
+    object: &Value,
+    message: Option<&'static Message>,
+) -> Result<Paths, TooManyFields> {
+    let mut found = Collected::default();
+    for (key, value) in object.as_object().into_iter().flatten() {
         match key.as_str() {
             "apiVersion" | "kind" => {}
             "metadata" => {
                 let field = message.and_then(|m| m.field("metadata"));
-                let mut owned = value.clone();
-                if let Some(owned) = owned.as_object_mut() {
-                    owned.retain(|k, _| !UNOWNED_METADATA.contains(&k.as_str()));
-                    if !owned.is_empty() {
-                        let at = vec!["f:metadata".to_owned()];
-                        walk_members(owned, field.and_then(Field::message), &at, &mut paths);
-                    }
-                }
+                let members = value.as_object().into_iter().flatten();
+                let owned = members.filter(|(k, _)| !UNOWNED_METADATA.contains(&k.as_str()));
+                let at = ["f:metadata".to_owned()];
+                walk_members(owned, field.and_then(Field::message), &at, &mut found)?;
             }
-            _ => walk_field(value, message.and_then(|m| m.field(key)), &[element(key)], &mut paths),
+            _ => {
+                let field = message.and_then(|m| m.field(key));
+                walk_field(value, field, &[element(key)], &mut found)?;
+            }
         }
     }
-    paths
+    Ok(found.paths)
 }
 
 fn element(key: &str) -> String {
     format!("f:{key}")
 }
 
-fn walk_members(
-    map: &Map<String, Value>,
+fn walk_members<'v>(
+    members: impl IntoIterator<Item = (&'v String, &'v Value)>,
     message: Option<&'static Message>,
     at: &[String],
-    paths: &mut Paths,
-) {
-    for (key, value) in map {
+    found: &mut Collected,
+) -> Result<(), TooManyFields> {
+    for (key, value) in members {
         let path = join(at, element(key));
-        walk_field(value, message.and_then(|m| m.field(key)), &path, paths);
+        walk_field(value, message.and_then(|m| m.field(key)), &path, found)?;
     }
+    Ok(())
 }
 
-fn walk_field(value: &Value, field: Option<&'static Field>, at: &[String], paths: &mut Paths) {
-    let leaf = |paths: &mut Paths| {
-        paths.insert(at.to_vec());
-    };
-    let Some(field) = field else { return leaf(paths) };
+/// Collects the fields below `at`. It goes as deep as the object, which is bounded.
+fn walk_field(
+    value: &Value,
+    field: Option<&'static Field>,
+    at: &[String],
+    found: &mut Collected,
+) -> Result<(), TooManyFields> {
+    let Some(field) = field else { return found.insert(at.to_vec()) };
     match (field.shape(), value) {
         (Shape::List, Value::Array(items)) if is_merged(field) => {
             for item in items {
                 let path = join(at, item_element(item, field));
                 if let (ListType::Map, Some(map)) = (field.list_type(), item.as_object()) {
-                    paths.insert(join(&path, ".".to_owned()));
-                    walk_members(map, field.message(), &path, paths);
+                    found.insert(join(&path, ".".to_owned()))?;
+                    walk_members(map, field.message(), &path, found)?;
                 } else {
-                    paths.insert(path);
+                    found.insert(path)?;
                 }
             }
+            Ok(())
         }
         (Shape::Map, Value::Object(map)) if !map.is_empty() && !field.is_atomic() => {
             for (key, value) in map {
                 let path = join(at, element(key));
                 match (field.message(), value.as_object()) {
                     (Some(message), Some(map)) if !map.is_empty() => {
-                        walk_members(map, Some(message), &path, paths);
+                        walk_members(map, Some(message), &path, found)?;
                     }
-                    _ => drop(paths.insert(path)),
+                    _ => found.insert(path)?,
                 }
             }
+            Ok(())
         }
         (Shape::Single, Value::Object(map)) if !map.is_empty() && is_granular(field) => {
-            walk_members(map, field.message(), at, paths);
+            walk_members(map, field.message(), at, found)
         }
-        _ => leaf(paths),
+        _ => found.insert(at.to_vec()),
     }
 }
 
@@ -150,61 +192,6 @@ pub(crate) fn join(at: &[String], element: String) -> Path {
     path
 }
 
-/// The value at a path, if the object has one there.
-pub(crate) fn get<'a>(object: &'a Value, path: &[String]) -> Option<&'a Value> {
-    let mut value = object;
-    for element in path {
-        value = match element.split_at_checked(2) {
-            Some(("f:", name)) => value.get(name)?,
-            Some(("k:" | "v:", _)) => &value.as_array()?[position(value, element)?],
-            _ => value,
-        };
-    }
-    Some(value)
-}
-
-/// Removes what is at a path, and containers that this leaves empty.
-pub(crate) fn remove(object: &mut Value, path: &[String]) {
-    let Some((element, rest)) = path.split_first() else { return };
-    let last = rest.is_empty() || rest == [".".to_owned()];
-    match element.split_at_checked(2) {
-        Some(("f:", name)) => {
-            let Some(map) = object.as_object_mut() else { return };
-            if last {
-                map.remove(name);
-            } else if let Some(child) = map.get_mut(name) {
-                remove(child, rest);
-                if child.as_object().is_some_and(Map::is_empty)
-                    || child.as_array().is_some_and(Vec::is_empty)
-                {
-                    map.remove(name);
-                }
-            }
-        }
-        _ => {
-            let Some(index) = position(object, element) else { return };
-            let Some(list) = object.as_array_mut() else { return };
-            if last {
-                list.remove(index);
-            } else {
-                remove(&mut list[index], rest);
-            }
-        }
-    }
-}
-
-fn position(list: &Value, element: &str) -> Option<usize> {
-    let (kind, text) = element.split_at_checked(2)?;
-    let wanted: Value = serde_json::from_str(text).ok()?;
-    list.as_array()?.iter().position(|item| match (kind, wanted.as_object()) {
-        ("k:", Some(keys)) => keys.iter().all(|(key, value)| match item.get(key) {
-            Some(own) => own == value,
-            None => key == "protocol" && value == "TCP",
-        }),
-        _ => *item == wanted,
-    })
-}
-
 /// As `fieldsV1`.
 pub(crate) fn to_json(paths: &Paths) -> Value {
     let mut root = Value::Object(Map::new());
@@ -221,21 +208,22 @@ pub(crate) fn to_json(paths: &Paths) -> Value {
 }
 
 /// From `fieldsV1`.
-pub(crate) fn from_json(fields: &Value) -> Paths {
-    fn walk(node: &Value, at: &[String], paths: &mut Paths) {
+pub(crate) fn from_json(fields: &Value) -> Result<Paths, TooManyFields> {
+    fn walk(node: &Value, at: &[String], found: &mut Collected) -> Result<(), TooManyFields> {
         match node.as_object() {
             Some(map) if !map.is_empty() => {
                 for (element, child) in map {
-                    walk(child, &join(at, element.clone()), paths);
+                    walk(child, &join(at, element.clone()), found)?;
                 }
+                Ok(())
             }
-            _ if !at.is_empty() => drop(paths.insert(at.to_vec())),
-            _ => {}
+            _ if !at.is_empty() => found.insert(at.to_vec()),
+            _ => Ok(()),
         }
     }
-    let mut paths = Paths::new();
-    walk(fields, &[], &mut paths);
-    paths
+    let mut found = Collected::default();
+    walk(fields, &[], &mut found)?;
+    Ok(found.paths)
 }
 
 /// As conflicts show it: `.spec.containers[name="a"].image`.

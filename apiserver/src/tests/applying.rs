@@ -94,3 +94,67 @@ async fn who_moves_from_apply_on_the_client_owns_what_it_applied() {
     assert_eq!(after["spec"]["replicas"], 3);
     assert!(after["metadata"]["annotations"][annotation].is_null(), "{after}");
 }
+
+#[tokio::test]
+async fn apply_that_creates_needs_the_right_to_create() {
+    let cluster = Cluster::new().await;
+    let role = json!({"metadata": {"name": "patcher"}, "rules": [
+        {"apiGroups": [""], "resources": ["configmaps"], "verbs": ["get", "patch"]}]});
+    cluster.post("/apis/rbac.authorization.k8s.io/v1/clusterroles", &role).await.ok();
+    cluster.bind_in_default("bob", "patcher").await;
+    let uri = format!("{MAPS}/m?fieldManager=bob");
+    let media_type = "application/apply-patch+yaml";
+    let body = map(json!({"a": "1"})).to_string();
+    for dry in ["", "&dryRun=All"] {
+        let uri = format!("{uri}{dry}");
+        let refused = cluster.send_as("bob", Method::PATCH, &uri, media_type, body.clone()).await;
+        assert_eq!(
+            refused.fails(403)["message"],
+            "configmaps \"m\" is forbidden: User \"bob\" cannot create resource \"configmaps\" in \
+             API group \"\" in the namespace \"default\""
+        );
+    }
+    cluster.post(MAPS, &map(json!({"b": "1"}))).await.ok();
+    let changed = cluster.send_as("bob", Method::PATCH, &uri, media_type, body).await.ok();
+    assert_eq!(changed["data"], json!({"a": "1", "b": "1"}));
+}
+
+#[tokio::test]
+async fn apply_of_many_elements_takes_linear_time() {
+    let cluster = Cluster::new().await;
+    let template = |n: usize, name: &str| {
+        let ports: Vec<Value> =
+            (0..n).map(|n| json!({"containerPort": n + 1, "name": format!("{name}{n}")})).collect();
+        json!({"kind": "PodTemplate", "apiVersion": "v1", "metadata": {"name": "t"},
+            "template": {"metadata": {"labels": {"a": "b"}}, "spec": {
+                "containers": [{"name": "c", "image": "i", "ports": ports}]}}})
+    };
+    let uri = "/api/v1/namespaces/default/podtemplates/t";
+    // A quadratic walk compares some 25 million pairs here, each by parsing.
+    let began = std::time::Instant::now();
+    for (n, manager) in [(5000, "one"), (5000, "two&force=true"), (2500, "one")] {
+        let answer = apply(&cluster, uri, manager, &template(n, "p")).await;
+        assert!(answer.code.is_success() || answer.code.as_u16() == 422, "{}", answer.code);
+    }
+    assert!(began.elapsed().as_secs() < 60, "{:?}", began.elapsed());
+}
+
+#[tokio::test]
+async fn fields_of_a_record_are_bounded() {
+    let cluster = Cluster::new().await;
+    let uri = format!("{MAPS}/m");
+    apply(&cluster, &uri, "one", &map(json!({"a": "1"}))).await.ok();
+    // A prefix that is written once stands before each of the fields.
+    let leaves: serde_json::Map<String, Value> =
+        (0..20_000).map(|n| (format!("f:{n}"), json!({}))).collect();
+    let deep = (0..50).fold(Value::Object(leaves), |below, _| json!({"f:x": below}));
+    let record = json!([{"manager": "one", "operation": "Apply", "apiVersion": "v1",
+        "fieldsType": "FieldsV1", "fieldsV1": deep}]);
+    let patch = json!({"metadata": {"managedFields": record}});
+    let refused = cluster.patch(&uri, "merge-patch", &patch).await.fails(413);
+    assert_eq!(
+        refused["message"],
+        "Request entity too large: the object has too many fields to record who manages them"
+    );
+    apply(&cluster, &uri, "one", &map(json!({"a": "2"}))).await.ok();
+}

@@ -56,9 +56,43 @@ impl Cluster {
     }
 
     pub(crate) async fn raw(&self, request: Request<Body>) -> Response<Body> {
+        self.raw_as(User::authenticated("admin", &["system:masters"]), request).await
+    }
+
+    /// The answer to a request of `user`.
+    pub(crate) async fn raw_as(&self, user: User, request: Request<Body>) -> Response<Body> {
         let mut request = request;
-        request.extensions_mut().insert(User::authenticated("admin", &["system:masters"]));
+        request.extensions_mut().insert(user);
         self.server.handle(request).await
+    }
+
+    /// The answer to a request of the user `name`, who belongs to no group but the authenticated.
+    pub(crate) async fn send_as(
+        &self,
+        name: &str,
+        method: Method,
+        uri: &str,
+        media_type: &str,
+        body: impl Into<Bytes>,
+    ) -> Answer {
+        let mut request = Request::builder().method(method).uri(uri);
+        if !media_type.is_empty() {
+            request = request.header("content-type", media_type);
+        }
+        let request = request.body(full(body)).unwrap();
+        read(self.raw_as(User::authenticated(name, &[]), request).await).await
+    }
+
+    /// Binds `user` to a ClusterRole in the namespace `default`.
+    pub(crate) async fn bind_in_default(&self, user: &str, cluster_role: &str) {
+        let binding = serde_json::json!({
+            "metadata": {"name": format!("{user}-{cluster_role}")},
+            "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole",
+                "name": cluster_role},
+            "subjects": [{"apiGroup": "rbac.authorization.k8s.io", "kind": "User", "name": user}],
+        });
+        let bindings = "/apis/rbac.authorization.k8s.io/v1/namespaces/default/rolebindings";
+        self.post(bindings, &binding).await.ok();
     }
 
     pub(crate) async fn send(

@@ -286,3 +286,12 @@ async fn a_refusal_says_what_it_is_about() {
         json!({"group": "rbac.authorization.k8s.io", "kind": "roles", "name": "delete"})
     );
 }
+
+#[tokio::test]
+async fn generated_name_may_begin_with_any_letter() {
+    let cluster = Cluster::new().await;
+    for prefix in ["é-", "日本-", "-", "😀-"] {
+        let made = cluster.post(MAPS, &json!({"metadata": {"generateName": prefix}})).await;
+        made.fails(422);
+    }
+}

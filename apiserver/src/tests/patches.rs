@@ -89,3 +89,68 @@ async fn the_change_cause_is_left_alone_where_that_is_configured() {
     deployment(&cluster).await;
     assert_eq!(cause_after(&cluster, "kubectl set image", None).await, "kubectl apply");
 }
+
+#[tokio::test]
+async fn json_patch_stays_within_upstreams_bounds() {
+    let cluster = Cluster::new().await;
+    let maps = "/api/v1/namespaces/default/configmaps";
+    cluster.post(maps, &json!({"metadata": {"name": "m"}, "data": {"k": "x"}})).await.ok();
+    let uri = format!("{maps}/m");
+    let many: Vec<Value> =
+        (0..10_001).map(|_| json!({"op": "test", "path": "/data/k", "value": "x"})).collect();
+    let refused = cluster.patch(&uri, "json-patch", &many.into()).await.fails(413);
+    assert_eq!(
+        refused["message"],
+        "Request entity too large: The allowed maximum operations in a JSON patch is 10000, got \
+         10001"
+    );
+    // Each copy of the data into itself doubles it.
+    let doubling: Vec<Value> = (0..24)
+        .map(|n| json!({"op": "copy", "from": "/data", "path": format!("/data/k{n}")}))
+        .chain([json!({"op": "replace", "path": "/data", "value": {}})])
+        .collect();
+    let refused = cluster.patch(&uri, "json-patch", &doubling.into()).await.fails(413);
+    assert_eq!(refused["reason"], "RequestEntityTooLarge");
+    let deep = (0..60).fold(json!(1), |below, _| json!({"a": below}));
+    let into_itself = format!("/metadata/x{}", "/a".repeat(59));
+    let nested = json!([
+        {"op": "add", "path": "/metadata/x", "value": deep},
+        {"op": "copy", "from": "/metadata/x", "path": into_itself},
+    ]);
+    let refused = cluster.patch(&uri, "json-patch", &nested).await.fails(413);
+    assert_eq!(
+        refused["message"],
+        "Request entity too large: the patched object is nested more than 100 levels deep"
+    );
+    assert_eq!(cluster.get(&uri).await.ok()["data"], json!({"k": "x"}));
+}
+
+#[tokio::test]
+async fn patches_do_not_grow_an_object_without_end() {
+    let cluster = Cluster::new().await;
+    let maps = "/api/v1/namespaces/default/configmaps";
+    cluster.post(maps, &json!({"metadata": {"name": "m"}})).await.ok();
+    let uri = format!("{maps}/m");
+    for kind in ["merge-patch", "strategic-merge-patch"] {
+        let large = json!({"data": {(kind): "x".repeat(900_000)}});
+        let answer = cluster.patch(&uri, kind, &large).await;
+        assert!(answer.code.is_success() || answer.code.as_u16() == 422, "{}", answer.json);
+    }
+    // Annotations and data have bounds of their own; other kinds have this one.
+    let template = |n: usize| {
+        let containers: Vec<Value> = (0..n)
+            .map(|n| json!({"name": format!("c{n}"), "image": "i", "args": ["x".repeat(90_000)]}))
+            .collect();
+        json!({"metadata": {"name": "t"}, "template": {"metadata": {"labels": {"a": "b"}},
+            "spec": {"containers": containers}}})
+    };
+    let templates = "/api/v1/namespaces/default/podtemplates";
+    cluster.post(templates, &template(20)).await.ok();
+    let more: Vec<Value> = (20..40)
+        .map(|n| json!({"name": format!("c{n}"), "image": "i", "args": ["x".repeat(90_000)]}))
+        .collect();
+    let patch = json!({"template": {"spec": {"containers": more}}});
+    let uri = format!("{templates}/t");
+    let refused = cluster.patch(&uri, "strategic-merge-patch", &patch).await.fails(413);
+    assert_eq!(refused["message"], "Request entity too large: limit is 3145728");
+}

@@ -94,3 +94,32 @@ async fn a_watch_goes_on_from_a_list_and_ends_in_time() {
     assert_eq!(events.brief().await.0, "BOOKMARK");
     assert!(events.next().await.is_none());
 }
+
+#[tokio::test]
+async fn large_numbers_of_clients_do_no_harm() {
+    let cluster = Cluster::new().await;
+    let maps = "/api/v1/namespaces/default/configmaps";
+    for seconds in ["9223372036854775807", "18446744073709551615", "-1", "3601"] {
+        let uri = format!("{maps}?watch=true&timeoutSeconds={seconds}");
+        let code =
+            cluster.raw(http::Request::builder().uri(&uri).body(crate::body::full("")).unwrap());
+        let code = code.await.status().as_u16();
+        assert_eq!(code, if seconds.len() == 20 { 400 } else { 200 }, "{seconds}");
+    }
+    for query in [
+        "limit=9223372036854775807",
+        "limit=-1",
+        "resourceVersion=18446744073709551615&timeoutSeconds=0",
+    ] {
+        let code = cluster.get(&format!("{maps}?{query}")).await.code.as_u16();
+        assert!(code < 500 || code == 504, "{query}: {code}");
+    }
+    let pod = serde_json::json!({"metadata": {"name": "p"}, "spec": {"nodeName": "n",
+        "containers": [{"name": "c", "image": "i"}]}});
+    let pods = "/api/v1/namespaces/default/pods";
+    cluster.post(pods, &pod).await.ok();
+    for seconds in ["9223372036854775807", "-9223372036854775808", "30"] {
+        let uri = format!("{pods}/p?gracePeriodSeconds={seconds}");
+        cluster.delete(&uri).await.ok();
+    }
+}

@@ -15,7 +15,7 @@ use crate::call::Call;
 use crate::error::ApiError;
 use crate::meta::Meta;
 use crate::negotiate::Encoding;
-use crate::object::{self, Encoded};
+use crate::object;
 use crate::options::WriteOptions;
 use crate::subresources::binding;
 use crate::write::{self, Stored};
@@ -102,7 +102,7 @@ async fn create_named(
 }
 
 async fn insert(call: &Call<'_>, key: &str, object: &Value) -> Result<Arc<Record<Meta>>, ApiError> {
-    let encoded = Encoded::new(object, call.stored_as());
+    let encoded = write::encode(call, object)?;
     let meta = Meta::of(call.resource, object);
     let durability = call.durability(Subresource::None);
     let decide = |current: Option<&Arc<Record<Meta>>>, revision| match current {

@@ -145,20 +145,25 @@ fn mark(call: &Call<'_>, object: &mut Value, options: &DeleteOptions, now: Times
         if kind == "Pod" && asked && grace < old_grace {
             let at = metadata["deletionTimestamp"].as_str().and_then(|t| t.parse().ok());
             let at: Timestamp = at.unwrap_or(now);
-            set_deletion(object, at - SignedDuration::from_secs(old_grace - grace), grace);
+            set_deletion(object, later(at, grace.saturating_sub(old_grace)), grace);
         }
         return;
     }
     if grace == 0 && !write::is_held(call.resource, object) {
         return;
     }
-    set_deletion(object, now + SignedDuration::from_secs(grace), grace);
+    set_deletion(object, later(now, grace), grace);
     if let Some(generation) = object["metadata"]["generation"].as_i64().filter(|g| *g > 0) {
-        object["metadata"]["generation"] = (generation + 1).into();
+        object["metadata"]["generation"] = generation.saturating_add(1).into();
     }
     if kind == "Namespace" {
         object::child_mut(object, "status").insert("phase".into(), "Terminating".into());
     }
+}
+
+/// So many seconds after `at`, or the end of time.
+fn later(at: Timestamp, seconds: i64) -> Timestamp {
+    at.checked_add(SignedDuration::from_secs(seconds)).unwrap_or(Timestamp::MAX)
 }
 
 fn set_deletion(object: &mut Value, at: Timestamp, grace_s: i64) {

@@ -10,12 +10,10 @@ use crate::body::Body;
 use crate::call::Call;
 use crate::error::ApiError;
 use crate::options::{FieldValidation, WriteOptions};
+use crate::verbs::json_patch::{self, JsonPatchError};
 use crate::verbs::update;
 use crate::write::{self, Edit};
 use crate::{change_cause, decode, render};
-
-/// Operations in one JSON patch (upstream's limit).
-const JSON_PATCH_MAX_OPERATIONS: usize = 10_000;
 
 /// Media types of patches.
 pub(crate) const PATCH_TYPES: [&str; 4] = [
@@ -28,7 +26,7 @@ pub(crate) const PATCH_TYPES: [&str; 4] = [
 /// A difference between two states of an object.
 pub(crate) enum Patch {
     /// RFC 6902.
-    Json(json_patch::Patch),
+    Json(::json_patch::Patch),
     /// RFC 7396.
     Merge(Value),
     /// Kubernetes' own, which merges lists by their keys.
@@ -86,18 +84,18 @@ impl Patch {
     pub(crate) fn parse(media_type: &str, body: &[u8]) -> Result<Self, ApiError> {
         match media_type {
             "application/json-patch+json" => {
-                let patch: json_patch::Patch = serde_json::from_slice(body)
-                    .map_err(|e| ApiError::bad_request(format!("error decoding patch: {e}")))?;
-                if patch.0.len() > JSON_PATCH_MAX_OPERATIONS {
-                    return Err(ApiError::new(
-                        StatusCode::PAYLOAD_TOO_LARGE,
-                        "RequestEntityTooLarge",
-                        format!(
-                            "The allowed maximum operations in a JSON patch is \
-                             {JSON_PATCH_MAX_OPERATIONS}, got {}",
-                            patch.0.len()
-                        ),
-                    ));
+                let refused = |e: &dyn std::fmt::Display| {
+                    ApiError::bad_request(format!("error decoding patch: {e}"))
+                };
+                let document = schema::parse_json(body).map_err(|e| refused(&e))?.value;
+                let patch: ::json_patch::Patch =
+                    serde_json::from_value(document).map_err(|e| refused(&e))?;
+                let operations = patch.0.len();
+                if operations > json_patch::OPERATIONS_MAX {
+                    return Err(ApiError::entity_too_large(format!(
+                        "The allowed maximum operations in a JSON patch is {}, got {operations}",
+                        json_patch::OPERATIONS_MAX
+                    )));
                 }
                 Ok(Self::Json(patch))
             }
@@ -113,13 +111,17 @@ impl Patch {
     pub(crate) fn apply(&self, call: &Call<'_>, object: &mut Value) -> Result<(), ApiError> {
         match self {
             Self::Json(patch) => {
-                json_patch::patch(object, patch).map_err(|_| ApiError::unprocessable())
+                json_patch::apply(object, patch).map_err(|error| match error {
+                    // Upstream does not say why.
+                    JsonPatchError::Failed => ApiError::unprocessable(),
+                    beyond => ApiError::entity_too_large(beyond),
+                })
             }
             Self::Merge(patch) => {
                 if !patch.is_object() {
                     return Err(ApiError::bad_request("a merge patch must be a JSON object"));
                 }
-                json_patch::merge(object, patch);
+                ::json_patch::merge(object, patch);
                 Ok(())
             }
             Self::Strategic(patch) => {

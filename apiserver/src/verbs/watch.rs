@@ -29,6 +29,9 @@ use crate::{catalog, render, server};
 const BOOKMARK_INTERVAL: Duration = Duration::from_secs(60);
 /// A watch without `timeoutSeconds` ends after this to twice this (upstream `min-request-timeout`).
 const DEFAULT_TIMEOUT_S: u64 = 1800;
+/// The longest that a client may ask for. As upstream, a watch is authorized when it begins and goes
+/// on when the right is revoked or the token expires; this bounds for how long.
+const TIMEOUT_S_MAX: u64 = 2 * DEFAULT_TIMEOUT_S;
 /// Marks the bookmark behind the initial events of a streaming list.
 const INITIAL_EVENTS_END: &str = "k8s.io/initial-events-end";
 
@@ -43,6 +46,7 @@ pub(crate) fn answer(call: &Call<'_>) -> Result<Response<Body>, ApiError> {
     let timeout_s = options
         .timeout_seconds
         .filter(|s| *s > 0)
+        .map(|s| s.min(TIMEOUT_S_MAX))
         .unwrap_or_else(|| rand::random_range(DEFAULT_TIMEOUT_S..2 * DEFAULT_TIMEOUT_S));
     let (head, watch) = open(call, &options, &selection)?;
     let now = Instant::now();

@@ -1,0 +1,239 @@
+//! JSON patches (RFC 6902) within bounds: each operation is counted, and what it makes of the
+//! object is measured before the next one.
+
+use ::json_patch::{Patch, PatchOperation, patch_unsafe};
+use serde_json::Value;
+
+use crate::measure::measure;
+use crate::write::{OBJECT_BYTES_MAX, OBJECT_DEPTH_MAX};
+
+/// Operations in one JSON patch (upstream's limit).
+pub(crate) const OPERATIONS_MAX: usize = 10_000;
+/// Bytes that the copies of one JSON patch may add (upstream's limit).
+const COPIED_BYTES_MAX: usize = 3 << 20;
+/// Values that one JSON patch may walk over or shift. A patch of an object of the largest size
+/// passes it by if it does no more than some twenty times the work of writing that object.
+const WORK_VALUES_MAX: usize = 16 << 20;
+
+/// Why a patch is not applied.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum JsonPatchError {
+    #[error(
+        "Unable to complete the copy, the accumulated size increase of copy is {0}, exceeding the \
+         limit {COPIED_BYTES_MAX}"
+    )]
+    Copied(usize),
+    #[error("the patched object has more than {OBJECT_BYTES_MAX} bytes")]
+    TooLarge,
+    #[error("the patched object is nested more than {OBJECT_DEPTH_MAX} levels deep")]
+    TooDeep,
+    #[error("the patch moves more than {WORK_VALUES_MAX} values")]
+    TooMuchWork,
+    /// An operation has no target, or a test fails.
+    #[error("an operation cannot be applied")]
+    Failed,
+}
+
+/// Applies `patch`. When it fails, `object` is left somewhere on the way.
+pub(crate) fn apply(object: &mut Value, patch: &Patch) -> Result<(), JsonPatchError> {
+    let start = measure(object);
+    let mut bounds = Bounds { bytes: start.bytes, copied_bytes: 0, work: start.values };
+    for operation in &patch.0 {
+        bounds.admit(object, operation)?;
+        patch_unsafe(object, std::slice::from_ref(operation))
+            .map_err(|_| JsonPatchError::Failed)?;
+    }
+    Ok(())
+}
+
+/// What a patch has used up so far.
+struct Bounds {
+    /// The size of the object.
+    bytes: usize,
+    copied_bytes: usize,
+    work: usize,
+}
+
+impl Bounds {
+    /// Counts an operation before it is applied, and refuses it if its result is beyond a bound.
+    fn admit(&mut self, object: &Value, operation: &PatchOperation) -> Result<(), JsonPatchError> {
+        match operation {
+            PatchOperation::Test(_) => Ok(()),
+            PatchOperation::Add(add) => self.put(object, add.path.as_str(), &add.value),
+            PatchOperation::Replace(replace) => {
+                let path = replace.path.as_str();
+                self.drop_value(object.pointer(path))?;
+                self.gain(path, &replace.value)
+            }
+            PatchOperation::Remove(remove) => self.take(object, remove.path.as_str()).map(drop),
+            PatchOperation::Move(moved) => {
+                let Some(value) = self.take(object, moved.from.as_str())? else { return Ok(()) };
+                self.put(object, moved.path.as_str(), value)
+            }
+            PatchOperation::Copy(copy) => {
+                let Some(value) = object.pointer(copy.from.as_str()) else { return Ok(()) };
+                self.copied_bytes += measure(value).bytes;
+                if self.copied_bytes > COPIED_BYTES_MAX {
+                    return Err(JsonPatchError::Copied(self.copied_bytes));
+                }
+                self.put(object, copy.path.as_str(), value)
+            }
+        }
+    }
+
+    /// Counts a value that comes to `path`.
+    fn put(&mut self, object: &Value, path: &str, value: &Value) -> Result<(), JsonPatchError> {
+        self.make_room(object, path)?;
+        self.gain(path, value)
+    }
+
+    /// Counts what a new value at `path` replaces or shifts.
+    fn make_room(&mut self, object: &Value, path: &str) -> Result<(), JsonPatchError> {
+        let Some((parent, last)) = path.rsplit_once('/') else {
+            return self.drop_value(Some(object));
+        };
+        match object.pointer(parent) {
+            Some(Value::Object(map)) => {
+                self.drop_value(map.get(&last.replace("~1", "/").replace("~0", "~")))
+            }
+            Some(Value::Array(list)) => self.spend(list.len()),
+            _ => Ok(()),
+        }
+    }
+
+    /// Counts a value that goes from `path`, and returns it.
+    fn take<'v>(
+        &mut self,
+        object: &'v Value,
+        path: &str,
+    ) -> Result<Option<&'v Value>, JsonPatchError> {
+        let value = object.pointer(path);
+        self.drop_value(value)?;
+        if let Some((parent, _)) = path.rsplit_once('/')
+            && let Some(list) = object.pointer(parent).and_then(Value::as_array)
+        {
+            self.spend(list.len())?;
+        }
+        Ok(value)
+    }
+
+    /// Counts a value that is added at `path`.
+    fn gain(&mut self, path: &str, value: &Value) -> Result<(), JsonPatchError> {
+        let size = measure(value);
+        self.spend(size.values)?;
+        if path.matches('/').count() + size.depth > OBJECT_DEPTH_MAX {
+            return Err(JsonPatchError::TooDeep);
+        }
+        // The name of the new member counts too.
+        self.bytes += size.bytes + path.rsplit_once('/').map_or(0, |(_, last)| last.len() + 4);
+        if self.bytes > OBJECT_BYTES_MAX { Err(JsonPatchError::TooLarge) } else { Ok(()) }
+    }
+
+    fn drop_value(&mut self, value: Option<&Value>) -> Result<(), JsonPatchError> {
+        let Some(value) = value else { return Ok(()) };
+        let size = measure(value);
+        self.bytes = self.bytes.saturating_sub(size.bytes);
+        self.spend(size.values)
+    }
+
+    fn spend(&mut self, values: usize) -> Result<(), JsonPatchError> {
+        self.work = self.work.saturating_add(values);
+        if self.work > WORK_VALUES_MAX { Err(JsonPatchError::TooMuchWork) } else { Ok(()) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use super::*;
+    use serde_json::json;
+
+    fn apply_to(mut object: Value, operations: Value) -> Result<Value, JsonPatchError> {
+        let patch: Patch = serde_json::from_value(operations).unwrap();
+        apply(&mut object, &patch).map(|()| object)
+    }
+
+    #[test]
+    fn operations_apply_in_their_order() {
+        let patched = apply_to(
+            json!({"a": {"b": 1}, "list": [1, 2]}),
+            json!([
+                {"op": "test", "path": "/a/b", "value": 1},
+                {"op": "add", "path": "/list/-", "value": 3},
+                {"op": "copy", "from": "/a", "path": "/c~1d"},
+                {"op": "move", "from": "/a/b", "path": "/list/0"},
+                {"op": "replace", "path": "/a", "value": "x"},
+                {"op": "remove", "path": "/list/1"},
+            ]),
+        );
+        assert_eq!(patched, Ok(json!({"a": "x", "list": [1, 2, 3], "c/d": {"b": 1}})));
+        let failing = json!([{"op": "test", "path": "/a", "value": 2}]);
+        assert_eq!(apply_to(json!({"a": 1}), failing), Err(JsonPatchError::Failed));
+        for path in ["/x/y", "/a/0"] {
+            let missing = json!([{"op": "add", "path": path, "value": 2}]);
+            assert_eq!(apply_to(json!({"a": 1}), missing), Err(JsonPatchError::Failed));
+        }
+    }
+
+    #[test]
+    fn copies_do_not_nest_without_end() {
+        // Each copy doubles the depth.
+        let mut operations = vec![json!({"op": "add", "path": "/x", "value": {"a": {}}})];
+        let mut path = "/x/a".to_owned();
+        for _ in 0..16 {
+            operations.push(json!({"op": "copy", "from": "/x", "path": format!("{path}/a")}));
+            path = format!("{path}{}", path.replace("/x", "/a"));
+        }
+        let refused = apply_to(json!({}), operations.into());
+        assert_eq!(refused, Err(JsonPatchError::TooDeep));
+    }
+
+    #[test]
+    fn moves_do_not_nest_without_end() {
+        let mut object = json!({});
+        let mut at = &mut object;
+        for _ in 0..OBJECT_DEPTH_MAX - 2 {
+            at["a"] = json!({});
+            at = &mut at["a"];
+        }
+        let deep = "/a".repeat(OBJECT_DEPTH_MAX - 2);
+        let operations = json!([
+            {"op": "add", "path": "/b", "value": {"c": {"d": {}}}},
+            {"op": "move", "from": "/b", "path": format!("{deep}/b")},
+        ]);
+        assert_eq!(apply_to(object, operations), Err(JsonPatchError::TooDeep));
+    }
+
+    #[test]
+    fn copies_do_not_grow_without_end() {
+        let doubling: Vec<Value> = (0..24)
+            .map(|n| json!({"op": "copy", "from": "/data", "path": format!("/data/k{n}")}))
+            .collect();
+        let refused = apply_to(json!({"data": {"k": "x".repeat(1000)}}), doubling.into());
+        assert!(matches!(refused, Err(JsonPatchError::TooLarge | JsonPatchError::Copied(_))));
+        // What is copied and dropped again counts as well.
+        let again: Vec<Value> =
+            (0..4000).map(|_| json!({"op": "copy", "from": "/v", "path": "/k"})).collect();
+        let refused = apply_to(json!({"v": "x".repeat(1000)}), again.into());
+        assert!(matches!(refused, Err(JsonPatchError::Copied(_))), "{refused:?}");
+    }
+
+    #[test]
+    fn result_stays_within_its_size() {
+        let add = |name: &str| json!({"op": "add", "path": name, "value": "x".repeat(2 << 20)});
+        let refused = apply_to(json!({}), json!([add("/a"), add("/b")]));
+        assert_eq!(refused, Err(JsonPatchError::TooLarge));
+        let replaced = apply_to(json!({}), json!([add("/a"), add("/a"), add("/a")]));
+        assert!(replaced.is_ok(), "the object has never been larger than one value");
+    }
+
+    #[test]
+    fn work_of_a_patch_is_bounded() {
+        let list: Vec<Value> = (0..10_000).map(Value::from).collect();
+        let shifting: Vec<Value> =
+            (0..9_000).map(|_| json!({"op": "move", "from": "/l/0", "path": "/l/1"})).collect();
+        let refused = apply_to(json!({"l": list}), shifting.into());
+        assert_eq!(refused, Err(JsonPatchError::TooMuchWork));
+    }
+}
