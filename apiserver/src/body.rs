@@ -32,6 +32,15 @@ pub fn full(bytes: impl Into<Bytes>) -> Body {
     Full::new(bytes.into()).map_err(|never| match never {}).boxed_unsync()
 }
 
+/// The same body, which keeps `held` until it ends or the client is gone.
+pub(crate) fn holding(body: Body, held: impl Send + 'static) -> Body {
+    body.map_frame(move |frame| {
+        let _held = &held;
+        frame
+    })
+    .boxed_unsync()
+}
+
 /// A body that comes in pieces.
 pub(crate) fn stream(pieces: impl Stream<Item = Bytes> + Send + 'static) -> Body {
     use futures::StreamExt;
@@ -43,11 +52,22 @@ pub(crate) async fn read(headers: &HeaderMap, body: Body) -> Result<Bytes, ApiEr
     read_at_most(MAX_REQUEST_BYTES, headers, body).await
 }
 
-/// Reads a request body of any number of frames, refusing more than `limit_bytes`.
+/// Reads a request body, refusing more than `limit_bytes`.
 pub(crate) async fn read_at_most(
     limit_bytes: usize,
     headers: &HeaderMap,
+    body: Body,
+) -> Result<Bytes, ApiError> {
+    read_each(limit_bytes, headers, body, |_| Ok(())).await
+}
+
+/// Reads a request body of any number of frames, refusing more than `limit_bytes`; `admit` may
+/// refuse the bytes of each frame before they are kept.
+pub(crate) async fn read_each(
+    limit_bytes: usize,
+    headers: &HeaderMap,
     mut body: Body,
+    mut admit: impl FnMut(usize) -> Result<(), ApiError>,
 ) -> Result<Bytes, ApiError> {
     if announced_bytes(headers).is_some_and(|length| length > limit_bytes) {
         return Err(ApiError::too_large(limit_bytes));
@@ -60,6 +80,7 @@ pub(crate) async fn read_at_most(
         if whole.len() + data.len() > limit_bytes {
             return Err(ApiError::too_large(limit_bytes));
         }
+        admit(data.len())?;
         whole.push(data);
     }
     Ok(whole.into_bytes())

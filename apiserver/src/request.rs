@@ -17,6 +17,9 @@ pub struct RequestInfo {
     pub version: String,
     /// The namespace, empty for cluster-scoped requests.
     pub namespace: String,
+    /// Whether the path has the form `namespaces/<namespace>/<resource>…`, which only namespaced
+    /// resources have; false for a namespace itself and its subresources.
+    pub below_namespace: bool,
     /// The plural resource name.
     pub resource: String,
     /// The subresource, empty for the object itself.
@@ -58,6 +61,7 @@ impl RequestInfo {
         if rest[0] == "namespaces" && rest.len() > 1 {
             info.namespace = decode(rest[1]);
             if rest.len() > 2 && !NAMESPACE_SUBRESOURCES.contains(&rest[2]) {
+                info.below_namespace = true;
                 rest = &rest[2..];
             }
         }

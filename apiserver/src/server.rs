@@ -7,18 +7,18 @@ use std::time::Instant;
 use api::{Resource, Subresource};
 use futures::FutureExt;
 use futures::future::BoxFuture;
-use http::header::ACCEPT_ENCODING;
+use http::header::{ACCEPT, ACCEPT_ENCODING};
 use http::request::Parts;
 use http::{HeaderValue, Method, Request, Response, StatusCode};
 use store::{DiskError, Options, Store};
-use tokio::sync::Semaphore;
 
 use crate::body::{self, Body};
 use crate::call::Call;
 use crate::catalog::Catalog;
 use crate::config::Config;
 use crate::error::ApiError;
-use crate::meta::Meta;
+use crate::intake::{self, Intake};
+use crate::meta::{self, Meta};
 use crate::negotiate::Encoding;
 use crate::openapi::Documents;
 use crate::public::PublicPaths;
@@ -30,6 +30,13 @@ use crate::stream_proxy::{NodeDialer, Nodes};
 use crate::tls_listener::{FromNetwork, FromThisMachine};
 use crate::ui::{self, Dashboard};
 use crate::{components, metrics, public, subresources, verbs};
+
+/// Bytes of a body and of the stored object that it changes from which on a request is heavy: below
+/// that, its work takes about as long as reading and answering it.
+const HEAVY_BYTES: usize = 64 << 10;
+
+/// Objects in a list from which on it is heavy whatever their size.
+const LIGHT_LIST_MAX: usize = 64;
 
 /// The Kubernetes API over one store.
 pub struct ApiServer {
@@ -46,7 +53,7 @@ pub struct ApiServer {
     pub(crate) sampler: metrics::Sampler,
     /// What has been answered so far.
     pub(crate) requests: Requests,
-    in_flight: Semaphore,
+    intake: Intake,
     nodes: Nodes,
 }
 
@@ -69,7 +76,7 @@ impl ApiServer {
     ) -> Arc<Self> {
         let services = Services::rebuild(&config, &catalog, &store);
         let public = PublicPaths::new(&config, &catalog);
-        let in_flight = Semaphore::new(config.max_requests_in_flight);
+        let intake = Intake::new(config.max_requests_in_flight);
         Arc::new(Self {
             config,
             catalog,
@@ -82,7 +89,7 @@ impl ApiServer {
             quota_turn: tokio::sync::Mutex::default(),
             sampler: metrics::Sampler::default(),
             requests: Requests::default(),
-            in_flight,
+            intake,
             nodes: Nodes::default(),
         })
     }
@@ -99,7 +106,7 @@ impl ApiServer {
 
     /// Requests from outside the process that are being answered.
     pub(crate) fn requests_in_flight(&self) -> usize {
-        self.config.max_requests_in_flight - self.in_flight.available_permits()
+        self.intake.requests_in_flight()
     }
 
     pub(crate) fn node_dialer(&self) -> Option<&Arc<dyn NodeDialer>> {
@@ -139,22 +146,74 @@ impl ApiServer {
         if ui::owns(&info.path) {
             return ui::answer(self, &user, &info, &query, parts, body).await;
         }
-        self.authorize(&user, &info)?;
-        if info.is_long_running() {
-            return self.route(&user, &info, &query, parts, body).await;
+        if self.is_misplaced(&info) {
+            return Ok(public::page_not_found());
         }
-        let permit = match inside {
-            true => None,
-            false => Some(self.in_flight.try_acquire().map_err(|_| {
-                ApiError::too_many_requests("Too many requests, please try again later.", 1)
-            })?),
+        self.authorize(&user, &info)?;
+        let holder = intake::holder(&user);
+        if info.is_long_running() {
+            let place = (!inside).then(|| self.intake.stream(&holder)).transpose()?;
+            let response = self.route(&user, &info, &query, parts, body).await?;
+            return Ok(response.map(|body| body::holding(body, place)));
+        }
+        let timeout = self.config.request_timeout;
+        let (body, body_bytes, _bytes) = match (is_read(&parts.method), inside) {
+            (true, _) => (body, 0, None),
+            (false, true) => {
+                let bytes = body::read(&parts.headers, body).await?;
+                (body::full(bytes.clone()), bytes.len(), None)
+            }
+            (false, false) => {
+                let read = self.intake.body(&holder, &parts.headers, body, timeout);
+                let (bytes, lease) = read.await?;
+                (body::full(bytes.clone()), bytes.len(), Some(lease))
+            }
         };
-        let answered = self.route(&user, &info, &query, parts, body);
-        let response = tokio::time::timeout(self.config.request_timeout, answered)
-            .await
-            .unwrap_or_else(|_| Err(ApiError::timed_out()));
-        drop(permit);
-        response
+        let _place = (!inside).then(|| self.intake.place(&holder)).transpose()?;
+        let heavy = self.is_heavy(&info, &parts, body_bytes);
+        let server = self.clone();
+        let work = async move { server.route(&user, &info, &query, parts, body).await };
+        let answered =
+            async { if heavy { self.intake.heavy(&holder, work).await? } else { work.await } };
+        tokio::time::timeout(timeout, answered).await.unwrap_or_else(|_| Err(ApiError::timed_out()))
+    }
+
+    /// Whether the client has chosen so much work that it is done away from the threads that serve
+    /// the API: a large body, a change of a large object, or objects in another form than the
+    /// stored one.
+    fn is_heavy(&self, info: &RequestInfo, parts: &Parts, body_bytes: usize) -> bool {
+        if !info.is_resource {
+            return false;
+        }
+        let transforms = || {
+            let accepts = parts.headers.get_all(ACCEPT).into_iter();
+            accepts.filter_map(|value| value.to_str().ok()).any(|accept| {
+                [";as=", ";as =", "yaml"].into_iter().any(|form| accept.contains(form))
+            })
+        };
+        let stored_bytes = || {
+            let found = self.catalog.find(&info.group, &info.version, &info.resource);
+            let key = found.map(|(resource, _)| {
+                let namespace = if resource.namespaced { info.namespace.as_str() } else { "" };
+                meta::key(resource, namespace, &info.name)
+            });
+            key.and_then(|key| self.store.get(&key)).map_or(0, |record| record.value.len())
+        };
+        let listed_bytes = || {
+            let found = self.catalog.find(&info.group, &info.version, &info.resource);
+            found.map_or(0, |(resource, _)| {
+                let namespace = if resource.namespaced { info.namespace.as_str() } else { "" };
+                let prefix = meta::prefix(resource, namespace);
+                let page = self.store.list(&prefix, None, LIGHT_LIST_MAX, |_| true);
+                let bytes: usize = page.records.iter().map(|record| record.value.len()).sum();
+                if page.remaining > 0 { usize::MAX } else { bytes }
+            })
+        };
+        match info.verb {
+            "list" => transforms() && listed_bytes() > HEAVY_BYTES,
+            "get" => stored_bytes() > HEAVY_BYTES && transforms(),
+            _ => body_bytes > HEAVY_BYTES || body_bytes + stored_bytes() > HEAVY_BYTES,
+        }
     }
 
     /// Keeps other people's pages out, and lets the user of a dashboard session in.
@@ -168,6 +227,25 @@ impl ApiServer {
             parts.extensions.insert(user);
         }
         Ok(())
+    }
+
+    /// Whether the path names a resource at a scope that it does not have. Checked before
+    /// authorization, which takes the namespace from the path: a right in one namespace must not
+    /// reach what belongs to no namespace.
+    fn is_misplaced(&self, info: &RequestInfo) -> bool {
+        if !info.is_resource {
+            return false;
+        }
+        let Some((resource, _)) = self.catalog.find(&info.group, &info.version, &info.resource)
+        else {
+            return false;
+        };
+        let across = matches!(info.verb, "list" | "watch" | "deletecollection");
+        match (resource.namespaced, info.below_namespace) {
+            (false, below) => below,
+            (true, true) => false,
+            (true, false) => !info.name.is_empty() && !across,
+        }
     }
 
     pub(crate) fn authorize(&self, user: &User, info: &RequestInfo) -> Result<(), ApiError> {
@@ -212,13 +290,6 @@ impl ApiServer {
                 None => Ok(public::page_not_found()),
             };
         };
-        if found.0.namespaced
-            && info.namespace.is_empty()
-            && !info.name.is_empty()
-            && !matches!(info.verb, "list" | "watch" | "deletecollection")
-        {
-            return Ok(public::page_not_found());
-        }
         if info.verb.is_empty() {
             return Err(ApiError::method_not_allowed());
         }

@@ -8,6 +8,7 @@ mod deletion;
 mod objects;
 mod patches;
 mod pod_security;
+mod scopes;
 mod services;
 mod subresources;
 mod watching;

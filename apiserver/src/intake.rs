@@ -1,0 +1,250 @@
+//! What requests from outside the process may hold at the same time: places, bytes of bodies, and
+//! turns for work whose cost the client chooses. No user takes it all from the others.
+
+use std::collections::HashMap;
+use std::future::Future;
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::HeaderMap;
+use tokio::runtime::Handle;
+use tokio::sync::Semaphore;
+
+use crate::body::{self, Body};
+use crate::budget::{Budget, Lease};
+use crate::error::ApiError;
+use crate::security::User;
+
+/// One user gets at most one part in so many of the places of requests and streams.
+const USER_PART: usize = 2;
+/// Watches, logs and other streams that are open at the same time.
+const STREAMS_MAX: usize = 4096;
+/// Bytes of request bodies that are held at the same time.
+const BODIES_BYTES_MAX: usize = 64 << 20;
+/// Bytes of request bodies that are held at the same time for one user.
+const USER_BODIES_BYTES_MAX: usize = 16 << 20;
+/// Requests whose cost the client chooses that are worked on at the same time, each on a thread
+/// that serves nothing else. Of one user, it is one at a time.
+const HEAVY_MAX: usize = 4;
+
+/// Whom a request counts for: a user, or all ServiceAccounts of a namespace together, since a
+/// tenant can make as many of them as it likes.
+pub(crate) fn holder(user: &User) -> Arc<str> {
+    let account = user.name.strip_prefix("system:serviceaccount:");
+    match account.and_then(|account| account.split_once(':')) {
+        Some((namespace, _)) => format!("system:serviceaccounts:{namespace}").into(),
+        None => user.name.as_str().into(),
+    }
+}
+
+/// The bounds on what requests hold.
+pub(crate) struct Intake {
+    requests: Budget,
+    streams: Budget,
+    bodies: Budget,
+    heavy: Turns,
+}
+
+impl Intake {
+    /// Room for so many requests at the same time.
+    pub(crate) fn new(max_requests_in_flight: usize) -> Self {
+        let part = |total: usize| total.div_ceil(USER_PART);
+        Self {
+            requests: Budget::new(max_requests_in_flight, part(max_requests_in_flight)),
+            streams: Budget::new(STREAMS_MAX, part(STREAMS_MAX)),
+            bodies: Budget::new(BODIES_BYTES_MAX, USER_BODIES_BYTES_MAX),
+            heavy: Turns::new(),
+        }
+    }
+
+    /// Requests that have a place now.
+    pub(crate) fn requests_in_flight(&self) -> usize {
+        self.requests.held()
+    }
+
+    /// A place for a request that is answered at once.
+    pub(crate) fn place(&self, holder: &Arc<str>) -> Result<Lease, ApiError> {
+        self.requests.take(holder, 1).ok_or_else(too_many)
+    }
+
+    /// A place for a request that lasts.
+    pub(crate) fn stream(&self, holder: &Arc<str>) -> Result<Lease, ApiError> {
+        self.streams.take(holder, 1).ok_or_else(too_many)
+    }
+
+    /// Reads a body before the request gets a place, so that a slow client holds up nothing. The
+    /// lease stands for the bytes.
+    pub(crate) async fn body(
+        &self,
+        holder: &Arc<str>,
+        headers: &HeaderMap,
+        body: Body,
+        timeout: Duration,
+    ) -> Result<(Bytes, Lease), ApiError> {
+        let mut lease = self.bodies.lease(holder);
+        let read = body::read_each(body::MAX_REQUEST_BYTES, headers, body, |bytes| {
+            if lease.grow(bytes) { Ok(()) } else { Err(too_many()) }
+        });
+        let bytes = tokio::time::timeout(timeout, read)
+            .await
+            .unwrap_or_else(|_| Err(ApiError::timed_out()))?;
+        Ok((bytes, lease))
+    }
+
+    /// Does work whose cost the client chooses, away from the threads that serve the API.
+    pub(crate) async fn heavy<T: Send + 'static>(
+        &self,
+        holder: &Arc<str>,
+        work: impl Future<Output = T> + Send + 'static,
+    ) -> Result<T, ApiError> {
+        self.heavy.run(holder, work).await
+    }
+}
+
+fn too_many() -> ApiError {
+    ApiError::too_many_requests("Too many requests, please try again later.", 1)
+}
+
+/// Who may work when: [`HEAVY_MAX`] at a time, one of each holder.
+struct Turns {
+    all: Arc<Semaphore>,
+    of_holders: Mutex<HashMap<Arc<str>, Weak<Semaphore>>>,
+}
+
+impl Turns {
+    fn new() -> Self {
+        Self { all: Arc::new(Semaphore::new(HEAVY_MAX)), of_holders: Mutex::default() }
+    }
+
+    /// The turn of one holder; holders without work are not kept.
+    fn own(&self, holder: &Arc<str>) -> Arc<Semaphore> {
+        let mut holders = self.of_holders.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(own) = holders.get(holder).and_then(Weak::upgrade) {
+            return own;
+        }
+        holders.retain(|_, own| own.strong_count() > 0);
+        let own = Arc::new(Semaphore::new(1));
+        holders.insert(holder.clone(), Arc::downgrade(&own));
+        own
+    }
+
+    async fn run<T: Send + 'static>(
+        &self,
+        holder: &Arc<str>,
+        work: impl Future<Output = T> + Send + 'static,
+    ) -> Result<T, ApiError> {
+        let closed = |_| ApiError::unavailable("the server is shutting down");
+        // First among the holder's own requests, then among all: however many one holder sends,
+        // only one of them stands before those of others.
+        let own = self.own(holder).acquire_owned().await.map_err(closed)?;
+        let turn = self.all.clone().acquire_owned().await.map_err(closed)?;
+        let runtime = Handle::current();
+        let worked = tokio::task::spawn_blocking(move || {
+            // A client that stops waiting does not end the work, so the work keeps its turn.
+            let _held = (own, turn);
+            runtime.block_on(work)
+        });
+        worked.await.map_err(|_| ApiError::internal("the request handler panicked"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use super::*;
+
+    #[test]
+    fn accounts_of_a_namespace_count_together() {
+        let account = |name: &str| holder(&User::authenticated(name, &[]));
+        assert_eq!(account("system:serviceaccount:dev:a"), account("system:serviceaccount:dev:b"),);
+        assert_ne!(account("system:serviceaccount:dev:a"), account("system:serviceaccount:prod:a"),);
+        assert_eq!(&*account("jane"), "jane");
+    }
+
+    #[test]
+    fn one_user_does_not_take_every_place() {
+        let intake = Intake::new(4);
+        let (jane, joe): (Arc<str>, Arc<str>) = ("jane".into(), "joe".into());
+        let held: Vec<Lease> = (0..2).map(|_| intake.place(&jane).ok().unwrap()).collect();
+        let refused = intake.place(&jane).err().unwrap();
+        assert_eq!(refused.code(), http::StatusCode::TOO_MANY_REQUESTS);
+        assert!(intake.place(&joe).is_ok());
+        drop(held);
+        assert_eq!(intake.requests_in_flight(), 0);
+    }
+
+    #[tokio::test]
+    async fn slow_body_is_given_up() {
+        let intake = Intake::new(4);
+        let (jane, headers): (Arc<str>, _) = ("jane".into(), HeaderMap::new());
+        let never = body::stream(futures::stream::pending());
+        let read = intake.body(&jane, &headers, never, Duration::from_millis(20));
+        assert_eq!(read.await.err().unwrap().code(), http::StatusCode::GATEWAY_TIMEOUT);
+        assert_eq!(intake.bodies.held(), 0);
+    }
+
+    #[tokio::test]
+    async fn bodies_of_one_user_are_bounded_together() {
+        let intake = Intake::new(400);
+        let (jane, joe): (Arc<str>, Arc<str>) = ("jane".into(), "joe".into());
+        let size = body::MAX_REQUEST_BYTES;
+        let headers = HeaderMap::new();
+        let minute = Duration::from_secs(60);
+        let mut held = Vec::new();
+        for _ in 0..USER_BODIES_BYTES_MAX / size {
+            let body = body::full(vec![b'x'; size]);
+            held.push(intake.body(&jane, &headers, body, minute).await.ok().unwrap());
+        }
+        let body = body::full(vec![b'x'; size]);
+        let refused = intake.body(&jane, &headers, body, minute).await;
+        assert_eq!(refused.err().unwrap().code(), http::StatusCode::TOO_MANY_REQUESTS);
+        let body = body::full(vec![b'x'; size]);
+        assert!(intake.body(&joe, &headers, body, minute).await.is_ok());
+        drop(held);
+        assert_eq!(intake.bodies.held(), 0);
+    }
+
+    #[tokio::test]
+    async fn heavy_work_of_one_user_waits_for_itself() {
+        let intake = Arc::new(Intake::new(400));
+        let jane: Arc<str> = "jane".into();
+        let running = Arc::new(AtomicUsize::new(0));
+        let (release, released) = tokio::sync::watch::channel(false);
+        let mut tasks = Vec::new();
+        for _ in 0..8 {
+            let (intake, jane, running) = (intake.clone(), jane.clone(), running.clone());
+            let mut released = released.clone();
+            tasks.push(tokio::spawn(async move {
+                let work = async move {
+                    assert_eq!(running.fetch_add(1, Ordering::SeqCst), 0, "one at a time");
+                    let _ = released.wait_for(|released| *released).await;
+                    running.fetch_sub(1, Ordering::SeqCst);
+                };
+                intake.heavy(&jane, work).await.is_ok()
+            }));
+        }
+        tokio::task::yield_now().await;
+        // Others have their turn meanwhile.
+        assert!(intake.heavy(&"joe".into(), async { 1 }).await.is_ok());
+        release.send(true).unwrap();
+        for task in tasks {
+            assert!(task.await.unwrap());
+        }
+    }
+
+    #[tokio::test]
+    async fn panic_of_heavy_work_gives_its_turn_back() {
+        let intake = Intake::new(400);
+        let jane: Arc<str> = "jane".into();
+        for _ in 0..HEAVY_MAX + 1 {
+            let failed = intake.heavy(&jane, async { panic!("a test") }).await;
+            let failed: Result<(), ApiError> = failed;
+            assert!(failed.is_err());
+        }
+        assert!(intake.heavy(&jane, async { 1 }).await.is_ok());
+    }
+}
