@@ -22,6 +22,7 @@ pub mod schedule;
 pub mod schema;
 pub mod selector;
 mod typed;
+pub mod unsupported;
 
 pub use field_error::{ErrorList, FieldError};
 pub use registry::{Behaviour, Cell, Column, Persistence, Resource, Served, Subresource};

@@ -11,6 +11,7 @@ use serde_json::Value;
 use crate::defaults::set;
 use crate::field_error::ErrorList;
 use crate::kinds;
+use crate::unsupported;
 
 pub use behaviour::{Behaviour, keep_all_but_status};
 pub use column::{Cell, Column};
@@ -112,6 +113,14 @@ impl Resource {
         self.behaviour.to_storage(served, object)?;
         name_version(self.storage(), object);
         Ok(())
+    }
+
+    /// Returns the warnings for a write of `object`: those of the kind, and a line for each field
+    /// that is accepted and not acted on. `old` is `None` for a new object.
+    pub fn warnings(&self, object: &Value, old: Option<&Value>) -> Vec<String> {
+        let mut warnings = self.behaviour.warnings(object);
+        warnings.extend(unsupported::warnings(self, object, old.is_none()));
+        warnings
     }
 
     /// Converts from the storage version to `served`, in place.
@@ -258,7 +267,7 @@ mod tests {
                     behaviour.cells(&object, now);
                     behaviour.selectable_fields(&object);
                     behaviour.validate(&object);
-                    behaviour.warnings(&object);
+                    resource.warnings(&object, None);
                     for subresource in
                         [Subresource::None, Subresource::Status, Subresource::Other("resize")]
                     {

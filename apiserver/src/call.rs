@@ -1,6 +1,6 @@
 //! One request about a resource, as every verb sees it.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use api::{Persistence, Resource, Served, Subresource};
 use http::HeaderMap;
@@ -11,6 +11,7 @@ use crate::meta;
 use crate::request::{Query, RequestInfo};
 use crate::security::User;
 use crate::server::ApiServer;
+use crate::warning::Warnings;
 
 /// A request that has passed the door.
 pub(crate) struct Call<'a> {
@@ -21,7 +22,7 @@ pub(crate) struct Call<'a> {
     pub(crate) headers: &'a HeaderMap,
     pub(crate) resource: &'static Resource,
     pub(crate) served: &'static Served,
-    warnings: Mutex<Vec<String>>,
+    warnings: Warnings,
 }
 
 impl<'a> Call<'a> {
@@ -33,7 +34,7 @@ impl<'a> Call<'a> {
         headers: &'a HeaderMap,
         (resource, served): (&'static Resource, &'static Served),
     ) -> Self {
-        let warnings = Mutex::default();
+        let warnings = Warnings::default();
         Self { server, user, info, query, headers, resource, served, warnings }
     }
 
@@ -69,10 +70,7 @@ impl<'a> Call<'a> {
 
     /// Adds a `Warning` header to the response.
     pub(crate) fn warn(&self, text: String) {
-        let mut warnings = self.warnings.lock().unwrap_or_else(PoisonError::into_inner);
-        if !warnings.contains(&text) {
-            warnings.push(text);
-        }
+        self.warnings.add(text);
     }
 
     /// Adds a `Warning` header for each of `texts`.
@@ -80,8 +78,9 @@ impl<'a> Call<'a> {
         texts.into_iter().for_each(|text| self.warn(text));
     }
 
-    pub(crate) fn take_warnings(&self) -> Vec<String> {
-        std::mem::take(&mut *self.warnings.lock().unwrap_or_else(PoisonError::into_inner))
+    /// Returns what has been collected.
+    pub(crate) fn into_warnings(self) -> Warnings {
+        self.warnings
     }
 
     pub(crate) fn not_found(&self, name: &str) -> ApiError {
@@ -98,7 +97,7 @@ impl<'a> Call<'a> {
             headers: self.headers,
             resource,
             served: &resource.served[0],
-            warnings: Mutex::default(),
+            warnings: Warnings::default(),
         }
     }
 }

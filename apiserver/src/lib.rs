@@ -41,6 +41,7 @@ mod table;
 pub mod tls_listener;
 mod ui;
 mod verbs;
+mod warning;
 mod write;
 
 #[cfg(test)]

@@ -9,7 +9,7 @@ use futures::FutureExt;
 use futures::future::BoxFuture;
 use http::header::{ACCEPT, ACCEPT_ENCODING};
 use http::request::Parts;
-use http::{HeaderValue, Method, Request, Response, StatusCode};
+use http::{Method, Request, Response, StatusCode};
 use store::{DiskError, Options, Store};
 
 use crate::body::{self, Body};
@@ -307,12 +307,7 @@ impl ApiServer {
         let mut response = answer.unwrap_or_else(|error| body::failure(&error));
         let took = (!info.is_long_running()).then(|| began.elapsed());
         self.requests.count(info.verb, found.1, &info.subresource, response.status(), took);
-        for warning in call.take_warnings() {
-            let text = format!("299 - \"{}\"", warning.replace('\\', "\\\\").replace('"', "\\\""));
-            if let Ok(value) = HeaderValue::from_str(&text) {
-                response.headers_mut().append("warning", value);
-            }
-        }
+        call.into_warnings().write(response.headers_mut());
         Ok(response)
     }
 

@@ -11,4 +11,5 @@ mod pod_security;
 mod scopes;
 mod services;
 mod subresources;
+mod warnings;
 mod watching;

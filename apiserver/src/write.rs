@@ -247,7 +247,7 @@ async fn settle(
     errors.extend(behaviour.validate_update(new, old, edit.subresource));
     if errors.is_empty() {
         if edit.subresource != Subresource::Status {
-            call.warn_all(behaviour.warnings(new));
+            call.warn_all(call.resource.warnings(new, Some(old)));
         }
         admission::validate_update(call, new, old, edit.subresource)?;
         return Ok(reservation);

@@ -120,6 +120,8 @@ impl Behaviour for Pod {
                     let detail = "Pod QOS Class may not change as a result of resizing";
                     errors.push(FieldError::invalid("spec", pod::qos_class(spec.value), detail));
                 }
+                // The agent does not apply new limits to a container that runs.
+                errors.push(spec.forbidden("Pod running on node without support for resize"));
                 errors
             }
             Subresource::Other(_) => validate_pod_spec(&spec),

@@ -86,7 +86,7 @@ async fn create_named(
     if !errors.is_empty() {
         return Err(ApiError::invalid(call.served, &name, errors));
     }
-    call.warn_all(behaviour.warnings(&object));
+    call.warn_all(call.resource.warnings(&object, None));
     admission::validate_create(call, &object)?;
     let _turn = admission::quota::create(call, &object).await?;
     let key = call.key(&name);
