@@ -1,5 +1,6 @@
 //! The OCI runtime specification of one container: a pure function of pod, image and decisions.
 
+use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 
 use k8s_openapi::api::core::v1::{Container, Pod, SeccompProfile};
@@ -109,6 +110,9 @@ pub enum SpecError {
         #[source]
         source: std::io::Error,
     },
+    /// The kernel takes no more.
+    #[error("more than {} supplementary groups", user::MAX_GROUPS)]
+    Groups,
     /// The pieces do not make a specification.
     #[error("the container does not make a valid OCI specification: {0}")]
     Malformed(#[from] serde_json::Error),
@@ -139,11 +143,12 @@ pub fn build(from: &Ingredients<'_>) -> Result<Spec, SpecError> {
     if pod_security.supplemental_groups_policy.as_deref() == Some("Strict") {
         groups.clear();
     }
+    let mut known: HashSet<u32> = groups.iter().copied().collect();
     let extra = pod_security.supplemental_groups.iter().flatten().chain(&pod_security.fs_group);
-    for group in extra.filter_map(|group| u32::try_from(*group).ok()) {
-        if !groups.contains(&group) {
-            groups.push(group);
-        }
+    groups
+        .extend(extra.filter_map(|gid| u32::try_from(*gid).ok()).filter(|gid| known.insert(*gid)));
+    if groups.len() > user::MAX_GROUPS {
+        return Err(SpecError::Groups);
     }
 
     let env = environment(from, config.env().as_ref().unwrap_or(&none), &identity)?;
@@ -244,21 +249,21 @@ fn identity(from: &Ingredients<'_>, image_user: &str) -> Result<Identity, SpecEr
             Some(_) => {}
             None => {
                 let user = image_user.split(':').next().unwrap_or_default();
-                match user.parse::<u32>() {
-                    Ok(0) => {
+                match user::number(user) {
+                    Some(0) => {
                         return Err(SpecError::ImageRunsAsRoot {
                             pod: pod(),
                             container: container(),
                         });
                     }
-                    Ok(_) => {}
-                    Err(_) if user.is_empty() => {
+                    Some(_) => {}
+                    None if user.is_empty() => {
                         return Err(SpecError::ImageRunsAsRoot {
                             pod: pod(),
                             container: container(),
                         });
                     }
-                    Err(_) => {
+                    None => {
                         return Err(SpecError::NonNumericUser {
                             user: user.to_owned(),
                             pod: pod(),
@@ -276,6 +281,9 @@ fn identity(from: &Ingredients<'_>, image_user: &str) -> Result<Identity, SpecEr
     let passwd = user::read_image_file(from.layers, "etc/passwd").unwrap_or_default();
     let group = user::read_image_file(from.layers, "etc/group").unwrap_or_default();
     let mut identity = user::resolve(&wanted, &passwd, &group)?;
+    if non_root == Some(true) && identity.uid == 0 {
+        return Err(SpecError::ImageRunsAsRoot { pod: pod(), container: container() });
+    }
     if let Some(gid) = run_as_group.and_then(|gid| u32::try_from(gid).ok()) {
         identity.gid = gid;
     }

@@ -114,3 +114,17 @@ fn environment_of_the_image_counts_too() {
     let error = make(spec, json!({"Env": env})).unwrap_err();
     assert_eq!(error.to_string(), "environment and arguments are longer than 2097152 bytes");
 }
+
+#[test]
+fn supplementary_groups_are_each_listed_once() {
+    let groups = |list: Vec<u32>| {
+        json!({"containers": [{"name": "c", "command": ["sh"]}],
+            "securityContext": {"supplementalGroups": list, "fsGroup": 3}})
+    };
+    let spec = make(groups(vec![1, 2, 1, 3]), json!({})).unwrap();
+    assert_eq!(spec["process"]["user"]["additionalGids"], json!([1, 2, 3]));
+    let begun = std::time::Instant::now();
+    let error = make(groups((0..200_000).collect()), json!({})).unwrap_err();
+    assert_eq!(error.to_string(), "more than 65536 supplementary groups");
+    assert!(begun.elapsed() < std::time::Duration::from_secs(10), "{:?}", begun.elapsed());
+}

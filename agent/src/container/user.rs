@@ -9,6 +9,15 @@ use nix::sys::stat::Mode;
 /// Most bytes read of `/etc/passwd` and `/etc/group`.
 const MAX_FILE_BYTES: u64 = 1 << 20;
 
+/// Longest line of them that counts; group lines name their members.
+const MAX_LINE_BYTES: usize = 64 << 10;
+/// Most lines of them that are looked at.
+const MAX_LINES: usize = 1 << 16;
+/// Most supplementary groups that an image gives, the kernel's `NGROUPS_MAX`.
+pub const MAX_GROUPS: usize = 1 << 16;
+/// The highest uid and gid: one more than that means "unchanged" in system calls.
+const MAX_ID: u32 = i32::MAX as u32;
+
 /// Who a process runs as.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Identity {
@@ -31,6 +40,9 @@ pub enum UserError {
     /// The image names a group that its `/etc/group` does not have.
     #[error("unable to find group {0}: no matching entries in group file")]
     NoGroup(String),
+    /// A number is none of a user or group.
+    #[error("uids and gids must be in range 0-{MAX_ID}: {0}")]
+    Range(String),
 }
 
 /// A file of an image, seen through its layers (base first).
@@ -56,50 +68,86 @@ pub fn read_image_file(layers: &[PathBuf], path: &str) -> Option<String> {
     None
 }
 
+/// Reads a number as passwd files and images have them: digits only, no sign, at most [`MAX_ID`].
+pub fn number(text: &str) -> Option<u32> {
+    let digits = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+    text.parse().ok().filter(|id| digits && *id <= MAX_ID)
+}
+
+/// A line of a passwd file.
+struct Entry<'a> {
+    name: &'a str,
+    uid: u32,
+    gid: u32,
+    home: Option<&'a str>,
+}
+
+fn users(passwd: &str) -> impl Iterator<Item = Entry<'_>> {
+    entries(passwd).filter_map(|line| {
+        let mut fields = line.split(':');
+        let (name, uid, gid) = (fields.next()?, fields.nth(1)?, fields.next()?);
+        Some(Entry { name, uid: number(uid)?, gid: number(gid)?, home: fields.nth(1) })
+    })
+}
+
+/// Names, numbers and members of the groups of a file.
+fn groups(group: &str) -> impl Iterator<Item = (&str, u32, &str)> {
+    entries(group).filter_map(|line| {
+        let mut fields = line.split(':');
+        let (name, gid) = (fields.next()?, fields.nth(1)?);
+        Some((name, number(gid)?, fields.next().unwrap_or_default()))
+    })
+}
+
+fn entries(file: &str) -> impl Iterator<Item = &str> {
+    file.lines().filter(|line| line.len() <= MAX_LINE_BYTES).take(MAX_LINES)
+}
+
 /// Resolves `user`, `user:group`, `uid` or `uid:gid` with the texts of passwd and group files.
+///
+/// What is written as a number is a number: it is compared with the uid or gid column only, never
+/// with a name, so that an image cannot give the number another meaning (CVE-2016-3697).
 pub fn resolve(user: &str, passwd: &str, group: &str) -> Result<Identity, UserError> {
     let (user, wanted_group) = match user.split_once(':') {
         Some((user, group)) => (user, Some(group)),
         None => (user, None),
     };
     let user = if user.is_empty() { "0" } else { user };
-    let entries = || {
-        passwd.lines().filter_map(|line| {
-            let fields: Vec<&str> = line.split(':').collect();
-            let uid = fields.get(2)?.parse::<u32>().ok()?;
-            let gid = fields.get(3)?.parse::<u32>().ok()?;
-            Some((fields[0].to_owned(), uid, gid, fields.get(5).map(ToString::to_string)))
-        })
-    };
-    let number = user.parse::<u32>().ok();
-    let entry = entries().find(|entry| entry.0 == user || Some(entry.1) == number);
-    let mut identity = match (&entry, number) {
-        (Some((_, uid, gid, home)), _) => {
-            Identity { uid: *uid, gid: *gid, groups: Vec::new(), home: home.clone() }
+    let all_digits = |text: &str| text.bytes().all(|byte| byte.is_ascii_digit());
+    let (entry, uid) = match (number(user), all_digits(user)) {
+        (Some(uid), _) => (users(passwd).find(|entry| entry.uid == uid), uid),
+        (None, true) => return Err(UserError::Range(user.to_owned())),
+        (None, false) => {
+            let entry = users(passwd).find(|entry| entry.name == user);
+            let entry = entry.ok_or_else(|| UserError::NoUser(user.to_owned()))?;
+            let uid = entry.uid;
+            (Some(entry), uid)
         }
-        (None, Some(uid)) => Identity { uid, ..Identity::default() },
-        (None, None) => return Err(UserError::NoUser(user.to_owned())),
     };
-    let groups = || {
-        group.lines().filter_map(|line| {
-            let fields: Vec<&str> = line.split(':').collect();
-            let gid = fields.get(2)?.parse::<u32>().ok()?;
-            Some((fields[0].to_owned(), gid, fields.get(3).copied().unwrap_or_default().to_owned()))
-        })
-    };
+    let mut identity = Identity { uid, ..Identity::default() };
+    if let Some(entry) = &entry {
+        identity.gid = entry.gid;
+        identity.home = entry.home.map(ToOwned::to_owned);
+    }
     if let Some(wanted) = wanted_group.filter(|group| !group.is_empty()) {
-        identity.gid = match groups().find(|(name, _, _)| name == wanted) {
-            Some((_, gid, _)) => gid,
-            None => wanted.parse().map_err(|_| UserError::NoGroup(wanted.to_owned()))?,
+        identity.gid = match (number(wanted), all_digits(wanted)) {
+            (Some(gid), _) => gid,
+            (None, true) => return Err(UserError::Range(wanted.to_owned())),
+            (None, false) => groups(group)
+                .find(|(name, ..)| *name == wanted)
+                .map(|(_, gid, _)| gid)
+                .ok_or_else(|| UserError::NoGroup(wanted.to_owned()))?,
         };
         return Ok(identity);
     }
-    if let Some((name, ..)) = &entry {
-        for (_, gid, members) in groups() {
-            if members.split(',').any(|member| member == name) && gid != identity.gid {
-                identity.groups.push(gid);
-            }
-        }
+    if let Some(entry) = &entry {
+        let member = |members: &str| members.split(',').any(|member| member == entry.name);
+        let mut more: Vec<u32> = groups(group)
+            .filter(|(_, gid, members)| *gid != identity.gid && member(members))
+            .map(|(_, gid, _)| gid)
+            .collect();
+        more.truncate(MAX_GROUPS);
+        identity.groups = more;
     }
     Ok(identity)
 }
@@ -125,6 +173,62 @@ mod tests {
         assert_eq!(resolve("", PASSWD, GROUP).unwrap().uid, 0);
         assert_eq!(resolve("ghost", PASSWD, GROUP), Err(UserError::NoUser("ghost".into())));
         assert_eq!(resolve("0:ghost", PASSWD, GROUP), Err(UserError::NoGroup("ghost".into())));
+    }
+
+    #[test]
+    fn numbers_are_never_names() {
+        // Names that are numbers, and numbers that no program would write.
+        let passwd = "root:x:0:0:root:/root:/bin/sh\n\
+            1000:x:0:0::/root:/bin/sh\n\
+            +7:x:7:7::/seven:\n\
+            -1:x:8:8::/eight:\n\
+            app:x:1001:1002::/app:\n\
+            signed:x:+5:5::/:\n\
+            huge:x:4294967296:0::/:\n\
+            minus:x:-1:0::/:\n\
+            short:x\n";
+        let group = "1000:x:0:\nroot:x:0:\n5:x:0:app\n+6:x:6:\nstaff:x:50:1000,app\n";
+        for (user, expected) in [
+            ("1000", Ok((1000, 0))),
+            ("1000:1000", Ok((1000, 1000))),
+            ("0:1000", Ok((0, 1000))),
+            ("1000:0", Ok((1000, 0))),
+            ("app:5", Ok((1001, 5))),
+            ("01001", Ok((1001, 1002))),
+            ("0001000", Ok((1000, 0))),
+            ("+7", Ok((7, 7))),
+            ("7", Ok((7, 7))),
+            ("-1", Ok((8, 8))),
+            ("+1000", Err("unable to find user +1000: no matching entries in passwd file")),
+            ("signed", Err("unable to find user signed: no matching entries in passwd file")),
+            ("huge", Err("unable to find user huge: no matching entries in passwd file")),
+            ("minus", Err("unable to find user minus: no matching entries in passwd file")),
+            ("short", Err("unable to find user short: no matching entries in passwd file")),
+            ("2147483647", Ok((2_147_483_647, 0))),
+            ("2147483648", Err("uids and gids must be in range 0-2147483647: 2147483648")),
+            ("4294967295", Err("uids and gids must be in range 0-2147483647: 4294967295")),
+            ("4294968296", Err("uids and gids must be in range 0-2147483647: 4294968296")),
+            ("0:4294967295", Err("uids and gids must be in range 0-2147483647: 4294967295")),
+            ("app:+6", Ok((1001, 6))),
+            ("app:-6", Err("unable to find group -6: no matching entries in group file")),
+            (":", Ok((0, 0))),
+            (":50", Ok((0, 50))),
+        ] {
+            let found = resolve(user, passwd, group).map(|found| (found.uid, found.gid));
+            let found = found.map_err(|error| error.to_string());
+            assert_eq!(found, expected.map_err(ToOwned::to_owned), "{user}");
+        }
+        assert_eq!(resolve("1000", passwd, group).unwrap().groups, [] as [u32; 0]);
+        assert_eq!(resolve("1001", passwd, group).unwrap().groups, [0, 50]);
+    }
+
+    #[test]
+    fn lines_of_image_files_are_bounded() {
+        let long = format!("a{}:x:7:7::/:\nb:x:8:8::/:\n", "a".repeat(MAX_LINE_BYTES));
+        assert_eq!(resolve("7", &long, "").unwrap().gid, 0);
+        assert_eq!(resolve("b", &long, "").unwrap().uid, 8);
+        let many = "c:x:9:9::/:\n".repeat(MAX_LINES) + "d:x:10:10::/:\n";
+        assert!(resolve("d", &many, "").is_err());
     }
 
     #[test]
