@@ -15,6 +15,8 @@ use tokio::sync::mpsc;
 
 /// Bytes read at a time.
 const CHUNK: usize = 64 << 10;
+/// Most bytes before the text of a line: time, stream and tag.
+const MAX_HEAD_BYTES: usize = 64;
 
 /// What is asked for.
 #[derive(Clone, Debug, Default)]
@@ -141,8 +143,14 @@ fn tail_offset(file: &mut File, lines: usize) -> std::io::Result<(u64, usize)> {
 pub fn tail_text(log: &Path, lines: usize, bytes: usize) -> String {
     let Ok(mut file) = File::open(log) else { return String::new() };
     let Ok((offset, _)) = tail_offset(&mut file, lines) else { return String::new() };
+    // Each line has a head of some 40 bytes; nothing before the last bytes can be in the result.
+    let length = file.metadata().map_or(0, |metadata| metadata.len());
+    let longest = (bytes + lines * MAX_HEAD_BYTES) as u64;
+    let offset = offset.max(length.saturating_sub(longest));
     let mut raw = Vec::new();
-    if file.seek(SeekFrom::Start(offset)).is_err() || file.read_to_end(&mut raw).is_err() {
+    let read =
+        file.seek(SeekFrom::Start(offset)).and_then(|_| file.take(longest).read_to_end(&mut raw));
+    if read.is_err() {
         return String::new();
     }
     let mut filter = Filter { options: LogOptions::default(), sent: 0, continued: false };

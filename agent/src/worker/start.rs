@@ -1,7 +1,7 @@
 //! Starts one container of a pod.
 
 use std::collections::BTreeMap;
-use std::os::unix::fs::{OpenOptionsExt, symlink};
+use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -18,6 +18,7 @@ use crate::container::downward::Surroundings;
 use crate::container::env::{self, EnvError, Sources};
 use crate::container::etc_files::{self, Resolver};
 use crate::container::expand::expand_all;
+use crate::container::own_file;
 use crate::container::spec::{self, Bind, Ingredients};
 use crate::container::variables::{ExcessError, Variables};
 use crate::events::Level;
@@ -156,7 +157,8 @@ impl Worker {
     pub(crate) fn termination_message(&self, name: &str, exit_code: i32) -> Option<String> {
         let spec = container(&self.pod, name)?;
         let path = message_file(&self.node.config.pod_dir(&self.uid), name);
-        let text = read_at_most(&path, MESSAGE_BYTES).unwrap_or_default();
+        let text = own_file::read_start(&path, MESSAGE_BYTES).unwrap_or_default();
+        let text = String::from_utf8_lossy(&text).into_owned();
         if !text.is_empty() {
             return Some(text);
         }
@@ -187,13 +189,6 @@ impl Worker {
             }
         }
     }
-}
-
-fn read_at_most(path: &Path, bytes: u64) -> Option<String> {
-    let file = std::fs::File::open(path).ok()?;
-    let mut text = Vec::new();
-    std::io::Read::read_to_end(&mut std::io::Read::take(file, bytes), &mut text).ok()?;
-    Some(String::from_utf8_lossy(&text).into_owned())
 }
 
 /// The log of one attempt of a container.
@@ -432,12 +427,11 @@ impl Work {
         let config = &self.node.config;
         let spec = self.pod.spec.as_ref();
         let host_network = spec.and_then(|spec| spec.host_network).unwrap_or(false);
-        let host_file =
-            host_network.then(|| std::fs::read_to_string("/etc/hosts").unwrap_or_default());
+        let host_file = host_network.then(|| own_file::host_text(Path::new("/etc/hosts")));
         let addresses = self.link.as_ref().map(|link| link.addresses.clone()).unwrap_or_default();
         let hosts =
             etc_files::hosts(&self.pod, &addresses, &config.cluster_domain, host_file.as_deref());
-        let host = std::fs::read_to_string(&config.host_resolv_conf).unwrap_or_default();
+        let host = own_file::host_text(&config.host_resolv_conf);
         let resolver = etc_files::resolver(
             &self.pod,
             &Resolver::parse(&host),
@@ -449,10 +443,7 @@ impl Work {
         let mut files = Vec::new();
         let mut place = |name: &str, text: &str| -> std::io::Result<()> {
             let path = etc.join(name);
-            // Written in place: containers that run already see the same file.
-            if std::fs::read_to_string(&path).ok().as_deref() != Some(text) {
-                std::fs::write(&path, text)?;
-            }
+            own_file::write(&path, text.as_bytes())?;
             files.push((path, format!("/etc/{name}")));
             Ok(())
         };
@@ -468,12 +459,7 @@ impl Work {
         if let Some(parent) = file.parent() {
             std::fs::create_dir_all(parent)?;
         }
-        // Empty again for every attempt, and writable by whoever the process runs as.
-        let _ = std::fs::remove_file(&file);
-        let mut options = std::fs::OpenOptions::new();
-        options.write(true).create(true).truncate(true).mode(0o666).open(&file)?;
-        use std::os::unix::fs::PermissionsExt;
-        std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o666))?;
+        own_file::make_writable(&file)?;
         files.push((file, path.to_owned()));
         Ok(files)
     }
