@@ -3,11 +3,11 @@
 use std::time::Duration;
 
 use k8s_openapi::api::core::v1::LifecycleHandler;
-use tokio::net::TcpStream;
+use tokio::time::timeout;
 
 use crate::probe::{self, Target, http};
 
-/// Longest an HTTP hook may take to answer.
+/// Longest an HTTP hook may take to answer, and a TCP hook to connect.
 const HTTP_PATIENCE: Duration = Duration::from_secs(30);
 
 /// Runs a hook to its end; the error is what an event says.
@@ -28,9 +28,13 @@ pub async fn run(handler: &LifecycleHandler, target: &Target) -> Result<(), Stri
     }
     if let Some(action) = &handler.tcp_socket {
         let port = probe::port(&action.port, &target.ports)?;
-        return match TcpStream::connect((target.host, port)).await {
-            Ok(_) => Ok(()),
-            Err(error) => Err(error.to_string()),
+        let host = target.host.to_string();
+        let connected =
+            timeout(HTTP_PATIENCE, probe::connect(&target.container, &host, port)).await;
+        return match connected {
+            Ok(Ok(_)) => Ok(()),
+            Ok(Err(error)) => Err(error.to_string()),
+            Err(_) => Err(format!("dial tcp {host}:{port}: i/o timeout")),
         };
     }
     if let Some(sleep) = &handler.sleep {

@@ -15,6 +15,13 @@ use super::{Answer, plain};
 const DEADLINE_EXCEEDED: u32 = 4;
 const UNIMPLEMENTED: u32 = 12;
 
+/// Most bytes of an answer; a `HealthCheckResponse` has seven.
+const MAX_GRPC_BYTES: usize = 4 << 10;
+/// Most bytes that a server may send ahead of what is read.
+const WINDOW_BYTES: u32 = 64 << 10;
+/// Most bytes of header fields and of trailers.
+const MAX_HEADER_BYTES: u32 = 16 << 10;
+
 /// Asks once; only SERVING is good.
 pub async fn probe(address: &str, service: &str, patience: Duration) -> Answer {
     let connected = timeout(patience, TcpStream::connect(address)).await;
@@ -37,7 +44,11 @@ pub async fn probe(address: &str, service: &str, patience: Duration) -> Answer {
     };
     match timeout(patience, check(stream, address, service)).await {
         Ok(Ok(answer)) => answer,
-        Ok(Err(error)) => {
+        Ok(Err(CheckError::TooLong)) => Answer::Bad(format!(
+            "error: health rpc probe failed: rpc error: code = ResourceExhausted desc = grpc: \
+             received message larger than max ({MAX_GRPC_BYTES})"
+        )),
+        Ok(Err(CheckError::Http(error))) => {
             let why = crate::worker::prepare::chain(&error);
             Answer::Bad(format!("error: health rpc probe failed: {why}"))
         }
@@ -48,9 +59,24 @@ pub async fn probe(address: &str, service: &str, patience: Duration) -> Answer {
     }
 }
 
-async fn check(stream: TcpStream, address: &str, service: &str) -> Result<Answer, hyper::Error> {
-    let (mut sender, connection) =
-        hyper::client::conn::http2::handshake(TokioExecutor::new(), TokioIo::new(stream)).await?;
+/// Why a call has no answer.
+#[derive(Debug, thiserror::Error)]
+enum CheckError {
+    /// The answer is longer than its bound.
+    #[error("the answer has more than {MAX_GRPC_BYTES} bytes")]
+    TooLong,
+    /// The exchange failed.
+    #[error(transparent)]
+    Http(#[from] hyper::Error),
+}
+
+async fn check(stream: TcpStream, address: &str, service: &str) -> Result<Answer, CheckError> {
+    let (mut sender, connection) = hyper::client::conn::http2::Builder::new(TokioExecutor::new())
+        .initial_stream_window_size(WINDOW_BYTES)
+        .initial_connection_window_size(WINDOW_BYTES)
+        .max_header_list_size(MAX_HEADER_BYTES)
+        .handshake(TokioIo::new(stream))
+        .await?;
     let mut driver = tokio::task::JoinSet::new();
     driver.spawn(connection);
     let request = http::Request::post(format!("http://{address}/grpc.health.v1.Health/Check"))
@@ -64,9 +90,18 @@ async fn check(stream: TcpStream, address: &str, service: &str) -> Result<Answer
     };
     let response = sender.send_request(request).await?;
     let mut status = code(response.headers());
-    let collected = response.into_body().collect().await?;
-    status = collected.trailers().and_then(code).or(status);
-    Ok(judge(status.unwrap_or(0), &collected.to_bytes()))
+    let mut body = response.into_body();
+    let mut answer = Vec::new();
+    while let Some(frame) = body.frame().await {
+        match frame?.into_data() {
+            Ok(data) if data.len() > MAX_GRPC_BYTES - answer.len() => {
+                return Err(CheckError::TooLong);
+            }
+            Ok(data) => answer.extend_from_slice(&data),
+            Err(frame) => status = frame.trailers_ref().and_then(code).or(status),
+        }
+    }
+    Ok(judge(status.unwrap_or(0), &answer))
 }
 
 /// A `HealthCheckRequest` in the framing of gRPC: flag, length, message.
@@ -120,6 +155,13 @@ fn judge(code: u32, body: &[u8]) -> Answer {
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::unwrap_used)]
+    use std::convert::Infallible;
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use futures::StreamExt;
+
     use super::*;
 
     #[test]
@@ -150,5 +192,48 @@ mod tests {
             matches!(&answer, Answer::Bad(why) if why.contains("dial tcp 127.0.0.1:1: connect: connection refused")),
             "{answer:?}"
         );
+    }
+
+    /// Serves gRPC over one connection with bodies of so many bytes, and counts what is taken.
+    async fn serve(bytes: usize, sent: Arc<AtomicUsize>) -> String {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap().to_string();
+        tokio::spawn(async move {
+            let (stream, _) = listener.accept().await.unwrap();
+            let answer = hyper::service::service_fn(move |_| {
+                let sent = sent.clone();
+                let pieces = futures::stream::iter(0..bytes.div_ceil(PIECE)).map(move |piece| {
+                    let mut data = vec![0; PIECE.min(bytes - piece * PIECE)];
+                    if piece == 0 {
+                        data[..7].copy_from_slice(&[0, 0, 0, 0, 2, 8, 1]);
+                    }
+                    sent.fetch_add(data.len(), Ordering::Relaxed);
+                    Ok::<_, Infallible>(hyper::body::Frame::data(Bytes::from(data)))
+                });
+                let body = http_body_util::StreamBody::new(pieces);
+                async move { Ok::<_, Infallible>(http::Response::new(body)) }
+            });
+            let server = hyper::server::conn::http2::Builder::new(TokioExecutor::new());
+            // A client that hangs up is part of the test.
+            let _ = server.serve_connection(TokioIo::new(stream), answer).await;
+        });
+        address
+    }
+
+    const PIECE: usize = 16 << 10;
+
+    #[tokio::test]
+    async fn endless_answer_is_cut() {
+        let sent = Arc::new(AtomicUsize::new(0));
+        let address = serve(7, sent.clone()).await;
+        assert_eq!(probe(&address, "", Duration::from_secs(20)).await, Answer::Good);
+        let address = serve(1 << 30, sent.clone()).await;
+        let answer = probe(&address, "", Duration::from_secs(20)).await;
+        assert!(
+            matches!(&answer, Answer::Bad(why) if why.contains("larger than max (4096)")),
+            "{answer:?}"
+        );
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        assert!(sent.load(Ordering::Relaxed) < 4 << 20, "the rest was not taken");
     }
 }

@@ -9,13 +9,15 @@ use hyper_util::rt::TokioIo;
 use k8s_openapi::api::core::v1::HTTPGetAction;
 use rustls::pki_types::ServerName;
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::TcpStream;
 use tokio::time::timeout;
 
+use super::connect::connect;
 use super::{Answer, MAX_OUTPUT, Target, bracketed, plain, port, tls};
 
 /// Redirects that are followed before a probe gives up.
 const MAX_REDIRECTS: usize = 10;
+/// Most bytes of the head of an answer.
+const MAX_HEAD_BYTES: usize = 64 << 10;
 
 /// What a server answered in the end.
 #[derive(Debug, PartialEq, Eq)]
@@ -31,7 +33,7 @@ pub async fn probe(action: &HTTPGetAction, target: &Target, patience: Duration) 
         Ok(url) => url,
         Err(why) => return Answer::Unknown(why),
     };
-    match ask(action, &url, patience, "kube-probe/1.33").await {
+    match ask(action, target, &url, patience, "kube-probe/1.33").await {
         Ok(Response { status: 200..=299, .. }) => Answer::Good,
         Ok(Response { status: 300..=399, body, .. }) => {
             Answer::Odd(format!("Probe terminated redirects, Response body: {body}"))
@@ -50,7 +52,7 @@ pub async fn hook(
     patience: Duration,
 ) -> Result<(), String> {
     let url = url(action, target)?;
-    ask(action, &url, patience, "kube-lifecycle/1.33").await.map(|_| ())
+    ask(action, target, &url, patience, "kube-lifecycle/1.33").await.map(|_| ())
 }
 
 fn url(action: &HTTPGetAction, target: &Target) -> Result<Uri, String> {
@@ -66,11 +68,12 @@ fn url(action: &HTTPGetAction, target: &Target) -> Result<Uri, String> {
 
 async fn ask(
     action: &HTTPGetAction,
+    target: &Target,
     url: &Uri,
     patience: Duration,
     agent: &str,
 ) -> Result<Response, String> {
-    let asked = timeout(patience, follow(action, url, agent)).await;
+    let asked = timeout(patience, follow(action, target, url, agent)).await;
     asked.unwrap_or_else(|_| {
         Err(format!(
             "Get \"{url}\": context deadline exceeded (Client.Timeout exceeded while awaiting \
@@ -80,10 +83,15 @@ async fn ask(
 }
 
 /// Follows redirects while they stay on the host that was asked first.
-async fn follow(action: &HTTPGetAction, first: &Uri, agent: &str) -> Result<Response, String> {
+async fn follow(
+    action: &HTTPGetAction,
+    target: &Target,
+    first: &Uri,
+    agent: &str,
+) -> Result<Response, String> {
     let mut url = first.clone();
     for _ in 0..=MAX_REDIRECTS {
-        let response = exchange(action, &url, agent).await?;
+        let response = exchange(action, target, &url, agent).await?;
         let redirect = matches!(response.status, 301 | 302 | 303 | 307 | 308);
         let Some(location) = response.location.as_deref().filter(|_| redirect) else {
             return Ok(response);
@@ -119,12 +127,18 @@ fn resolve(base: &Uri, location: &str) -> Option<Uri> {
     text.parse().ok()
 }
 
-async fn exchange(action: &HTTPGetAction, url: &Uri, agent: &str) -> Result<Response, String> {
+async fn exchange(
+    action: &HTTPGetAction,
+    target: &Target,
+    url: &Uri,
+    agent: &str,
+) -> Result<Response, String> {
     let failed = |why: String| format!("Get \"{url}\": {why}");
     let https = url.scheme_str() == Some("https");
     let host = url.host().unwrap_or_default();
-    let authority = format!("{host}:{}", url.port_u16().unwrap_or(if https { 443 } else { 80 }));
-    let stream = TcpStream::connect(&authority)
+    let port = url.port_u16().unwrap_or(if https { 443 } else { 80 });
+    let authority = format!("{host}:{port}");
+    let stream = connect(&target.container, host, port)
         .await
         .map_err(|error| failed(format!("dial tcp {authority}: connect: {}", plain(&error))))?;
     if !https {
@@ -182,8 +196,11 @@ where
         .header("Connection", "close")
         .body(Empty::<Bytes>::new())
         .map_err(|error| format!("Get \"{url}\": {error}"))?;
-    let (mut sender, connection) =
-        hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(failed)?;
+    let (mut sender, connection) = hyper::client::conn::http1::Builder::new()
+        .max_buf_size(MAX_HEAD_BYTES)
+        .handshake(TokioIo::new(stream))
+        .await
+        .map_err(failed)?;
     let exchange = async {
         let response = sender.send_request(request).await.map_err(failed)?;
         let status = response.status().as_u16();
@@ -192,11 +209,10 @@ where
         let mut body = response.into_body();
         let mut text = Vec::new();
         while let Some(Ok(frame)) = body.frame().await {
-            if let Ok(data) = frame.into_data() {
-                text.extend_from_slice(&data);
-            }
-            if text.len() >= MAX_OUTPUT {
-                text.truncate(MAX_OUTPUT);
+            let Ok(data) = frame.into_data() else { continue };
+            let room = MAX_OUTPUT - text.len();
+            text.extend_from_slice(&data[..room.min(data.len())]);
+            if text.len() == MAX_OUTPUT {
                 break;
             }
         }

@@ -9,6 +9,7 @@ use super::*;
 use hyper::service::service_fn;
 use k8s_openapi::api::core::v1::HTTPHeader;
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 
 /// A server that answers by path: `/<status>`, `/to?<location>`, `/loop`, `/headers`.
@@ -142,9 +143,10 @@ async fn redirects_are_followed_on_the_same_host() {
 async fn headers() {
     let port = serve(None).await;
     let mut action = get(port, "/headers", "HTTP");
-    let url = url(&action, &crate::worker::fakes::target()).unwrap();
+    let target = crate::worker::fakes::target();
+    let url = url(&action, &target).unwrap();
     let sent = async |action: &HTTPGetAction| {
-        ask(action, &url, Duration::from_secs(20), "kube-probe/1.33").await.unwrap().body
+        ask(action, &target, &url, Duration::from_secs(20), "kube-probe/1.33").await.unwrap().body
     };
     assert_eq!(
         sent(&action).await,
@@ -196,4 +198,32 @@ fn locations() {
     ] {
         assert_eq!(resolve(&base, location).unwrap().to_string(), expected, "{location}");
     }
+}
+
+/// Sends the same bytes for as long as they are taken; returns the port.
+async fn endless(head: &'static str, piece: &'static str) -> u16 {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    tokio::spawn(async move {
+        let (mut stream, _) = listener.accept().await.unwrap();
+        let mut request = [0; 4096];
+        assert!(stream.read(&mut request).await.unwrap() > 0);
+        let mut sent = stream.write_all(head.as_bytes()).await;
+        while sent.is_ok() {
+            sent = stream.write_all(piece.as_bytes()).await;
+        }
+    });
+    port
+}
+
+#[tokio::test]
+async fn endless_answers_are_cut() {
+    let port = endless("HTTP/1.1 200 OK\r\n\r\n", "xxxxxxxx").await;
+    assert_eq!(probed(&get(port, "/", "HTTP")).await, Answer::Good);
+    let port = endless("HTTP/1.1 200 OK\r\n", "A: xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx\r\n").await;
+    let answer = probed(&get(port, "/", "HTTP")).await;
+    assert!(matches!(answer, Answer::Bad(_)), "{answer:?}");
+    let port = endless("HTTP/1.1 200 OK\r\nA: ", "xxxxxxxx").await;
+    let answer = probed(&get(port, "/", "HTTP")).await;
+    assert!(matches!(answer, Answer::Bad(_)), "{answer:?}");
 }

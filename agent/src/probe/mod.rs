@@ -2,6 +2,7 @@
 //!
 //! Texts and verdicts are those of the kubelet's prober.
 
+mod connect;
 mod grpc;
 pub mod http;
 mod tls;
@@ -14,14 +15,21 @@ use std::time::Duration;
 use k8s_openapi::api::core::v1::{ContainerPort, Probe};
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use runtime::sandbox::ExecSpec;
-use tokio::io::AsyncReadExt;
-use tokio::net::TcpStream;
+use tokio::io::{AsyncRead, AsyncReadExt};
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 use crate::machine::PodSandbox;
 
+pub use connect::connect;
+
 /// Most bytes of output or body quoted in an event.
 const MAX_OUTPUT: usize = 10 << 10;
+/// Longest that one attempt may take, in seconds, whatever the probe says.
+const MAX_TIMEOUT_SECONDS: u64 = 3600;
+/// Bytes of a command's output that are read as fast as they come.
+const MAX_FAST_BYTES: usize = 1 << 20;
+/// Pause between reads of what follows, in milliseconds: an endless output takes no processor.
+const SLOW_READ_MS: u64 = 20;
 /// First delay after a failure of a container that was never ready; it doubles up to the period.
 const EAGER: Duration = Duration::from_secs(1);
 
@@ -146,7 +154,7 @@ pub async fn watch(
     };
     let delay = probe.initial_delay_seconds.and_then(|delay| u64::try_from(delay).ok());
     let period = seconds(probe.period_seconds, 10);
-    let patience = seconds(probe.timeout_seconds, 1);
+    let patience = seconds(probe.timeout_seconds, 1).min(Duration::from_secs(MAX_TIMEOUT_SECONDS));
     sleep(Duration::from_secs(delay.unwrap_or(0))).await;
     let mut mind = Mind::new(purpose, Counter::new(probe), period);
     let mut next = Instant::now();
@@ -172,6 +180,10 @@ fn event(purpose: Purpose, answer: &Answer) -> Option<Report> {
         Answer::Unknown(why) => {
             ("Unhealthy", format!("{purpose} probe errored and resulted in unknown state: {why}"))
         }
+    };
+    let message = match message.char_indices().nth(MAX_OUTPUT) {
+        Some((end, _)) => message[..end].to_owned(),
+        None => message,
     };
     Some(Report::Event { reason, message })
 }
@@ -247,8 +259,9 @@ async fn attempt(probe: &Probe, target: &Target, patience: Duration) -> Answer {
             Err(why) => return Answer::Unknown(why),
         };
         let host = action.host.clone().filter(|host| !host.is_empty());
-        let address = format!("{}:{port}", bracketed(host, target.host));
-        return match timeout(patience, TcpStream::connect(&address)).await {
+        let host = bracketed(host, target.host);
+        let address = format!("{host}:{port}");
+        return match timeout(patience, connect(&target.container, &host, port)).await {
             Ok(Ok(_)) => Answer::Good,
             Ok(Err(error)) => {
                 Answer::Bad(format!("dial tcp {address}: connect: {}", plain(&error)))
@@ -276,21 +289,9 @@ pub async fn run(target: &Target, command: Vec<String>) -> Result<(i32, String),
         target.sandbox.exec(spec).await.map_err(|error| crate::worker::prepare::chain(&*error))?;
     let mut stdout = session.stdout;
     let mut stderr = session.stderr;
-    let read = async |stream: &mut (dyn tokio::io::AsyncRead + Send + Unpin)| {
-        let mut kept = Vec::new();
-        let mut buffer = [0; 4096];
-        while let Ok(count) = stream.read(&mut buffer).await {
-            if count == 0 {
-                break;
-            }
-            let room = MAX_OUTPUT.saturating_sub(kept.len()).min(count);
-            kept.extend_from_slice(&buffer[..room]);
-        }
-        kept
-    };
-    let (mut output, errors) = tokio::join!(read(&mut *stdout), async {
+    let (mut output, errors) = tokio::join!(read_output(&mut *stdout), async {
         match &mut stderr {
-            Some(stderr) => read(&mut **stderr).await,
+            Some(stderr) => read_output(&mut **stderr).await,
             None => Vec::new(),
         }
     });
@@ -301,6 +302,25 @@ pub async fn run(target: &Target, command: Vec<String>) -> Result<(i32, String),
         let _ = leash.send(());
     }
     Ok((exit.code, String::from_utf8_lossy(&output).into_owned()))
+}
+
+/// Reads an output to its end and keeps its beginning.
+async fn read_output(stream: &mut (dyn AsyncRead + Send + Unpin)) -> Vec<u8> {
+    let mut kept = Vec::new();
+    let mut seen = 0_usize;
+    let mut buffer = [0; 4096];
+    while let Ok(count) = stream.read(&mut buffer).await {
+        if count == 0 {
+            break;
+        }
+        let room = MAX_OUTPUT.saturating_sub(kept.len()).min(count);
+        kept.extend_from_slice(&buffer[..room]);
+        seen = seen.saturating_add(count);
+        if seen > MAX_FAST_BYTES {
+            sleep(Duration::from_millis(SLOW_READ_MS)).await;
+        }
+    }
+    kept
 }
 
 /// The number of a port that may be given by name.
@@ -391,6 +411,15 @@ mod tests {
         mind.take(&Answer::Good);
         mind.take(&Answer::Bad("no".into()));
         assert_eq!(mind.pause().as_secs(), 10);
+    }
+
+    #[tokio::test]
+    async fn endless_output_is_read_slowly() {
+        let begun = Instant::now();
+        let read = timeout(Duration::from_secs(1), read_output(&mut tokio::io::repeat(b'y'))).await;
+        assert!(read.is_err() && begun.elapsed() >= Duration::from_secs(1));
+        let mut finite = tokio::io::AsyncReadExt::take(tokio::io::repeat(b'y'), 20 << 10);
+        assert_eq!(read_output(&mut finite).await, vec![b'y'; MAX_OUTPUT]);
     }
 
     #[test]
