@@ -257,20 +257,24 @@ async fn api_server(launch: &Launch<'_>, pki: &Pki) -> Result<Arc<ApiServer>, Fa
     Ok(server)
 }
 
+/// Returns the addresses on which the API is to listen.
+fn api_addresses(options: &UpOptions, node_ip: IpAddr) -> Vec<SocketAddr> {
+    let mut addresses = options.listen.clone();
+    if addresses.is_empty() {
+        addresses =
+            [Ipv4Addr::LOCALHOST.into(), node_ip].map(|ip| SocketAddr::new(ip, API_PORT)).to_vec();
+        addresses.dedup();
+    }
+    addresses
+}
+
 /// Opens the API's addresses; returns them.
 async fn serve(
     launch: &Launch<'_>,
     server: &Arc<ApiServer>,
     pki: &Pki,
 ) -> Result<Vec<SocketAddr>, Failure> {
-    let mut addresses = launch.options.listen.clone();
-    if addresses.is_empty() {
-        addresses = vec![
-            SocketAddr::new(Ipv4Addr::LOCALHOST.into(), API_PORT),
-            SocketAddr::new(launch.facts.ip, API_PORT),
-        ];
-        addresses.dedup();
-    }
+    let addresses = api_addresses(launch.options, launch.facts.ip);
     for address in addresses.clone() {
         // A listener belongs to the threads that it was made on.
         let listener = launch.api.spawn(TcpListener::bind(address)).await?;
@@ -316,6 +320,7 @@ async fn start_network(
     let (options, facts) = (launch.options, &launch.facts);
     let network = PodNetwork::start(NetworkConfig {
         dns_ip: Some(facts.dns_ip),
+        api: api_addresses(options, facts.ip),
         ..NetworkConfig::new(options.pod_cidr, options.service_cidr, launch.paths.run_dir.clone())
     })
     .await?;
@@ -327,6 +332,7 @@ async fn start_network(
             pod_cidrs: vec![options.pod_cidr.into()],
             service_cidrs: vec![options.service_cidr.into()],
             dns_ip: Some(facts.dns_ip),
+            api: api_addresses(options, facts.ip),
         },
         questions,
         launch.token.clone(),

@@ -1,56 +1,184 @@
-//! Foreign firewalls: a `drop` policy for forwarded packets (docker, ufw) in another table cannot
-//! be overruled from ours, so our pods' traffic is let through in that chain itself.
+//! Foreign firewalls: what another table drops cannot be overruled from ours, so rules that accept
+//! pods' packets are put into its own chains.
 //!
-//! The inserted rules carry a note, by which they are found again and removed.
+//! A chain needs them when it hangs at the forward or input hook and ends in a drop or reject, by
+//! policy (docker, ufw) or by its last rule (firewalld). Forwarded packets of pods are accepted
+//! altogether; of those to the node itself, only questions to the cluster's DNS and connections to
+//! the API. Each inserted rule carries a comment, by which it is found again and removed.
+
+mod chains;
+#[cfg(test)]
+mod fuzz_tests;
+
+use std::collections::BTreeSet;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 use ipnet::{IpNet, Ipv4Net};
 
-use crate::netlink::{DUMP, NetlinkError, Socket, Writer, attribute, nested};
-use crate::nft::{self, Batch, Direction, Family, Verdict};
+use crate::netlink::{NetlinkError, Socket};
+use crate::nft::{self, Batch, Direction, Family, Rule, Verdict};
+use crate::protocol::Protocol;
 
-const NFNL_SUBSYS_NFTABLES: u16 = 10;
-const GETCHAIN: u16 = 4;
-const GETRULE: u16 = 7;
-const ATTRIBUTE_TABLE: u16 = 1;
-const CHAIN_NAME: u16 = 3;
-const CHAIN_HOOK: u16 = 4;
-const CHAIN_POLICY: u16 = 5;
-const HOOK_NUMBER: u16 = 1;
-const RULE_CHAIN: u16 = 2;
-const RULE_HANDLE: u16 = 3;
-const RULE_USERDATA: u16 = 7;
-const FORWARD: u32 = 2;
-const POLICY_DROP: u32 = 0;
+use chains::{BaseChain, Hook, OwnRule, Ruleset};
 
-/// A comment as `nft` stores it: type, length, text.
-const NOTE: &[u8] = b"\x00\x0dcoracle pods\x00";
+/// What our comments begin with.
+const COMMENT: &str = "coracle pods";
+const DNS_PORT: u16 = 53;
+/// Lists the tables of legacy `iptables`, which netlink does not show.
+const LEGACY_TABLES: &str = "/proc/thread-self/net/ip_tables_names";
 
-/// Lets pods through every foreign chain that drops forwarded packets by policy. Returns those
-/// chains, `table chain`, for whoever explains it to the user.
-pub fn open(socket: &Socket, pods: Ipv4Net) -> Result<Vec<String>, NetlinkError> {
-    let ours = own_rules(socket)?;
-    let mut opened = Vec::new();
-    for (table, chain) in dropping_chains(socket)? {
-        opened.push(format!("{table} {chain}"));
-        if ours.iter().any(|rule| rule.table == table && rule.chain == chain) {
-            continue;
+/// What firewalls have to let through.
+#[derive(Debug, Clone)]
+pub struct Openings {
+    /// Addresses of pods.
+    pub pods: Ipv4Net,
+    /// The cluster's DNS.
+    pub dns: Option<Ipv4Addr>,
+    /// Where the API listens.
+    pub api: Vec<SocketAddr>,
+}
+
+/// What [`open`] found.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Report {
+    /// Chains that drop and have our rules now: `family table chain`.
+    pub opened: Vec<String>,
+    /// Chains that drop and took no rule, with the reason.
+    pub closed: Vec<(String, String)>,
+}
+
+/// One rule of ours in a foreign chain.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Opening {
+    From(Ipv4Net),
+    To(Ipv4Net),
+    Serve { pods: Ipv4Net, at: Option<Ipv4Addr>, protocol: Protocol, port: u16 },
+}
+
+impl Openings {
+    fn at(&self, hook: Hook) -> Vec<Opening> {
+        let pods = self.pods.trunc();
+        match hook {
+            Hook::Forward => vec![Opening::From(pods), Opening::To(pods)],
+            Hook::Input => {
+                let dns = self.dns.into_iter().flat_map(|dns| {
+                    [Protocol::Udp, Protocol::Tcp].map(|protocol| (dns, protocol, DNS_PORT))
+                });
+                let api = self.api.iter().filter_map(|api| match api.ip() {
+                    // Pods do not reach the node's loopback.
+                    IpAddr::V4(ip) if !ip.is_loopback() => Some((ip, Protocol::Tcp, api.port())),
+                    IpAddr::V6(ip) if ip.is_unspecified() => {
+                        Some((Ipv4Addr::UNSPECIFIED, Protocol::Tcp, api.port()))
+                    }
+                    _ => None,
+                });
+                dns.chain(api)
+                    .map(|(address, protocol, port)| {
+                        let at = Some(address).filter(|address| !address.is_unspecified());
+                        Opening::Serve { pods, at, protocol, port }
+                    })
+                    .collect()
+            }
         }
-        let mut batch = Batch::new(Family::Ipv4, &table);
-        for direction in [Direction::Source, Direction::Destination] {
-            batch.insert_rule(&chain, NOTE, |rule| {
-                rule.address_in(direction, IpNet::V4(pods.trunc())).verdict(Verdict::Accept);
-            });
-        }
-        nft::send(socket, batch)?;
     }
-    Ok(opened)
+}
+
+impl Opening {
+    /// The comment, which says everything about the rule.
+    fn comment(self) -> String {
+        match self {
+            Self::From(pods) => format!("{COMMENT} from {pods}"),
+            Self::To(pods) => format!("{COMMENT} to {pods}"),
+            Self::Serve { pods, at, protocol, port } => {
+                let at = at.map_or("*".to_owned(), |address| address.to_string());
+                format!("{COMMENT} {pods} at {at}:{port}/{}", protocol.number())
+            }
+        }
+    }
+
+    fn write(self, rule: &mut Rule<'_, '_>, inet: bool) {
+        if inet {
+            rule.family_is(Family::Ipv4);
+        }
+        match self {
+            Self::From(pods) => {
+                rule.address_in(Direction::Source, IpNet::V4(pods));
+            }
+            Self::To(pods) => {
+                rule.address_in(Direction::Destination, IpNet::V4(pods));
+            }
+            Self::Serve { pods, at, protocol, port } => {
+                rule.address_in(Direction::Source, IpNet::V4(pods));
+                if let Some(address) = at {
+                    let address = IpNet::V4(Ipv4Net::from(address));
+                    rule.address_in(Direction::Destination, address);
+                }
+                rule.protocol_is(protocol.number()).destination_port_is(port);
+            }
+        }
+        rule.verdict(Verdict::Accept);
+    }
+}
+
+/// Puts the openings into every foreign chain that needs them and has not exactly these.
+pub fn open(socket: &Socket, openings: &Openings) -> Result<Report, NetlinkError> {
+    let ruleset = Ruleset::read(socket)?;
+    let mut report = Report::default();
+    for chain in ruleset.dropping() {
+        let name = format!("{} {} {}", chain.id.family_name(), chain.id.table, chain.id.chain);
+        match open_chain(socket, &ruleset, chain, &openings.at(chain.hook)) {
+            Ok(()) => report.opened.push(name),
+            // Changed meanwhile: the notification about that leads here again.
+            Err(error) if error.is_missing() => {}
+            Err(error) => report.closed.push((name, error.to_string())),
+        }
+    }
+    Ok(report)
+}
+
+fn open_chain(
+    socket: &Socket,
+    ruleset: &Ruleset,
+    chain: &BaseChain,
+    wanted: &[Opening],
+) -> Result<(), NetlinkError> {
+    let own = ruleset.own(&chain.id);
+    let present: Vec<&str> = own.iter().map(|rule| rule.comment.as_str()).collect();
+    let comments: Vec<String> = wanted.iter().map(|opening| opening.comment()).collect();
+    let same = present.len() == comments.len()
+        && present.iter().copied().collect::<BTreeSet<_>>()
+            == comments.iter().map(String::as_str).collect();
+    if same {
+        return Ok(());
+    }
+    let mut batch = chain.id.batch();
+    for rule in own {
+        batch.delete_rule(&chain.id.chain, rule.handle);
+    }
+    for (opening, comment) in wanted.iter().zip(&comments) {
+        batch.insert_rule(&chain.id.chain, comment, |rule| {
+            opening.write(rule, chain.id.is_inet());
+        });
+    }
+    nft::send(socket, batch)
 }
 
 /// Removes every rule that [`open`] inserted.
 pub fn close(socket: &Socket) -> Result<(), NetlinkError> {
-    for rule in own_rules(socket)? {
-        let mut batch = Batch::new(Family::Ipv4, &rule.table);
-        batch.delete_rule(&rule.chain, rule.handle);
+    remove(socket, |_| true)
+}
+
+/// Removes the rules about this process's own ports, which serve nothing once it has ended.
+pub fn close_input(socket: &Socket) -> Result<(), NetlinkError> {
+    remove(socket, |rule| rule.comment.contains(" at "))
+}
+
+fn remove(socket: &Socket, which: impl Fn(&OwnRule) -> bool) -> Result<(), NetlinkError> {
+    for (id, rules) in Ruleset::read(socket)?.all_own() {
+        let mut batch: Batch = id.batch();
+        for rule in rules.iter().filter(|rule| which(rule)) {
+            batch.delete_rule(&id.chain, rule.handle);
+        }
         match nft::send(socket, batch) {
             Err(error) if !error.is_missing() => return Err(error),
             _ => {}
@@ -59,53 +187,9 @@ pub fn close(socket: &Socket) -> Result<(), NetlinkError> {
     Ok(())
 }
 
-fn dropping_chains(socket: &Socket) -> Result<Vec<(String, String)>, NetlinkError> {
-    socket.dump(&list("list chains", GETCHAIN), |found: &mut Vec<_>, message| {
-        let attributes = message.after(4);
-        let hook = nested(attributes, &[CHAIN_HOOK, HOOK_NUMBER]).and_then(be32);
-        let policy = attribute(attributes, CHAIN_POLICY).and_then(be32);
-        if hook == Some(FORWARD) && policy == Some(POLICY_DROP) {
-            found.extend(text(attributes, ATTRIBUTE_TABLE).zip(text(attributes, CHAIN_NAME)));
-        }
-    })
-}
-
-struct OwnRule {
-    table: String,
-    chain: String,
-    handle: u64,
-}
-
-fn own_rules(socket: &Socket) -> Result<Vec<OwnRule>, NetlinkError> {
-    socket.dump(&list("list rules", GETRULE), |found: &mut Vec<OwnRule>, message| {
-        let attributes = message.after(4);
-        if attribute(attributes, RULE_USERDATA) != Some(NOTE) {
-            return;
-        }
-        let handle = attribute(attributes, RULE_HANDLE)
-            .and_then(|bytes| bytes.try_into().ok())
-            .map(u64::from_be_bytes);
-        let place = text(attributes, ATTRIBUTE_TABLE).zip(text(attributes, RULE_CHAIN));
-        found.extend(place.zip(handle).map(|((table, chain), handle)| OwnRule {
-            table,
-            chain,
-            handle,
-        }));
-    })
-}
-
-fn list(label: &'static str, kind: u16) -> Writer {
-    let mut writer = Writer::new();
-    let header = [Family::Ipv4.number(), 0, 0, 0];
-    writer.message(label, NFNL_SUBSYS_NFTABLES << 8 | kind, DUMP, &header, |_| {});
-    writer
-}
-
-fn text(attributes: &[u8], kind: u16) -> Option<String> {
-    let value = attribute(attributes, kind)?;
-    Some(String::from_utf8_lossy(value.strip_suffix(&[0]).unwrap_or(value)).into_owned())
-}
-
-fn be32(bytes: &[u8]) -> Option<u32> {
-    bytes.try_into().ok().map(u32::from_be_bytes)
+/// Whether this namespace has filter rules of legacy `iptables`, which cannot be read or changed
+/// through nf_tables.
+pub fn has_legacy_filter() -> bool {
+    let tables = std::fs::read_to_string(LEGACY_TABLES).unwrap_or_default();
+    tables.lines().any(|table| table == "filter")
 }

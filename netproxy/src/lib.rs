@@ -6,6 +6,7 @@
 
 mod conntrack;
 mod firewall;
+mod held;
 pub mod listeners;
 mod netlink;
 mod nft;

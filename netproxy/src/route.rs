@@ -30,6 +30,7 @@ const IFLA_OPERSTATE: u16 = 16;
 const IF_OPER_UP: u8 = 6;
 const IFLA_LINKINFO: u16 = 18;
 const IFLA_AF_SPEC: u16 = 26;
+const IFLA_GROUP: u16 = 27;
 const IFLA_NET_NS_FD: u16 = 28;
 const INFO_KIND: u16 = 1;
 const INFO_DATA: u16 = 2;
@@ -58,6 +59,9 @@ const NUD_PERMANENT: u16 = 0x80;
 pub const ROUTE_PROTOCOL: u8 = 172;
 /// Metric of the catch-all route of the pod range: any real route wins.
 const CATCH_ALL_METRIC: u32 = 1 << 30;
+
+/// The group of the node's ends of pod links (`ip link show group`), by which rules know them.
+pub const POD_LINK_GROUP: u32 = 0x636f_7261;
 
 /// A hardware address.
 pub type Mac = [u8; 6];
@@ -96,6 +100,8 @@ pub struct VethEnd<'a> {
     pub mac: Mac,
     /// Largest packet in bytes.
     pub mtu: u32,
+    /// Its group; zero for the usual one.
+    pub group: u32,
 }
 
 /// Where a route leads.
@@ -134,6 +140,7 @@ impl Changes {
             a.string(IFLA_IFNAME, near.name);
             a.bytes(IFLA_ADDRESS, &near.mac);
             a.u32(IFLA_MTU, near.mtu);
+            a.u32(IFLA_GROUP, near.group);
             a.nest(IFLA_LINKINFO, |a| {
                 a.string(INFO_KIND, "veth");
                 a.nest(INFO_DATA, |a| {
@@ -142,6 +149,7 @@ impl Changes {
                         a.string(IFLA_IFNAME, far.name);
                         a.bytes(IFLA_ADDRESS, &far.mac);
                         a.u32(IFLA_MTU, far.mtu);
+                        a.u32(IFLA_GROUP, far.group);
                         if let Some(namespace) = namespace {
                             a.u32(IFLA_NET_NS_FD, namespace.as_raw_fd() as u32);
                         }
@@ -162,6 +170,15 @@ impl Changes {
                     a.u8(IFLA_INET6_ADDR_GEN_MODE, ADDR_GEN_MODE_NONE);
                 });
             });
+        });
+        self
+    }
+
+    /// Puts an interface into a group.
+    pub fn group(&mut self, index: u32, group: u32) -> &mut Self {
+        let header = link_header(index, 0, 0);
+        self.writer.message("set link group", RTM_NEWLINK, ACK, &header, |a| {
+            a.u32(IFLA_GROUP, group);
         });
         self
     }

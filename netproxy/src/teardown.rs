@@ -14,9 +14,12 @@ pub fn teardown(run_dir: &Path) -> Result<()> {
     let directories = Directories::new(run_dir);
     let socket =
         Socket::open(Protocol::Netfilter).map_err(NetworkError::kernel("open netfilter socket"))?;
-    for (family, table) in
-        [(Family::Ipv4, proxy::TABLE), (Family::Ipv6, proxy::TABLE), (Family::Ipv4, pods::TABLE)]
-    {
+    for (family, table) in [
+        (Family::Ipv4, proxy::TABLE),
+        (Family::Ipv6, proxy::TABLE),
+        (Family::Ipv4, pods::TABLE),
+        (Family::Ipv6, pods::TABLE),
+    ] {
         let mut batch = Batch::new(family, table);
         batch.delete_table();
         match nft::send(&socket, batch) {

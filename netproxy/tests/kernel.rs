@@ -1,6 +1,8 @@
 //! The pod network and the Service proxy against the kernel, each test on a node of its own.
 #![allow(clippy::unwrap_used, missing_docs)]
 
+#[path = "kernel/host_first.rs"]
+mod host_first;
 mod support;
 
 use std::collections::HashSet;

@@ -171,6 +171,8 @@ pub struct Message<'a> {
     pub flags: u16,
     /// `nlmsg_seq`, the request that this answers.
     pub sequence: u32,
+    /// `nlmsg_pid`: in a notification, the port of the socket that made the change.
+    pub port: u32,
     /// What follows the netlink header.
     pub payload: &'a [u8],
 }
@@ -193,6 +195,7 @@ pub fn messages(mut bytes: &[u8]) -> impl Iterator<Item = Message<'_>> {
             kind: u16::from_ne_bytes([bytes[4], bytes[5]]),
             flags: u16::from_ne_bytes([bytes[6], bytes[7]]),
             sequence: u32::from_ne_bytes([bytes[8], bytes[9], bytes[10], bytes[11]]),
+            port: u32::from_ne_bytes([bytes[12], bytes[13], bytes[14], bytes[15]]),
             payload: &bytes[HEADER..length],
         };
         bytes = bytes.get(length.next_multiple_of(4)..).unwrap_or(&[]);

@@ -2,12 +2,15 @@
 
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use nix::errno::Errno;
 use nix::sys::socket::{
-    AddressFamily, MsgFlags, NetlinkAddr, SockFlag, SockProtocol, SockType, bind, recv, send,
-    setsockopt, socket, sockopt,
+    AddressFamily, MsgFlags, NetlinkAddr, SockFlag, SockProtocol, SockType, bind, getsockname,
+    recv, send, setsockopt, socket, sockopt,
 };
+
+use tokio::io::unix::AsyncFd;
 
 use super::message::{Message, Writer, messages};
 
@@ -95,6 +98,10 @@ impl NetlinkError {
 #[derive(Debug)]
 pub struct Socket {
     fd: OwnedFd,
+    /// The kernel's name for this socket, which notifications of its changes carry.
+    port: u32,
+    /// How many transactions the kernel took from this socket.
+    commits: AtomicU32,
 }
 
 impl Socket {
@@ -120,7 +127,23 @@ impl Socket {
         if setsockopt(&fd, sockopt::RcvBufForce, &RECEIVE_BUFFER_BYTES).is_err() {
             let _ = setsockopt(&fd, sockopt::RcvBuf, &RECEIVE_BUFFER_BYTES);
         }
-        Ok(Self { fd })
+        let port = getsockname::<NetlinkAddr>(fd.as_raw_fd())?.pid();
+        Ok(Self { fd, port, commits: AtomicU32::new(0) })
+    }
+
+    /// The port by which notifications name this socket.
+    pub fn port(&self) -> u32 {
+        self.port
+    }
+
+    /// How many transactions the kernel took from this socket; wraps.
+    pub fn commits(&self) -> u32 {
+        self.commits.load(Ordering::Relaxed)
+    }
+
+    /// Counts a transaction.
+    pub fn count_commit(&self) {
+        self.commits.fetch_add(1, Ordering::Relaxed);
     }
 
     /// Sends every message and waits for the answers of those that asked for one.
@@ -226,6 +249,13 @@ impl Socket {
             }
         }
     }
+}
+
+/// Lets Tokio wait for a socket.
+#[allow(unsafe_code)]
+pub(super) fn register(fd: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
+    // SAFETY: an `OwnedFd` names one open description until it is dropped, and the result owns it.
+    Ok(unsafe { AsyncFd::register(fd)? })
 }
 
 /// The errno of an `NLMSG_ERROR` message, zero for an acknowledgement.

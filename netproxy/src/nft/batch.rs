@@ -35,6 +35,10 @@ const ELEM_EXPIRATION: u16 = 5;
 const ELEM_KEY_END: u16 = 10;
 const DATA_VALUE: u16 = 1;
 
+/// The type of a comment in a rule's user data.
+const USERDATA_COMMENT: u8 = 0;
+/// Bytes of a comment without its terminating zero.
+const MAX_COMMENT_BYTES: usize = 253;
 /// Elements per message: their attributes stay well below the limit of 64 KiB.
 const ELEMENTS_PER_MESSAGE: usize = 400;
 
@@ -117,6 +121,8 @@ pub struct Expiring {
 pub struct Batch {
     writer: Writer,
     family: Family,
+    /// `NFPROTO_*` of the table: that of `family`, or `NFPROTO_INET`.
+    number: u8,
     table: String,
     messages: usize,
     sets: u32,
@@ -127,7 +133,14 @@ impl Batch {
     pub fn new(family: Family, table: &str) -> Self {
         let mut writer = Writer::new();
         writer.message("begin batch", NFNL_MSG_BATCH_BEGIN, 0, &batch_header(), |_| {});
-        Self { writer, family, table: table.to_owned(), messages: 0, sets: 0 }
+        let number = family.number();
+        Self { writer, family, number, table: table.to_owned(), messages: 0, sets: 0 }
+    }
+
+    /// An empty batch for a table of the `inet` family, whose rules are about IPv4 packets.
+    pub fn inet(table: &str) -> Self {
+        const NFPROTO_INET: u8 = 1;
+        Self { number: NFPROTO_INET, ..Self::new(Family::Ipv4, table) }
     }
 
     /// Whether there is anything to send.
@@ -159,7 +172,7 @@ impl Batch {
             label,
             NFNL_SUBSYS_NFTABLES << 8 | kind,
             flags,
-            &[family.number(), 0, 0, 0],
+            &[self.number, 0, 0, 0],
             |a| {
                 // The table's name is attribute 1 of every kind of message.
                 a.string(1, table);
@@ -212,12 +225,20 @@ impl Batch {
         });
     }
 
-    /// Puts a rule at the head of a chain, with a note that identifies it later.
-    pub fn insert_rule(&mut self, chain: &str, note: &[u8], body: impl FnOnce(&mut Rule<'_, '_>)) {
+    /// Puts a rule at the head of a chain, with a comment of at most 253 bytes.
+    pub fn insert_rule(
+        &mut self,
+        chain: &str,
+        comment: &str,
+        body: impl FnOnce(&mut Rule<'_, '_>),
+    ) {
+        let text = &comment.as_bytes()[..comment.len().min(MAX_COMMENT_BYTES)];
+        let header = [USERDATA_COMMENT, text.len() as u8 + 1];
+        let comment = [&header[..], text, &[0]].concat();
         self.push("insert rule", NEWRULE, CREATE, |a, family| {
             a.string(2, chain);
             a.nest(4, |list| body(&mut Rule { list, family }));
-            a.bytes(7, note);
+            a.bytes(7, &comment);
         });
     }
 

@@ -40,8 +40,12 @@ pub enum Meta {
     Mark,
     /// The index of the interface that it came in by.
     InputLink,
+    /// The protocol family (`NFPROTO_*`), in tables that have several.
+    Family,
     /// The transport protocol.
     TransportProtocol,
+    /// The group of the interface that it came in by.
+    InputGroup,
 }
 
 impl Meta {
@@ -49,7 +53,9 @@ impl Meta {
         match self {
             Self::Mark => 3,
             Self::InputLink => 4,
+            Self::Family => 15,
             Self::TransportProtocol => 16,
+            Self::InputGroup => 21,
         }
     }
 }
@@ -203,6 +209,12 @@ impl Rule<'_, '_> {
     /// Continues only when the word differs from this number.
     pub fn differs(&mut self, register: Register, number: u32) -> &mut Self {
         self.compare(register, CMP_NEQ, &number.to_ne_bytes())
+    }
+
+    /// Continues only for packets of this family, in a table that has several.
+    pub fn family_is(&mut self, family: Family) -> &mut Self {
+        self.load_meta(Meta::Family, Register(0));
+        self.compare(Register(0), CMP_EQ, &[family.number()])
     }
 
     /// Continues only for this transport protocol.

@@ -1,7 +1,7 @@
 //! What callers of the pod network give and get.
 
 use std::io;
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 
 use ipnet::Ipv4Net;
@@ -19,6 +19,8 @@ pub struct NetworkConfig {
     pub service_cidr: Ipv4Net,
     /// The cluster DNS address, bound on this node and kept out of connection tracking.
     pub dns_ip: Option<Ipv4Addr>,
+    /// Where the API listens: no host port takes these ports.
+    pub api: Vec<SocketAddr>,
     /// Holds namespace pins and attachment records; on tmpfs, since none outlives a boot.
     pub run_dir: PathBuf,
     /// Largest packet of pods; by default that of the interface with the default route.
@@ -28,9 +30,9 @@ pub struct NetworkConfig {
 }
 
 impl NetworkConfig {
-    /// The usual pool, the MTU of the machine and no DNS address.
+    /// The usual pool, the MTU of the machine, and neither DNS nor API addresses.
     pub fn new(pod_cidr: Ipv4Net, service_cidr: Ipv4Net, run_dir: PathBuf) -> Self {
-        Self { pod_cidr, service_cidr, dns_ip: None, run_dir, mtu: None, pool: 2 }
+        Self { pod_cidr, service_cidr, dns_ip: None, api: Vec::new(), run_dir, mtu: None, pool: 2 }
     }
 }
 

@@ -1,17 +1,17 @@
 //! The node's side of the pod network: the internal link, its routes, and kernel settings.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::net::Ipv4Addr;
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
 use crate::netlink::NetlinkError;
-use crate::route::{Changes, Link, Routes, Scope, VethEnd, Via};
+use crate::route::{Changes, Link, POD_LINK_GROUP, Routes, Scope, VethEnd, Via};
 
 use super::config::{NetworkConfig, NetworkError, Result};
-use super::files::{read_json, write_json};
-use super::namespace::without_ipv6;
+use super::files::{Pin, read_json, write_json};
+use super::namespace::{admit_localhost, refuse_ipv6, without_ipv6};
 
 /// Carries the node's own address in the pod range and the DNS address, and gives the Service
 /// range a route: without one the node's own connections to a Service would fail before the rules
@@ -55,14 +55,27 @@ pub fn set_up(routes: &Routes, config: &NetworkConfig, gateway: Ipv4Addr, mtu: u
     routes.apply(&changes).map_err(NetworkError::kernel("set up internal link"))
 }
 
+/// Gives links that an earlier version made what links get today.
+pub fn adopt_links(routes: &Routes, pins: &[Pin]) -> Result<()> {
+    let names: HashSet<&str> = pins.iter().map(|pin| pin.host_link.as_str()).collect();
+    let links = routes.links().map_err(NetworkError::kernel("list links"))?;
+    let mut changes = Changes::new();
+    for link in links.iter().filter(|link| names.contains(link.name.as_str())) {
+        admit_localhost(&link.name);
+        refuse_ipv6(&link.name)?;
+        changes.group(link.index, POD_LINK_GROUP);
+    }
+    routes.apply(&changes).map_err(NetworkError::kernel("adopt pod links"))
+}
+
 fn internal_link(routes: &Routes, mtu: u32) -> Result<Link, NetlinkError> {
     if let Some(link) = routes.link(INTERNAL_LINK)? {
         return Ok(link);
     }
     let mut changes = Changes::new();
     changes.veth(
-        VethEnd { name: INTERNAL_LINK, mac: [0x0a, 0x5a, 0, 0, 0, 0], mtu },
-        VethEnd { name: INTERNAL_PEER, mac: [0x0a, 0x5a, 0, 0, 0, 1], mtu },
+        VethEnd { name: INTERNAL_LINK, mac: [0x0a, 0x5a, 0, 0, 0, 0], mtu, group: 0 },
+        VethEnd { name: INTERNAL_PEER, mac: [0x0a, 0x5a, 0, 0, 0, 1], mtu, group: 0 },
         None,
     );
     routes.apply(&changes)?;

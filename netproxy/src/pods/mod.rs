@@ -6,6 +6,7 @@ mod files;
 mod host;
 mod namespace;
 mod network;
+mod openings;
 mod rules;
 
 pub use config::{AttachRequest, HostPort, NetworkConfig, NetworkError, PodLink, Result};

@@ -14,7 +14,7 @@ use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, setns, unshare};
 use tokio::sync::oneshot;
 
-use crate::route::{Changes, Mac, Routes, Scope, VethEnd, Via};
+use crate::route::{Changes, Mac, POD_LINK_GROUP, Routes, Scope, VethEnd, Via};
 
 use super::config::{NetworkError, Result};
 use super::files::{Directories, Pin};
@@ -128,8 +128,13 @@ impl Workshop {
         let routes = Routes::open().map_err(NetworkError::kernel("open route socket in pod"))?;
         let mut veth = Changes::new();
         veth.veth(
-            VethEnd { name: POD_LINK, mac: pod_mac(address), mtu: blueprint.mtu },
-            VethEnd { name: &blueprint.pin.host_link, mac: host_mac(address), mtu: blueprint.mtu },
+            VethEnd { name: POD_LINK, mac: pod_mac(address), mtu: blueprint.mtu, group: 0 },
+            VethEnd {
+                name: &blueprint.pin.host_link,
+                mac: host_mac(address),
+                mtu: blueprint.mtu,
+                group: POD_LINK_GROUP,
+            },
             Some(self.node.as_fd()),
         );
         routes.apply(&veth).map_err(NetworkError::kernel("create veth pair"))?;
@@ -140,6 +145,7 @@ impl Workshop {
             .ok_or_else(|| NetworkError::LinkGone(POD_LINK.to_owned()))?;
         let loopback = links.iter().find(|link| link.name == "lo");
         without_ipv6(&routes, link.index);
+        refuse_ipv6(POD_LINK)?;
         let mut changes = Changes::new();
         if let Some(loopback) = loopback {
             changes.up(loopback.index);
@@ -163,8 +169,11 @@ impl Workshop {
             .map_err(NetworkError::kernel("find host link"))?
             .ok_or_else(|| NetworkError::LinkGone(name.clone()))?;
         without_ipv6(&self.routes, link.index);
+        refuse_ipv6(name)?;
         // A pod may only send from its own address. Where the file is missing, it goes unchecked.
         let _ = std::fs::write(format!("/proc/sys/net/ipv4/conf/{name}/rp_filter"), "1");
+        // Nor may it change the node's routes; the kernel's own default depends on its history.
+        let _ = std::fs::write(format!("/proc/sys/net/ipv4/conf/{name}/accept_redirects"), "0");
         admit_localhost(name);
         let mut changes = Changes::new();
         changes
@@ -205,6 +214,23 @@ pub fn without_ipv6(routes: &Routes, index: u32) {
     let mut changes = Changes::new();
     changes.no_ipv6_autoconfiguration(index);
     let _ = routes.apply(&changes);
+}
+
+/// Turns IPv6 off on an interface of the calling thread's namespace, before it is brought up or
+/// after. Pods have no IPv6 address, and a router advertisement of a pod must not give the node a
+/// route (CVE-2020-10749). Does nothing on kernels without IPv6.
+pub fn refuse_ipv6(link: &str) -> Result<()> {
+    for (setting, value) in [("accept_ra", "0"), ("disable_ipv6", "1")] {
+        let path = PathBuf::from(format!("/proc/sys/net/ipv6/conf/{link}/{setting}"));
+        match std::fs::write(&path, value) {
+            Ok(()) => {}
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+            // Where settings cannot be written, they may already be as they should.
+            Err(_) if std::fs::read_to_string(&path).is_ok_and(|now| now.trim() == value) => {}
+            Err(error) => return Err(NetworkError::file("write", &path, error)),
+        }
+    }
+    Ok(())
 }
 
 /// A name that no other interface of this machine ever had: the kernel dismantles links in the

@@ -2,12 +2,13 @@
 //! earlier process left.
 
 use std::collections::{HashMap, HashSet, VecDeque};
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use crate::conntrack::forget_udp;
-use crate::firewall;
+use crate::firewall::{Openings, Report};
+use crate::held::Held;
 use crate::netlink::{Protocol as NetlinkProtocol, Socket};
 use crate::nft::{self, Batch, Family};
 use crate::protocol::Protocol;
@@ -17,7 +18,7 @@ use super::address::Addresses;
 use super::config::{AttachRequest, HostPort, NetworkConfig, NetworkError, PodLink, Result};
 use super::files::{Directories, Pin, Record, holds_namespace};
 use super::host::{self, Sysctls};
-use super::namespace::{Blueprint, NamespaceMaker, admit_localhost, new_host_link};
+use super::namespace::{Blueprint, NamespaceMaker, new_host_link};
 use super::rules::{self, PodRules};
 
 /// After this long without a new pod the prepared namespaces are given back.
@@ -88,26 +89,30 @@ impl PodNetwork {
         let netfilter = Socket::open(NetlinkProtocol::Netfilter)
             .map_err(NetworkError::kernel("open netfilter socket"))?;
         let all = || attached.values().filter_map(|record| Pin::parse(&record.pin));
+        let held = Held::reserved(config.api.iter().map(SocketAddr::port));
         let batch = rules::replace(
             &config,
+            &held,
             all().map(|pin| pin.address).chain(ready.iter().map(|pin| pin.address)),
             attached.values().filter_map(pod_rules),
         );
         nft::send(&netfilter, batch).map_err(NetworkError::kernel("write pod rules"))?;
+        match nft::send(&netfilter, rules::replace_ipv6()) {
+            // The links' own settings keep IPv6 out as well.
+            Err(error) if error.is_missing() || error.is_unsupported() => {
+                tracing::debug!(error = %Chain(&error), "no IPv6 rules");
+            }
+            result => result.map_err(NetworkError::kernel("write IPv6 rules of pods"))?,
+        }
         // Links that an earlier version made lack this.
-        for pin in all().chain(ready.iter().cloned()) {
-            admit_localhost(&pin.host_link);
-        }
+        let pins: Vec<Pin> = all().chain(ready.iter().cloned()).collect();
+        host::adopt_links(&routes, &pins)?;
 
-        match firewall::open(&netfilter, config.pod_cidr) {
-            Ok(chains) if !chains.is_empty() => tracing::warn!(
-                chains = chains.join(", "),
-                "a firewall drops forwarded packets; rules that accept pods' packets were added \
-                 there and go away with `coracle reset`"
-            ),
-            Ok(_) => {}
-            Err(error) => tracing::warn!(error = %Chain(&error), "look for foreign firewalls"),
-        }
+        let openings =
+            Openings { pods: config.pod_cidr, dns: config.dns_ip, api: config.api.clone() };
+        let firewalls = super::openings::open(&netfilter, &openings, &Report::default());
+        super::openings::explain_legacy(&openings);
+        let _ = firewalls;
         let netfilter = Mutex::new(netfilter);
         let maker = NamespaceMaker::start(directories.clone())?;
         let state = State { addresses, attached, ready, refilling: false, attachments: 0 };
@@ -360,9 +365,11 @@ impl Inner {
     fn unclaimed(&self, state: &State, uid: &str, ports: &[HostPort]) -> Vec<HostPort> {
         let others = state.attached.iter().filter(|(other, _)| *other != uid);
         let mut taken: HashSet<_> = others
-            .flat_map(|(_, record)| record.host_ports.iter().map(rules::host_port_key))
+            .flat_map(|(_, record)| record.host_ports.iter().filter_map(rules::host_port_key))
             .collect();
-        ports.iter().filter(|port| taken.insert(rules::host_port_key(port))).cloned().collect()
+        let free =
+            |port: &&HostPort| rules::host_port_key(port).is_some_and(|key| taken.insert(key));
+        ports.iter().filter(free).cloned().collect()
     }
 
     /// UDP flows through a host port would go on to the pod that had it before.

@@ -7,11 +7,13 @@ use std::net::{IpAddr, Ipv4Addr};
 
 use ipnet::{IpNet, Ipv4Net};
 
+use crate::held::{self, Held};
 use crate::nft::{
     Batch, DataType, Direction, Element, Family, FibResult, Hook, Key, Meta, Register, Rule,
     SetSpec, Verdict,
 };
 use crate::protocol::Protocol;
+use crate::route::POD_LINK_GROUP;
 
 use super::config::{HostPort, NetworkConfig};
 
@@ -43,6 +45,7 @@ pub struct PodRules<'a> {
 /// Replaces the whole table in one step. `addresses` are those of all prepared namespaces.
 pub fn replace<'a>(
     config: &NetworkConfig,
+    held: &Held,
     addresses: impl Iterator<Item = Ipv4Addr>,
     pods: impl Iterator<Item = PodRules<'a>>,
 ) -> Batch {
@@ -55,9 +58,18 @@ pub fn replace<'a>(
     batch.set(SetSpec::new(HAIRPIN, &[address, address], &[]));
     batch.set(SetSpec::new(HOST_PORTS, &port, &destination));
     batch.set(SetSpec::new(HOST_PORTS_AT, &port_at, &destination));
+    held::create_sets(&mut batch, Family::Ipv4);
+    held.write(&Held::default(), &mut batch, Family::Ipv4);
 
     for (chain, hook) in [("prerouting", Hook::Prerouting), ("output", Hook::Output)] {
         batch.base_chain(chain, "nat", hook, AFTER_SERVICES);
+        if let Some(dns) = config.dns_ip {
+            batch.rule(chain, |rule| {
+                rule.address_in(Direction::Destination, IpNet::V4(Ipv4Net::from(dns)))
+                    .verdict(Verdict::Accept);
+            });
+        }
+        held::accept(&mut batch, chain);
         host_port_rules(&mut batch, chain, hook);
     }
     batch.base_chain("postrouting", "nat", Hook::Postrouting, SOURCE_NAT);
@@ -82,6 +94,8 @@ pub fn replace<'a>(
                 .verdict(Verdict::Drop);
         });
     }
+    batch.base_chain("outside", "filter", Hook::Prerouting, RAW);
+    outside_rules(&mut batch, config);
     if let Some(dns) = config.dns_ip {
         for (chain, hook) in [("raw-prerouting", Hook::Prerouting), ("raw-output", Hook::Output)] {
             batch.base_chain(chain, "filter", hook, RAW);
@@ -93,10 +107,24 @@ pub fn replace<'a>(
     }
     let mut taken = HashSet::new();
     for pod in pods {
-        let free = |port: &&HostPort| taken.insert(host_port_key(port));
+        let free = |port: &&HostPort| host_port_key(port).is_some_and(|key| taken.insert(key));
         let host_ports: Vec<HostPort> = pod.host_ports.iter().filter(free).cloned().collect();
         add_host_ports(&mut batch, PodRules { host_ports: &host_ports, ..pod });
     }
+    batch
+}
+
+/// Replaces the IPv6 table, which drops what pods send: they have no IPv6. The links' settings say
+/// so as well, but a program of the host may set those back.
+pub fn replace_ipv6() -> Batch {
+    let mut batch = Batch::new(Family::Ipv6, TABLE);
+    batch.replace_table();
+    batch.base_chain("prerouting", "filter", Hook::Prerouting, RAW);
+    batch.rule("prerouting", |rule| {
+        rule.load_meta(Meta::InputGroup, Register(0))
+            .equals(Register(0), POD_LINK_GROUP)
+            .verdict(Verdict::Drop);
+    });
     batch
 }
 
@@ -118,7 +146,7 @@ pub fn remove_address(batch: &mut Batch, address: Ipv4Addr) {
 /// Opens a pod's host ports.
 pub fn add_host_ports(batch: &mut Batch, pod: PodRules<'_>) {
     for port in pod.host_ports {
-        let (map, key) = host_port_key(port);
+        let Some((map, key)) = host_port_key(port) else { continue };
         let to = Key::new().address(pod.address.into()).port(port.container_port);
         batch.add(map, &[Element::Value(key, to)]);
     }
@@ -126,18 +154,22 @@ pub fn add_host_ports(batch: &mut Batch, pod: PodRules<'_>) {
 
 /// Closes a host port.
 pub fn remove_host_port(batch: &mut Batch, port: &HostPort) {
-    let (map, key) = host_port_key(port);
-    batch.remove(map, &[Element::Key(key)]);
+    if let Some((map, key)) = host_port_key(port) {
+        batch.remove(map, &[Element::Key(key)]);
+    }
 }
 
-/// What makes two host ports collide.
-pub fn host_port_key(port: &HostPort) -> (&'static str, Key) {
+/// The map of a host port and its key there, which is what makes two host ports collide. `None`
+/// for a port at an IPv6 address: pods have no IPv6, and IPv4 was not asked for.
+pub fn host_port_key(port: &HostPort) -> Option<(&'static str, Key)> {
     let number = port.protocol.number();
-    match port.host_ip {
-        Some(address @ IpAddr::V4(v4)) if !v4.is_unspecified() => {
-            (HOST_PORTS_AT, Key::new().address(address).protocol(number).port(port.host_port))
+    match port.host_ip.filter(|address| !address.is_unspecified()) {
+        None => Some((HOST_PORTS, Key::new().protocol(number).port(port.host_port))),
+        Some(address) if address.is_ipv4() => {
+            let key = Key::new().address(address).protocol(number).port(port.host_port);
+            Some((HOST_PORTS_AT, key))
         }
-        _ => (HOST_PORTS, Key::new().protocol(number).port(port.host_port)),
+        Some(_) => None,
     }
 }
 
@@ -147,7 +179,9 @@ fn hairpin_element(address: Ipv4Addr) -> Element {
 
 fn host_port_rules(batch: &mut Batch, chain: &str, hook: Hook) {
     batch.rule(chain, |rule| {
-        rule.load_destination(Register(0))
+        // An address that is not this node's belongs to somebody else, whatever the pod says.
+        rule.address_type(Direction::Destination, FibResult::Local)
+            .load_destination(Register(0))
             .load_meta(Meta::TransportProtocol, Register(1))
             .load_destination_port(Register(2))
             .lookup(HOST_PORTS_AT, Register(0), Register(0))
@@ -184,6 +218,24 @@ pub fn to_this_node<'r, 'a, 'b>(rule: &'r mut Rule<'a, 'b>) -> &'r mut Rule<'a, 
 /// may be those of local resolvers.
 pub fn to_localhost<'r, 'a, 'b>(rule: &'r mut Rule<'a, 'b>) -> &'r mut Rule<'a, 'b> {
     rule.address_in(Direction::Destination, IpNet::V4(Ipv4Net::from(Ipv4Addr::LOCALHOST)))
+}
+
+/// Drops packets from outside the node that name an address of a pod, of a Service or of DNS.
+/// Clients outside use addresses of the node, which are translated after this; whoever else sends
+/// such packets uses the node as a router into the cluster, or pretends to be a pod.
+fn outside_rules(batch: &mut Batch, config: &NetworkConfig) {
+    for network in [config.pod_cidr, config.service_cidr] {
+        for direction in [Direction::Source, Direction::Destination] {
+            batch.rule("outside", |rule| {
+                rule.load_meta(Meta::InputGroup, Register(0))
+                    .differs(Register(0), POD_LINK_GROUP)
+                    .load_meta(Meta::InputLink, Register(0))
+                    .differs(Register(0), LOOPBACK_LINK)
+                    .address_in(direction, IpNet::V4(network.trunc()))
+                    .verdict(Verdict::Drop);
+            });
+        }
+    }
 }
 
 fn postrouting_rules(batch: &mut Batch, config: &NetworkConfig) {

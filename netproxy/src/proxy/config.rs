@@ -1,6 +1,6 @@
 //! What the Service proxy is told and what can go wrong.
 
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, SocketAddr};
 
 use ipnet::IpNet;
 
@@ -19,6 +19,8 @@ pub struct ProxyConfig {
     pub service_cidrs: Vec<IpNet>,
     /// The cluster DNS address when it is served on this node: it is left alone.
     pub dns_ip: Option<Ipv4Addr>,
+    /// Where the API listens: no Service takes these ports of the node.
+    pub api: Vec<SocketAddr>,
 }
 
 /// Result of a proxy operation.

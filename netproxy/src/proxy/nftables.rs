@@ -1,11 +1,12 @@
 //! The nftables backend: turns frontend changes into map elements.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use ipnet::IpNet;
 
 use crate::conntrack::{Flow, forget_udp};
+use crate::held::Held;
 use crate::netlink::{NetlinkError, Protocol as NetlinkProtocol, Socket};
 use crate::nft::{self, Batch, Element, Expiring, Family, Key, dump_elements, dump_expiring};
 use crate::protocol::Protocol;
@@ -25,6 +26,8 @@ pub struct Nftables {
     config: ProxyConfig,
     /// The codes that have a chain, by family.
     chains: HashMap<Family, HashSet<Code>>,
+    /// The ports of the host, as the kernel has them.
+    held: Held,
 }
 
 impl Nftables {
@@ -37,7 +40,8 @@ impl Nftables {
             let family = if cidr.addr().is_ipv6() { Family::Ipv6 } else { Family::Ipv4 };
             chains.insert(family, HashSet::new());
         }
-        Ok(Self { socket, config, chains })
+        let held = Held::reserved(config.api.iter().map(SocketAddr::port));
+        Ok(Self { socket, config, chains, held })
     }
 
     fn families(&self) -> Vec<Family> {
@@ -71,7 +75,7 @@ impl Nftables {
     ) -> Result<(), NetlinkError> {
         self.chains.insert(family, HashSet::new());
         let mut batch = Batch::new(family, TABLE);
-        rules::create_table(&mut batch, family, &self.config);
+        rules::create_table(&mut batch, family, &self.config, &self.held);
         let codes = self.write(&mut batch, family, frontends);
         for (map, elements) in known {
             batch.add(map, elements);

@@ -121,10 +121,15 @@ pub fn plan_health_check<'a>(
 }
 
 /// What the kernel needs for one Service: nothing for headless, ExternalName and foreign ones.
+///
+/// External and load balancer addresses inside the `internal` networks are ignored: they belong to
+/// pods and other Services, whose traffic a Service must not take (CVE-2020-8554). Upstream
+/// admits any other external address, and so do we.
 pub fn plan_service<'a>(
     service: &Service,
     slices: impl Iterator<Item = &'a EndpointSlice> + Clone,
     node_name: &str,
+    internal: &[IpNet],
 ) -> BTreeMap<Frontend, Target> {
     let mut frontends = BTreeMap::new();
     let Some(spec) = service.spec.as_ref().filter(|spec| proxied(service, spec)) else {
@@ -134,7 +139,13 @@ pub fn plan_service<'a>(
     let internal_local = spec.internal_traffic_policy.as_deref() == Some("Local");
     let affinity = affinity_seconds(spec);
     let source_ranges = source_ranges(service, spec);
-    let balancers = balancer_addresses(service);
+    let may_claim = |address: &IpAddr| {
+        !is_special(*address) && !internal.iter().any(|network| network.contains(address))
+    };
+    let balancers: Vec<IpAddr> =
+        balancer_addresses(service).into_iter().filter(may_claim).collect();
+    let externals: Vec<IpAddr> =
+        addresses(spec.external_ips.iter().flatten()).filter(may_claim).collect();
 
     for port in spec.ports.iter().flatten() {
         let (Some(protocol), Ok(number)) =
@@ -171,7 +182,7 @@ pub fn plan_service<'a>(
                 let target = Target { source_ranges: ranges, ..external.clone() };
                 frontends.entry(at(address)).or_insert(target);
             }
-            for address in addresses(spec.external_ips.iter().flatten()).filter(same_family) {
+            for address in externals.iter().copied().filter(same_family) {
                 frontends.entry(at(address)).or_insert_with(|| external.clone());
             }
             let has_family = cluster_addresses(spec).any(|address| same_family(&address));
@@ -294,6 +305,15 @@ fn balancer_addresses(service: &Service) -> Vec<IpAddr> {
         .filter(|ingress| is_balancer && ingress.ip_mode.as_deref() != Some("Proxy"))
         .filter_map(|ingress| ingress.ip.as_ref()?.parse().ok())
         .collect()
+}
+
+/// Addresses that no machine has as its own to the outside.
+fn is_special(address: IpAddr) -> bool {
+    let link_local = match address {
+        IpAddr::V4(address) => address.is_link_local() || address.is_broadcast(),
+        IpAddr::V6(address) => address.is_unicast_link_local(),
+    };
+    link_local || address.is_loopback() || address.is_unspecified() || address.is_multicast()
 }
 
 fn source_ranges(service: &Service, spec: &ServiceSpec) -> Option<Vec<IpNet>> {

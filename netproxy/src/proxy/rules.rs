@@ -8,6 +8,7 @@
 
 use ipnet::{IpNet, Ipv4Net};
 
+use crate::held::{self, Held};
 use crate::nft::{
     Batch, DataType, Direction, Family, FibResult, Hook, Meta, Register, Rule, SetSpec, Verdict,
 };
@@ -56,9 +57,11 @@ impl Maps {
 }
 
 /// Makes the table, its sets and base chains, without any Service.
-pub fn create_table(batch: &mut Batch, family: Family, config: &ProxyConfig) {
+pub fn create_table(batch: &mut Batch, family: Family, config: &ProxyConfig, held: &Held) {
     batch.replace_table();
     create_sets(batch, family);
+    held::create_sets(batch, family);
+    held.write(&Held::default(), batch, family);
     batch.chain(REJECT);
     batch.rule(REJECT, |rule| {
         rule.protocol_is(Protocol::Tcp.number()).reject_with_reset();
@@ -114,6 +117,7 @@ fn base_rules(batch: &mut Batch, chain: &str, hook: Hook, family: Family, config
                 .verdict(Verdict::Accept);
         });
     }
+    held::accept(batch, chain);
     // Twice: a commit between the two lookups of a packet can make the second one miss.
     for _ in 0..2 {
         dispatch(batch, chain, family, config, false);

@@ -3,6 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
+use ipnet::IpNet;
 use k8s_openapi::api::core::v1::Service;
 use k8s_openapi::api::discovery::v1::{Endpoint, EndpointSlice};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time};
@@ -57,6 +58,8 @@ struct Known {
 /// Keeps the kernel's Service rules equal to the objects that it is told of.
 pub struct Proxy {
     config: ProxyConfig,
+    /// Networks of pods and Services.
+    internal: Vec<IpNet>,
     backend: Box<dyn Backend>,
     services: HashMap<ServiceKey, Known>,
     /// Which Service a slice belongs to; its label may change.
@@ -80,6 +83,7 @@ impl Proxy {
     /// A proxy over another backend.
     pub fn with_backend(config: ProxyConfig, backend: Box<dyn Backend>) -> Self {
         Self {
+            internal: [config.pod_cidrs.as_slice(), &config.service_cidrs].concat(),
             config,
             backend,
             services: HashMap::new(),
@@ -241,7 +245,7 @@ impl Proxy {
         if let Some(service) = &known.service {
             let node_name = &self.config.node_name;
             let slices = known.slices.values().map(AsRef::as_ref);
-            known.targets = plan_service(service, slices.clone(), node_name);
+            known.targets = plan_service(service, slices.clone(), node_name, &self.internal);
             if let Some(check) = plan_health_check(service, slices, node_name) {
                 self.health_checks.insert(key.clone(), check);
             }

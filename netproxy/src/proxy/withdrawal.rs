@@ -101,6 +101,7 @@ mod tests {
             pod_cidrs: vec!["10.44.0.0/16".parse().unwrap()],
             service_cidrs: vec!["10.47.240.0/20".parse().unwrap()],
             dns_ip: None,
+            api: Vec::new(),
         };
         Proxy::with_backend(config, Box::new(Willing))
     }

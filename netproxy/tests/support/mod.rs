@@ -20,6 +20,13 @@ use serde_json::{Value, json};
 pub const NODE_IP: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 1);
 pub const CLIENT_IP: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 2);
 pub const DNS_IP: Ipv4Addr = Ipv4Addr::new(10, 47, 240, 10);
+/// Where the tests' API listens.
+pub const API_PORT: u16 = 6443;
+
+fn api() -> Vec<SocketAddr> {
+    [Ipv4Addr::LOCALHOST, NODE_IP].map(|address| SocketAddr::from((address, API_PORT))).to_vec()
+}
+
 /// Longer than the first retransmission: on a busy machine a packet may get lost.
 const WAIT: Duration = Duration::from_millis(2500);
 
@@ -83,6 +90,7 @@ impl Node {
             self.run_dir.clone(),
         );
         config.dns_ip = Some(DNS_IP);
+        config.api = api();
         config
     }
 
@@ -96,6 +104,7 @@ impl Node {
             pod_cidrs: vec!["10.44.0.0/16".parse().unwrap()],
             service_cidrs: vec!["10.47.240.0/20".parse().unwrap()],
             dns_ip: Some(DNS_IP),
+            api: api(),
         })
         .unwrap()
     }

@@ -40,7 +40,7 @@ fn slice(endpoints: &[(u8, bool, bool, bool, &str)]) -> EndpointSlice {
 }
 
 fn plan(spec: Value, slices: &[EndpointSlice]) -> BTreeMap<Frontend, Target> {
-    plan_service(&service(spec), slices.iter(), "here")
+    plan_service(&service(spec), slices.iter(), "here", &["10.0.0.0/8".parse().unwrap()])
 }
 
 fn at(address: &str, port: u16) -> Frontend {

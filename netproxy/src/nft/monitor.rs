@@ -1,0 +1,121 @@
+//! Notices when another program changes rules: ours, which are then written again, or those of a
+//! firewall, which is then looked at again.
+
+use std::time::Duration;
+
+use crate::netlink::{
+    ACK, Message, NetlinkError, Notifications, Received, Socket, Writer, attribute,
+};
+
+const NFNLGRP_NFTABLES: u32 = 7;
+const NFNL_SUBSYS_NFTABLES: u16 = 10;
+const NEWGEN: u16 = 15;
+const GETGEN: u16 = 16;
+/// Kinds below this one are about tables, chains and rules rather than about sets.
+const NEWSET: u16 = 9;
+const ATTRIBUTE_TABLE: u16 = 1;
+const GENERATION_ID: u16 = 1;
+
+/// A reload of a firewall is several transactions: what comes this soon after the first one is
+/// handled together with it.
+const DEBOUNCE: Duration = Duration::from_millis(300);
+
+/// What other programs changed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Foreign {
+    /// Something in the tables that are watched.
+    pub ours: bool,
+    /// A table, chain or rule of somebody else.
+    pub others: bool,
+    /// Notifications were lost, see [`Baseline`].
+    pub lost: bool,
+}
+
+impl Foreign {
+    fn is_any(self) -> bool {
+        self.ours || self.others || self.lost
+    }
+}
+
+/// Watches the tables of one name in every family.
+#[derive(Debug)]
+pub struct Monitor {
+    notifications: Notifications,
+    table: &'static str,
+    /// Tables of this crate whose changes are not this monitor's matter.
+    siblings: &'static [&'static str],
+    own_port: u32,
+}
+
+impl Monitor {
+    /// Watches from now on; changes through `own` do not count.
+    pub fn open(
+        own: &Socket,
+        table: &'static str,
+        siblings: &'static [&'static str],
+    ) -> Result<Self, NetlinkError> {
+        let notifications = Notifications::open(NFNLGRP_NFTABLES)?;
+        Ok(Self { notifications, table, siblings, own_port: own.port() })
+    }
+
+    /// Waits until another program changed something, and then for what belongs to it. Cancelling
+    /// before the first change loses nothing.
+    pub async fn changed(&self) -> Result<Foreign, NetlinkError> {
+        let mut seen = Foreign::default();
+        while !seen.is_any() {
+            let received = self.notifications.next(|message| self.note(&mut seen, message)).await?;
+            seen.lost |= received == Received::Lost;
+        }
+        tokio::time::sleep(DEBOUNCE).await;
+        loop {
+            match self.notifications.take(|message| self.note(&mut seen, message))? {
+                Received::Nothing => return Ok(seen),
+                Received::Lost => seen.lost = true,
+                Received::Messages => {}
+            }
+        }
+    }
+
+    fn note(&self, seen: &mut Foreign, message: Message<'_>) {
+        let kind = message.kind & 0xff;
+        let about_nftables = message.kind >> 8 == NFNL_SUBSYS_NFTABLES;
+        if !about_nftables || kind == NEWGEN || message.port == self.own_port {
+            return;
+        }
+        let Some(table) = attribute(message.after(4), ATTRIBUTE_TABLE) else { return };
+        let table = table.strip_suffix(&[0]).unwrap_or(table);
+        if table == self.table.as_bytes() {
+            seen.ours = true;
+        } else if kind < NEWSET && !self.siblings.iter().any(|name| name.as_bytes() == table) {
+            seen.others = true;
+        }
+    }
+}
+
+/// How many transactions the kernel had seen, of everybody and of one socket, when that socket's
+/// rules were known to be right. Tells whether other programs changed rules since, after
+/// notifications were lost.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Baseline {
+    all: u32,
+    own: u32,
+}
+
+impl Baseline {
+    /// The counts now. Must not be called while the socket is used for a transaction.
+    pub fn now(socket: &Socket) -> Result<Self, NetlinkError> {
+        let mut writer = Writer::new();
+        let kind = NFNL_SUBSYS_NFTABLES << 8 | GETGEN;
+        writer.message("read generation", kind, ACK, &[0; 4], |_| {});
+        let generation = socket.dump(&writer, |found: &mut Option<u32>, message| {
+            let id = attribute(message.after(4), GENERATION_ID);
+            *found = id.and_then(|id| id.try_into().ok()).map(u32::from_be_bytes).or(*found);
+        })?;
+        Ok(Self { all: generation.unwrap_or_default(), own: socket.commits() })
+    }
+
+    /// Whether every transaction since `earlier` was the socket's own.
+    pub fn is_own_work_since(self, earlier: Self) -> bool {
+        self.all.wrapping_sub(earlier.all) == self.own.wrapping_sub(earlier.own)
+    }
+}
