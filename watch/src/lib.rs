@@ -1,9 +1,11 @@
 //! How every part of a node follows the API: list, watch, and each object decoded once, from its own
-//! text.
+//! text; and how a loop that does so runs again after it ended.
 
 mod own_text;
+pub mod restart;
 
 pub use own_text::OwnText;
+pub use restart::keep_running;
 
 use std::fmt::Debug;
 
