@@ -1,5 +1,6 @@
 //! Answers a query from the cluster's records; pure.
 
+use std::collections::HashSet;
 use std::net::IpAddr;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -130,7 +131,7 @@ impl Zone {
         let mut reply = Reply::new(query, Rcode::NoError, true);
         if let Some(target) = alias(found) {
             if query.kind == kind::CNAME || query.kind == kind::ANY {
-                write(&mut reply, Section::Answer, Owner::Question, found.iter());
+                write(&mut reply, Section::Answer, Owner::Question, found.iter(), limit);
                 return Outcome::Reply(reply.finish(limit));
             }
             let targets = follow(target, records);
@@ -146,7 +147,7 @@ impl Zone {
             if matching.peek().is_none() {
                 self.write_authority(&mut reply);
             }
-            write(&mut reply, Section::Answer, Owner::Name(last.wire()), matching);
+            write(&mut reply, Section::Answer, Owner::Name(last.wire()), matching, limit);
             return Outcome::Reply(reply.finish(limit));
         }
         // Everybody would use the first address; begin with another one each time.
@@ -156,21 +157,23 @@ impl Zone {
         };
         let matching =
             || found[first..].iter().chain(&found[..first]).filter(|d| is_asked_for(d, query.kind));
-        write(&mut reply, Section::Answer, Owner::Question, matching());
+        write(&mut reply, Section::Answer, Owner::Question, matching(), limit);
         if reply.has_no_answer() {
             return self.negative(query, Rcode::NoError, limit);
         }
         if query.kind == kind::SRV {
-            let mut seen: Vec<&Name> = Vec::new();
+            let mut seen: HashSet<&Name> = HashSet::new();
             for data in matching() {
                 let Data::Port { target, .. } = data else { continue };
-                if seen.contains(&target) {
+                if reply.is_full(limit) {
+                    break;
+                }
+                if !seen.insert(target) {
                     continue;
                 }
-                seen.push(target);
                 let hosts = records.get(target.wire()).unwrap_or_default();
                 let hosts = hosts.iter().filter(|data| matches!(data, Data::Address(_)));
-                write(&mut reply, Section::Additional, Owner::Name(target.wire()), hosts);
+                write(&mut reply, Section::Additional, Owner::Name(target.wire()), hosts, limit);
             }
         }
         Outcome::Reply(reply.finish(limit))
@@ -279,8 +282,12 @@ fn write<'d>(
     section: Section,
     owner: Owner<'_>,
     records: impl Iterator<Item = &'d Data>,
+    limit: usize,
 ) {
     for record in records {
+        if reply.is_full(limit) {
+            return;
+        }
         reply.record(section, owner, record_kind(record), TTL, |bytes| match record {
             Data::Address(address) => write_address(bytes, *address),
             Data::Port { weight, port, target } => {

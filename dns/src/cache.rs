@@ -3,7 +3,7 @@
 use std::collections::{HashMap, VecDeque};
 use std::time::Instant;
 
-use crate::wire::{Response, kind};
+use crate::wire::{Question, Response, kind};
 
 /// Answers kept; the oldest goes first.
 const MAX_ENTRIES: usize = 4096;
@@ -11,15 +11,6 @@ const MAX_ENTRIES: usize = 4096;
 const MAX_BYTES: usize = 4096;
 const MAX_SECONDS: u32 = 3600;
 const MAX_NEGATIVE_SECONDS: u32 = 300;
-
-/// The question in lower case and whether the client speaks EDNS and wants DNSSEC.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub struct Key {
-    /// Name, type and class in lower case.
-    pub question: Vec<u8>,
-    /// EDNS: absent, present, with DNSSEC.
-    pub edns: Option<bool>,
-}
 
 #[derive(Debug)]
 struct Entry {
@@ -32,14 +23,14 @@ struct Entry {
 /// A bounded cache of answers.
 #[derive(Debug, Default)]
 pub struct Cache {
-    entries: HashMap<Key, Entry>,
-    order: VecDeque<Key>,
+    entries: HashMap<Question, Entry>,
+    order: VecDeque<Question>,
 }
 
 impl Cache {
     /// A remembered answer with what is left of its times to live; its id is that of the first
     /// asker.
-    pub fn get(&mut self, key: &Key, now: Instant) -> Option<Vec<u8>> {
+    pub fn get(&mut self, key: &Question, now: Instant) -> Option<Vec<u8>> {
         let entry = self.entries.get(key)?;
         let age = now.saturating_duration_since(entry.stored).as_secs();
         if age >= u64::from(entry.seconds) {
@@ -56,7 +47,7 @@ impl Cache {
     }
 
     /// Remembers an answer when it may be.
-    pub fn put(&mut self, key: Key, bytes: &[u8], response: &Response, now: Instant) {
+    pub fn put(&mut self, key: Question, bytes: &[u8], response: &Response, now: Instant) {
         let Some(seconds) = lifetime(bytes, response).filter(|seconds| *seconds > 0) else {
             return;
         };

@@ -6,8 +6,10 @@
 
 mod answer;
 mod cache;
+mod clients;
 mod config;
 mod datagrams;
+mod facts;
 mod load;
 mod name;
 mod records;

@@ -63,10 +63,12 @@ impl Name {
         &self.0
     }
 
-    /// The name without its first label; `None` for the root.
-    pub fn parent(&self) -> Option<Self> {
-        let length = usize::from(*self.0.first()?);
-        (length > 0).then(|| Self(self.0[length + 1..].into()))
+    /// The wire format of the name and of every name above it, the root last.
+    pub fn levels(&self) -> impl Iterator<Item = &[u8]> {
+        std::iter::successors(Some(&*self.0), |wire| {
+            let length = usize::from(*wire.first()?);
+            if length == 0 { None } else { wire.get(length + 1..) }
+        })
     }
 }
 

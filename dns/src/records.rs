@@ -1,15 +1,13 @@
 //! The names of the cluster: each Service contributes records, names map to records.
 
 use std::collections::HashMap;
+use std::hash::Hash;
 use std::net::IpAddr;
-
-use k8s_openapi::api::core::v1::Service;
-use k8s_openapi::api::discovery::v1::EndpointSlice;
 
 use crate::name::Name;
 
 /// Data of one record.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum Data {
     /// An IPv4 or IPv6 address.
     Address(IpAddr),
@@ -62,150 +60,132 @@ impl Records {
         self.names.get(wire).map(|node| node.records.as_slice())
     }
 
-    /// Replaces what a Service contributed.
-    pub fn replace(&mut self, before: &[(Name, Data)], after: &[(Name, Data)]) {
-        for (name, data) in after {
-            self.each_level(name, |node| node.uses += 1);
+    /// Replaces what a Service contributed; linear in what differs.
+    pub fn apply(&mut self, difference: &Difference) {
+        for (name, added) in &difference.added {
+            self.each_level(name, |node| node.uses += added.len());
             if let Some(node) = self.names.get_mut(name.wire()) {
-                node.records.push(data.clone());
+                node.records.extend(added.iter().cloned());
             }
         }
-        for (name, data) in before {
-            if let Some(node) = self.names.get_mut(name.wire())
-                && let Some(at) = node.records.iter().position(|present| present == data)
-            {
-                node.records.remove(at);
+        for (name, removed) in &difference.removed {
+            if let Some(node) = self.names.get_mut(name.wire()) {
+                let mut counts = count(removed.iter());
+                node.records.retain(|data| !take(&mut counts, data));
+                node.records.shrink_to_fit();
             }
-            self.each_level(name, |node| node.uses -= 1);
-            let mut level = Some(name.clone());
-            while let Some(name) = level {
-                if self.names.get(name.wire()).is_some_and(|node| node.uses == 0) {
-                    self.names.remove(name.wire());
+            self.each_level(name, |node| node.uses -= removed.len());
+            for level in name.levels() {
+                if self.names.get(level).is_some_and(|node| node.uses == 0) {
+                    self.names.remove(level);
                 }
-                level = name.parent();
             }
+        }
+        if self.names.capacity() > 4 * self.names.len() {
+            self.names.shrink_to_fit();
         }
     }
 
     fn each_level(&mut self, name: &Name, mut change: impl FnMut(&mut Node)) {
-        let mut level = Some(name.clone());
-        while let Some(name) = level {
-            change(self.names.entry(name.wire().into()).or_default());
-            level = name.parent();
-        }
-    }
-}
-
-/// The records of one Service in the zone (spec 1.1.0 §2.3–2.5).
-pub fn contribution<'a>(
-    service: &Service,
-    slices: impl Iterator<Item = &'a EndpointSlice>,
-    zone: &Name,
-) -> Contribution {
-    let mut records = Contribution::new();
-    let metadata = &service.metadata;
-    let (Some(name), Some(namespace), Some(spec)) =
-        (&metadata.name, &metadata.namespace, &service.spec)
-    else {
-        return records;
-    };
-    let Some(host) = zone.prepend([name, namespace, "svc"]) else { return records };
-    if spec.type_.as_deref() == Some("ExternalName") {
-        let target = spec.external_name.as_deref().unwrap_or("");
-        match (target.parse::<IpAddr>(), Name::parse(target)) {
-            // Upstream answers with the address when the "name" is one.
-            (Ok(address), _) => records.push((host, Data::Address(address))),
-            (_, Some(target)) if target.wire().len() > 1 => {
-                records.push((host, Data::Alias(target)));
-            }
-            _ => {}
-        }
-        return records;
-    }
-    let listed = spec.cluster_ips.as_deref().unwrap_or(&[]);
-    let single = spec.cluster_ip.iter().filter(|_| listed.is_empty());
-    let addresses: Vec<IpAddr> =
-        listed.iter().chain(single).filter_map(|text| text.parse().ok()).collect();
-    if !addresses.is_empty() {
-        for address in addresses {
-            records.push((host.clone(), Data::Address(address)));
-            if let Some(reverse) = Name::reverse(address) {
-                records.push((reverse, Data::Pointer(host.clone())));
+        for level in name.levels() {
+            match self.names.get_mut(level) {
+                Some(node) => change(node),
+                None => change(self.names.entry(level.into()).or_default()),
             }
         }
-        for port in spec.ports.iter().flatten() {
-            let number = u16::try_from(port.port).unwrap_or_default();
-            let data = Data::Port { weight: 100, port: number, target: host.clone() };
-            add_port(&mut records, &host, port.name.as_deref(), port.protocol.as_deref(), data);
-        }
-    } else if is_headless(service) {
-        let all = spec.publish_not_ready_addresses.unwrap_or(false);
-        headless(&mut records, &host, slices, all);
     }
-    records
 }
 
-fn is_headless(service: &Service) -> bool {
-    let spec = service.spec.as_ref();
-    spec.and_then(|spec| spec.cluster_ip.as_deref()) == Some("None")
+/// How often each occurs.
+fn count<'d, T: Hash + Eq + 'd>(all: impl Iterator<Item = &'d T>) -> HashMap<&'d T, usize> {
+    let mut counts = HashMap::new();
+    for one in all {
+        *counts.entry(one).or_default() += 1;
+    }
+    counts
 }
 
-fn headless<'a>(
-    records: &mut Contribution,
-    host: &Name,
-    slices: impl Iterator<Item = &'a EndpointSlice>,
-    not_ready_too: bool,
-) {
-    let slices: Vec<&EndpointSlice> = slices.collect();
-    let ready = slices.iter().flat_map(|slice| {
-        let endpoints = slice.endpoints.iter().filter(|endpoint| {
-            let ready = endpoint.conditions.as_ref().and_then(|conditions| conditions.ready);
-            not_ready_too || ready.unwrap_or(true)
-        });
-        endpoints.map(move |endpoint| (*slice, endpoint))
-    });
-    let mut seen = std::collections::HashSet::new();
-    let found: Vec<_> = ready
-        .flat_map(|(slice, endpoint)| {
-            let addresses = endpoint.addresses.iter().filter_map(|a| a.parse::<IpAddr>().ok());
-            addresses.map(move |address| (slice, endpoint, address))
-        })
-        .collect();
-    let weight = (100 / found.len().max(1)).max(1) as u16;
-    for (slice, endpoint, address) in found {
-        let dashed = address.to_string().replace(['.', ':'], "-");
-        let label = endpoint.hostname.as_deref().filter(|name| !name.is_empty()).unwrap_or(&dashed);
-        let Some(own) = host.prepend([label]) else { continue };
-        if seen.insert((own.clone(), address)) {
-            records.push((host.clone(), Data::Address(address)));
-            records.push((own.clone(), Data::Address(address)));
-            if let Some(reverse) = Name::reverse(address) {
-                records.push((reverse, Data::Pointer(own.clone())));
+/// Takes one of its kind away; returns whether there was one.
+fn take<T: Hash + Eq>(counts: &mut HashMap<&T, usize>, one: &T) -> bool {
+    match counts.get_mut(one) {
+        Some(left) if *left > 0 => {
+            *left -= 1;
+            true
+        }
+        _ => false,
+    }
+}
+
+/// What a Service contributes from now on, and no longer, by name.
+#[derive(Debug, Default)]
+pub struct Difference {
+    added: HashMap<Name, Vec<Data>>,
+    removed: HashMap<Name, Vec<Data>>,
+}
+
+impl Difference {
+    /// Returns how `after` differs from `before`.
+    pub fn between(before: Contribution, after: Contribution) -> Self {
+        let mut difference = Self::default();
+        let mut kept = count(before.iter());
+        let (same, added): (Vec<_>, Vec<_>) =
+            after.into_iter().partition(|record| take(&mut kept, record));
+        let mut same = count(same.iter());
+        let removed: Vec<bool> = before.iter().map(|record| !take(&mut same, record)).collect();
+        for (name, data) in added {
+            difference.added.entry(name).or_default().push(data);
+        }
+        for ((name, data), removed) in before.into_iter().zip(removed) {
+            if removed {
+                difference.removed.entry(name).or_default().push(data);
             }
         }
-        for port in slice.ports.iter().flatten() {
-            let Some(number) = port.port.and_then(|port| u16::try_from(port).ok()) else {
-                continue;
-            };
-            let data = Data::Port { weight, port: number, target: own.clone() };
-            add_port(records, host, port.name.as_deref(), port.protocol.as_deref(), data);
-        }
+        difference
+    }
+
+    /// Whether nothing differs.
+    pub fn is_empty(&self) -> bool {
+        self.added.is_empty() && self.removed.is_empty()
     }
 }
 
-/// At the Service's name for whoever asks for all ports, and at `_name._protocol`.
-fn add_port(
-    records: &mut Contribution,
-    host: &Name,
-    name: Option<&str>,
-    protocol: Option<&str>,
-    data: Data,
-) {
-    records.push((host.clone(), data.clone()));
-    let protocol = format!("_{}", protocol.unwrap_or("TCP").to_lowercase());
-    if let Some(name) = name.filter(|name| !name.is_empty())
-        && let Some(owner) = host.prepend([&*format!("_{name}"), &*protocol])
-    {
-        records.push((owner, data));
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A headless Service of very many addresses.
+    fn addresses(count: u32) -> Contribution {
+        let name = Name::parse("many.x.svc.cluster.local").unwrap();
+        (0..count).map(|n| (name.clone(), Data::Address(IpAddr::V4(n.into())))).collect()
+    }
+
+    #[test]
+    fn replacement_of_many_records_is_linear() {
+        let mut records = Records::default();
+        let (before, mut after) = (addresses(40_000), addresses(40_000));
+        records.apply(&Difference::between(Vec::new(), before.clone()));
+        after.reverse();
+        after.truncate(20_000);
+        let started = std::time::Instant::now();
+        records.apply(&Difference::between(before, after.clone()));
+        records.apply(&Difference::between(after, Vec::new()));
+        // A search for each record among all would take minutes in this build.
+        assert!(started.elapsed().as_secs() < 5, "{:?}", started.elapsed());
+        assert!(records.names.is_empty());
+    }
+
+    #[test]
+    fn difference_counts_equal_records() {
+        let record =
+            |last: u8| (Name::parse("a.b").unwrap(), Data::Address([10, 0, 0, last].into()));
+        let before = vec![record(1), record(1), record(2)];
+        let after = vec![record(1), record(3)];
+        let difference = Difference::between(before.clone(), after.clone());
+        let mut records = Records::default();
+        records.apply(&Difference::between(Vec::new(), before));
+        records.apply(&difference);
+        let wire = record(1).0;
+        assert_eq!(records.get(wire.wire()).unwrap(), [record(1).1, record(3).1]);
+        assert!(Difference::between(after.clone(), after).is_empty());
     }
 }

@@ -5,20 +5,23 @@
 //! that thread.
 
 use std::net::{IpAddr, SocketAddr, UdpSocket};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
 use std::time::Duration;
 
+use ::watch::restart::panic_text;
 use kube::Client;
 use socket2::{Domain, Socket, Type};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::runtime::Handle;
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, mpsc};
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 use crate::answer::{Outcome, Zone, write_aliases};
+use crate::clients::{Clients, Shares};
 use crate::config::{DnsConfig, DnsError, Result};
 use crate::datagrams::Datagrams;
 use crate::load::{GATHERING, Load, Moment};
@@ -33,6 +36,14 @@ const RECEIVE_BUFFER_BYTES: usize = 1 << 20;
 /// Queries that wait for a resolver; beyond, clients are told to try elsewhere.
 const MAX_WAITING: usize = 1024;
 const MAX_CONNECTIONS: usize = 128;
+/// Queries of one client that wait for a resolver.
+const CLIENT_WAITING_MAX: usize = 128;
+/// TCP connections of one client.
+const CLIENT_CONNECTIONS_MAX: usize = 16;
+/// The largest query over TCP; the connection of a client that announces more is closed.
+const TCP_QUERY_BYTES_MAX: usize = 4096;
+/// The stack of a thread that answers over UDP.
+const UDP_STACK_BYTES: usize = 256 << 10;
 /// An idle TCP client is let go (RFC 7766 §6.2.3).
 const IDLE: Duration = Duration::from_secs(10);
 
@@ -50,31 +61,70 @@ pub async fn run(client: Client, config: DnsConfig, token: CancellationToken) ->
         let tcp = TcpListener::from_std(tcp.into()).map_err(fail("TCP"))?;
         listeners.push((Arc::new(UdpSocket::from(udp)), tcp));
     }
-    let stopped = Arc::new(AtomicBool::new(false));
-    let mut sockets = Vec::new();
+    let mut threads = UdpThreads::default();
     let mut tasks = tokio::task::JoinSet::new();
+    let (ends, mut ended) = mpsc::channel(1);
     for (udp, tcp) in listeners {
+        threads.start(&server, udp, &ends)?;
+        tasks.spawn(serve_tcp(Arc::clone(&server), tcp));
+    }
+    let over = |transport, reason| Err(DnsError::Ended { transport, reason });
+    tokio::select! {
+        () = crate::watch::follow(client, &server.records, &server.zone.domain, &token) => Ok(()),
+        Some(reason) = ended.recv() => over("UDP", reason),
+        Some(outcome) = tasks.join_next() => {
+            let panic = outcome.err().and_then(|error| error.try_into_panic().ok());
+            let reason = panic.map(|panic| panic_text(&*panic).to_owned()).unwrap_or_default();
+            over("TCP", reason)
+        }
+    }
+}
+
+/// The threads that answer over UDP. They end when this is dropped.
+#[derive(Default)]
+struct UdpThreads {
+    stopped: Arc<AtomicBool>,
+    sockets: Vec<Arc<UdpSocket>>,
+}
+
+impl UdpThreads {
+    /// Starts a thread; should it panic, `ends` gets the reason.
+    fn start(
+        &mut self,
+        server: &Arc<Server>,
+        socket: Arc<UdpSocket>,
+        ends: &mpsc::Sender<String>,
+    ) -> Result<()> {
         let worker = UdpWorker {
-            server: Arc::clone(&server),
-            socket: Arc::clone(&udp),
+            server: Arc::clone(server),
+            socket: Arc::clone(&socket),
             handle: Handle::current(),
-            stopped: Arc::clone(&stopped),
+            stopped: Arc::clone(&self.stopped),
+        };
+        let ends = ends.clone();
+        let run = move || {
+            if let Err(panic) = catch_unwind(AssertUnwindSafe(|| worker.run())) {
+                // The channel is full or closed only if the server ends anyway.
+                let _ = ends.try_send(panic_text(&*panic).to_owned());
+            }
         };
         std::thread::Builder::new()
             .name("dns".to_owned())
-            .stack_size(256 << 10)
-            .spawn(move || worker.run())
+            .stack_size(UDP_STACK_BYTES)
+            .spawn(run)
             .map_err(DnsError::Thread)?;
-        sockets.push(udp);
-        tasks.spawn(serve_tcp(Arc::clone(&server), tcp));
+        self.sockets.push(socket);
+        Ok(())
     }
-    crate::watch::follow(client, &server.records, &server.zone.domain, &token).await;
-    stopped.store(true, Ordering::SeqCst);
-    for socket in sockets {
-        wake(&socket);
+}
+
+impl Drop for UdpThreads {
+    fn drop(&mut self) {
+        self.stopped.store(true, Ordering::SeqCst);
+        for socket in &self.sockets {
+            wake(socket);
+        }
     }
-    tasks.shutdown().await;
-    Ok(())
 }
 
 /// The thread blocks in `recv`; a datagram of our own lets it see that it is to stop.
@@ -112,7 +162,10 @@ struct Server {
     zone: Zone,
     records: Arc<RwLock<Records>>,
     upstream: Arc<Upstream>,
+    clients: Clients,
     waiting: Arc<Semaphore>,
+    /// Of [`Server::waiting`], by client.
+    client_waiting: Arc<Shares>,
 }
 
 impl Server {
@@ -131,7 +184,9 @@ impl Server {
             zone,
             records: Arc::default(),
             upstream: Arc::new(Upstream::new(resolvers)),
+            clients: Clients::new(config.pod_cidr),
             waiting: Arc::new(Semaphore::new(MAX_WAITING)),
+            client_waiting: Shares::new(CLIENT_WAITING_MAX),
         }))
     }
 
@@ -149,6 +204,16 @@ impl Server {
         };
         match self.zone.answer(&query, &self.records(), udp) {
             Outcome::Reply(reply) => Ok(Some(reply)),
+            // A client that wants no recursion asks for what is known here: no resolver is asked, and
+            // what others asked for is not told.
+            Outcome::Forward if !query.recursion_desired() => {
+                Ok(Some(query.failure(Rcode::Refused)))
+            }
+            Outcome::Chase(targets) if !query.recursion_desired() => {
+                let mut reply = Reply::new(&query, Rcode::NoError, true);
+                write_aliases(&mut reply, &targets);
+                Ok(Some(reply.finish(query.limit(udp))))
+            }
             Outcome::Forward => match self.upstream.remembered(&query) {
                 Some(reply) => Ok(Some(addressed(reply, &query, udp))),
                 None => Err(Outcome::Forward),
@@ -180,7 +245,7 @@ fn addressed(mut reply: Vec<u8>, query: &Query<'_>, udp: bool) -> Vec<u8> {
     if reply.len() > query.limit(udp) {
         return query.truncated();
     }
-    reply[..2].copy_from_slice(&query.bytes()[..2]);
+    reply[..2].copy_from_slice(&query.id());
     let question = query.question();
     reply[HEADER..HEADER + question.len()].copy_from_slice(question);
     reply
@@ -213,7 +278,7 @@ struct UdpWorker {
 }
 
 impl UdpWorker {
-    fn run(self) {
+    fn run(&self) {
         let mut datagrams = Datagrams::new(&self.socket);
         let mut replies = Vec::new();
         let mut load = Load::new(Moment::now());
@@ -230,6 +295,10 @@ impl UdpWorker {
             }
             load.note(datagrams.received().count(), Moment::now);
             for (query, client) in datagrams.received() {
+                // Others are not answered at all: an answer would reach a forged sender.
+                if !self.server.clients.contains(client.ip()) {
+                    continue;
+                }
                 match self.server.answer_now(query, true) {
                     Ok(Some(reply)) => replies.push((reply, client)),
                     Ok(None) => {}
@@ -241,7 +310,9 @@ impl UdpWorker {
     }
 
     fn ask_resolver(&self, query: &[u8], client: SocketAddr, outcome: Outcome) {
-        let Ok(permit) = Arc::clone(&self.server.waiting).try_acquire_owned() else {
+        let share = self.server.client_waiting.take(client.ip());
+        let permit = Arc::clone(&self.server.waiting).try_acquire_owned().ok();
+        let Some(permit) = share.zip(permit) else {
             if let Ok(parsed) = Query::parse(query) {
                 let _ = self.socket.send_to(&parsed.failure(Rcode::ServFail), client);
             }
@@ -259,14 +330,22 @@ impl UdpWorker {
 }
 
 async fn serve_tcp(server: Arc<Server>, listener: TcpListener) {
-    let connections = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+    let slots = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+    let shares = Shares::new(CLIENT_CONNECTIONS_MAX);
+    // Ended with the server.
+    let mut connections = tokio::task::JoinSet::new();
     loop {
-        let Ok(permit) = Arc::clone(&connections).acquire_owned().await else { return };
+        let Ok(slot) = Arc::clone(&slots).acquire_owned().await else { return };
+        while connections.try_join_next().is_some() {}
         match listener.accept().await {
-            Ok((stream, _)) => {
+            Ok((stream, client)) => {
                 let server = Arc::clone(&server);
-                tokio::spawn(async move {
-                    let _permit = permit;
+                let share = shares.take(client.ip());
+                let Some(share) = share.filter(|_| server.clients.contains(client.ip())) else {
+                    continue;
+                };
+                connections.spawn(async move {
+                    let _held = (slot, share);
                     // A client that breaks off is not worth a word.
                     let _ = serve_connection(&server, stream).await;
                 });
@@ -280,7 +359,11 @@ async fn serve_tcp(server: Arc<Server>, listener: TcpListener) {
 async fn serve_connection(server: &Server, mut stream: TcpStream) -> std::io::Result<()> {
     loop {
         let Ok(length) = timeout(IDLE, stream.read_u16()).await else { return Ok(()) };
-        let mut query = vec![0; usize::from(length?)];
+        let length = usize::from(length?);
+        if length > TCP_QUERY_BYTES_MAX {
+            return Ok(());
+        }
+        let mut query = vec![0; length];
         let Ok(read) = timeout(IDLE, stream.read_exact(&mut query)).await else { return Ok(()) };
         read?;
         let reply = match server.answer_now(&query, false) {
@@ -294,3 +377,6 @@ async fn serve_connection(server: &Server, mut stream: TcpStream) -> std::io::Re
         written?;
     }
 }
+
+#[cfg(test)]
+mod tests;

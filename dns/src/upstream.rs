@@ -13,10 +13,10 @@ use tokio::net::{TcpStream, UdpSocket};
 use tokio::sync::Semaphore;
 use tokio::time::timeout;
 
-use crate::cache::{Cache, Key};
+use crate::cache::Cache;
 use crate::name::Name;
 use crate::resolvers::Resolvers;
-use crate::wire::{HEADER, Query, Response, kind, read_response, write_query};
+use crate::wire::{Query, Question, Response, kind, read_response};
 
 /// Wait for one resolver before the next is tried.
 const RESOLVER_TIMEOUT: Duration = Duration::from_secs(2);
@@ -41,7 +41,7 @@ pub struct Upstream {
     cache: Mutex<Cache>,
     /// Equal questions share one forwarded query. This also ends forwarding loops: a question
     /// that comes back to us waits for itself and times out, once.
-    under_way: Mutex<HashMap<Key, Pending>>,
+    under_way: Mutex<HashMap<Question, Pending>>,
     slots: Semaphore,
 }
 
@@ -58,50 +58,44 @@ impl Upstream {
 
     /// A remembered answer to the query, ready to be sent.
     pub fn remembered(&self, query: &Query<'_>) -> Option<Vec<u8>> {
-        lock(&self.cache).get(&key_of(query), Instant::now())
+        lock(&self.cache).get(&Question::of(query), Instant::now())
     }
 
-    /// Forwards a client's query; `None` when no resolver answered.
+    /// Forwards a client's question; `None` when no resolver answered.
     pub async fn forward(self: &Arc<Self>, query: &Query<'_>) -> Option<Arc<Answer>> {
-        let key = key_of(query);
-        self.ask(key, query.bytes().to_vec(), query.question().len()).await
+        self.ask(Question::of(query)).await
     }
 
     /// Asks for records of a name; `None` when no resolver answered.
     pub async fn resolve(self: &Arc<Self>, name: &Name, kind: u16) -> Option<Arc<Answer>> {
-        let bytes = write_query(0, name, kind);
-        let length = name.wire().len() + 4;
-        let question = bytes[HEADER..HEADER + length].to_vec();
-        let key = Key { question: question.clone(), edns: Some(false) };
-        let cached = lock(&self.cache).get(&key, Instant::now());
+        let question = Question::about(name, kind);
+        let cached = lock(&self.cache).get(&question, Instant::now());
         if let Some(bytes) = cached
-            && let Some(response) = read_response(&bytes, id_of(&bytes), &question)
+            && let Some(response) = read_response(&bytes, id_of(&bytes), &question.wire)
         {
             return Some(Arc::new(Answer { bytes, response }));
         }
-        self.ask(key, bytes, length).await
+        self.ask(question).await
     }
 
-    async fn ask(self: &Arc<Self>, key: Key, bytes: Vec<u8>, length: usize) -> Option<Arc<Answer>> {
+    async fn ask(self: &Arc<Self>, question: Question) -> Option<Arc<Answer>> {
         let pending = {
             let mut under_way = lock(&self.under_way);
-            let existing = under_way.get(&key).cloned();
+            let existing = under_way.get(&question).cloned();
             existing.unwrap_or_else(|| {
-                let this = Arc::clone(self);
-                let own_key = key.clone();
+                let entry = UnderWay { upstream: Arc::clone(self), question: question.clone() };
                 let work = async move {
-                    let answer = this.ask_resolvers(bytes, length).await.map(Arc::new);
+                    let UnderWay { upstream, question } = &entry;
+                    let answer = upstream.ask_resolvers(question).await.map(Arc::new);
                     if let Some(answer) = &answer {
-                        let key = own_key.clone();
-                        let now = Instant::now();
-                        lock(&this.cache).put(key, &answer.bytes, &answer.response, now);
+                        let (key, now) = (question.clone(), Instant::now());
+                        lock(&upstream.cache).put(key, &answer.bytes, &answer.response, now);
                     }
-                    lock(&this.under_way).remove(&own_key);
                     answer
                 };
                 let pending = work.boxed().shared();
-                under_way.insert(key, pending.clone());
-                // Somebody must drive it to its end, even when every asker gives up.
+                under_way.insert(question, pending.clone());
+                // It comes to its end even when every client gives up.
                 tokio::spawn(pending.clone());
                 pending
             })
@@ -109,14 +103,12 @@ impl Upstream {
         pending.await
     }
 
-    async fn ask_resolvers(&self, mut query: Vec<u8>, length: usize) -> Option<Answer> {
+    async fn ask_resolvers(&self, question: &Question) -> Option<Answer> {
         let _slot = self.slots.acquire().await.ok()?;
         let resolvers = lock(&self.resolvers).current(Instant::now());
         let mut failure = None;
         for resolver in resolvers {
-            // A fresh id and port each time make answers hard to forge.
-            query[..2].copy_from_slice(&rand::random::<u16>().to_be_bytes());
-            match timeout(RESOLVER_TIMEOUT, ask_one(resolver, &query, length)).await {
+            match timeout(RESOLVER_TIMEOUT, ask_one(resolver, question)).await {
                 Ok(Ok(answer)) if is_failure(&answer.response) => failure = Some(answer),
                 Ok(Ok(answer)) => return Some(answer),
                 Ok(Err(error)) => tracing::debug!(%resolver, %error, "resolver failed"),
@@ -127,6 +119,18 @@ impl Upstream {
     }
 }
 
+/// A question that resolvers are asked; dropped, also by a panic, it can be asked again.
+struct UnderWay {
+    upstream: Arc<Upstream>,
+    question: Question,
+}
+
+impl Drop for UnderWay {
+    fn drop(&mut self) {
+        lock(&self.upstream.under_way).remove(&self.question);
+    }
+}
+
 /// The resolver could not answer; another one may.
 fn is_failure(response: &Response) -> bool {
     const SERVFAIL: u16 = 2;
@@ -134,23 +138,25 @@ fn is_failure(response: &Response) -> bool {
     matches!(response.code, SERVFAIL | REFUSED)
 }
 
-async fn ask_one(resolver: SocketAddr, query: &[u8], length: usize) -> io::Result<Answer> {
+async fn ask_one(resolver: SocketAddr, question: &Question) -> io::Result<Answer> {
     let any: SocketAddr = if resolver.is_ipv6() {
         (Ipv6Addr::UNSPECIFIED, 0).into()
     } else {
         (Ipv4Addr::UNSPECIFIED, 0).into()
     };
-    let question = &query[HEADER..HEADER + length];
+    // A fresh id and port each time make answers hard to forge.
+    let id = rand::random();
+    let query = question.query(id);
     let socket = UdpSocket::bind(any).await?;
     socket.connect(resolver).await?;
-    socket.send(query).await?;
+    socket.send(&query).await?;
     let mut buffer = vec![0; 4096];
     loop {
         let received = socket.recv(&mut buffer).await?;
         // Anything else on this port is a forgery or a stray.
-        if let Some(response) = read_response(&buffer[..received], id_of(query), question) {
+        if let Some(response) = read_response(&buffer[..received], id, &question.wire) {
             if response.truncated {
-                return ask_over_tcp(resolver, query, length).await;
+                return ask_over_tcp(resolver, id, question).await;
             }
             buffer.truncate(received);
             return Ok(Answer { bytes: buffer, response });
@@ -158,25 +164,18 @@ async fn ask_one(resolver: SocketAddr, query: &[u8], length: usize) -> io::Resul
     }
 }
 
-async fn ask_over_tcp(resolver: SocketAddr, query: &[u8], length: usize) -> io::Result<Answer> {
+async fn ask_over_tcp(resolver: SocketAddr, id: u16, question: &Question) -> io::Result<Answer> {
+    let query = question.query(id);
     let mut stream = TcpStream::connect(resolver).await?;
     let mut framed = (query.len() as u16).to_be_bytes().to_vec();
-    framed.extend_from_slice(query);
+    framed.extend_from_slice(&query);
     stream.write_all(&framed).await?;
     let size = stream.read_u16().await?;
     let mut bytes = vec![0; usize::from(size)];
     stream.read_exact(&mut bytes).await?;
-    let question = &query[HEADER..HEADER + length];
-    let response = read_response(&bytes, id_of(query), question)
+    let response = read_response(&bytes, id, &question.wire)
         .ok_or_else(|| io::Error::from(io::ErrorKind::InvalidData))?;
     Ok(Answer { bytes, response })
-}
-
-fn key_of(query: &Query<'_>) -> Key {
-    Key {
-        question: query.question().to_ascii_lowercase(),
-        edns: query.edns.map(|edns| edns.dnssec),
-    }
 }
 
 fn id_of(message: &[u8]) -> u16 {

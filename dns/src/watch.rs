@@ -1,6 +1,6 @@
 //! Keeps the records equal to Services and EndpointSlices.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{HashMap, HashSet};
 use std::sync::{PoisonError, RwLock};
 
 use futures::{FutureExt, StreamExt};
@@ -11,11 +11,14 @@ use kube::runtime::watcher::{self, Event};
 use kube::{Api, Client};
 use tokio_util::sync::CancellationToken;
 
+use crate::facts::{ServiceFacts, SliceFacts, contribution};
 use crate::name::Name;
-use crate::records::{Contribution, Records, contribution};
+use crate::records::{Contribution, Difference, Records};
 
 /// The Service that an EndpointSlice belongs to.
 const SERVICE_NAME_LABEL: &str = "kubernetes.io/service-name";
+/// Entries of a map that is not worth shrinking.
+const SPARE_ENTRIES: usize = 256;
 
 /// Follows the API until cancelled.
 pub async fn follow(
@@ -28,7 +31,7 @@ pub async fn follow(
     let services = ::watch::follow::<Service>(Api::all(client.clone()), everything());
     let slices = ::watch::follow::<EndpointSlice>(Api::all(client), everything());
     let (mut services, mut slices) = (services.boxed(), slices.boxed());
-    let mut objects = Objects::default();
+    let mut objects = Objects::new(zone.clone());
     loop {
         tokio::select! {
             () = token.cancelled() => return,
@@ -41,7 +44,7 @@ pub async fn follow(
         while let Some(event) = slices.next().now_or_never() {
             objects.slice_event(event.and_then(heard));
         }
-        objects.publish(records, zone);
+        objects.publish(records);
     }
 }
 
@@ -53,21 +56,30 @@ fn heard<K>(event: watcher::Result<Event<K>>) -> Option<Event<K>> {
 type Id = (String, String);
 
 /// Services and slices as last heard of.
-#[derive(Default)]
 struct Objects {
     services: HashMap<Id, Known>,
     owners: HashMap<Id, Id>,
     service_list: List,
     slice_list: List,
-    dirty: HashSet<Id>,
+    /// What Services that have changed contributed before.
+    dirty: HashMap<Id, Contribution>,
+    zone: Name,
 }
 
 #[derive(Default)]
 struct Known {
-    service: Option<Service>,
-    /// Boxed: a node of the map has room for eleven, and nearly every Service has one.
-    slices: BTreeMap<String, Box<EndpointSlice>>,
-    published: Contribution,
+    service: Option<ServiceFacts>,
+    slices: Vec<(String, SliceFacts)>,
+}
+
+impl Known {
+    fn contribution(&self, (namespace, name): &Id, zone: &Name) -> Contribution {
+        let service = self.service.as_ref();
+        let slices = self.slices.iter().map(|(_, slice)| slice);
+        service
+            .map(|facts| contribution((namespace, name), facts, slices, zone))
+            .unwrap_or_default()
+    }
 }
 
 /// What a list in progress has named; what it lacks is gone.
@@ -89,27 +101,38 @@ impl List {
 }
 
 impl Objects {
+    fn new(zone: Name) -> Self {
+        Self {
+            services: HashMap::new(),
+            owners: HashMap::new(),
+            service_list: List::default(),
+            slice_list: List::default(),
+            dirty: HashMap::new(),
+            zone,
+        }
+    }
+
     fn service_event(&mut self, event: Option<Event<Service>>) {
         match event {
             None => {}
             Some(Event::Init) => self.service_list.naming.clear(),
             Some(Event::InitApply(service)) => {
                 self.service_list.naming.insert(id(&service.metadata));
-                self.set_service(service);
+                self.set_service(&service);
             }
             Some(Event::InitDone) => {
                 for id in self.service_list.done() {
-                    self.remove_service(id);
+                    self.remove_service(&id);
                 }
             }
             Some(Event::Apply(service)) => {
                 self.service_list.present.insert(id(&service.metadata));
-                self.set_service(service);
+                self.set_service(&service);
             }
             Some(Event::Delete(service)) => {
                 let id = id(&service.metadata);
                 self.service_list.present.remove(&id);
-                self.remove_service(id);
+                self.remove_service(&id);
             }
         }
     }
@@ -120,7 +143,7 @@ impl Objects {
             Some(Event::Init) => self.slice_list.naming.clear(),
             Some(Event::InitApply(slice)) => {
                 self.slice_list.naming.insert(id(&slice.metadata));
-                self.set_slice(slice);
+                self.set_slice(&slice);
             }
             Some(Event::InitDone) => {
                 for id in self.slice_list.done() {
@@ -129,7 +152,7 @@ impl Objects {
             }
             Some(Event::Apply(slice)) => {
                 self.slice_list.present.insert(id(&slice.metadata));
-                self.set_slice(slice);
+                self.set_slice(&slice);
             }
             Some(Event::Delete(slice)) => {
                 let id = id(&slice.metadata);
@@ -139,73 +162,68 @@ impl Objects {
         }
     }
 
-    fn set_service(&mut self, mut service: Service) {
-        let id = id(&service.metadata);
-        // What no record depends on is not kept.
-        service.metadata.managed_fields = None;
-        service.metadata.annotations = None;
-        service.metadata.labels = None;
-        service.status = None;
-        if let Some(spec) = &mut service.spec {
-            spec.selector = None;
+    /// The entry of a Service that is about to change.
+    fn change(&mut self, id: &Id) -> &mut Known {
+        let known = self.services.entry(id.clone()).or_default();
+        if !self.dirty.contains_key(id) {
+            self.dirty.insert(id.clone(), known.contribution(id, &self.zone));
         }
-        self.services.entry(id.clone()).or_default().service = Some(service);
-        self.dirty.insert(id);
+        known
     }
 
-    fn remove_service(&mut self, id: Id) {
-        if let Some(known) = self.services.get_mut(&id) {
-            known.service = None;
-            self.dirty.insert(id);
+    fn set_service(&mut self, service: &Service) {
+        self.change(&id(&service.metadata)).service = Some(ServiceFacts::of(service));
+    }
+
+    fn remove_service(&mut self, id: &Id) {
+        if self.services.contains_key(id) {
+            self.change(id).service = None;
         }
     }
 
-    fn set_slice(&mut self, mut slice: EndpointSlice) {
+    fn set_slice(&mut self, slice: &EndpointSlice) {
         let own = id(&slice.metadata);
         self.remove_slice(&own);
         let labels = slice.metadata.labels.as_ref();
         let Some(name) = labels.and_then(|labels| labels.get(SERVICE_NAME_LABEL)).cloned() else {
             return;
         };
-        slice.metadata = ObjectMeta::default();
         let owner = (own.0.clone(), name);
-        let known = self.services.entry(owner.clone()).or_default();
-        known.slices.insert(own.1.clone(), Box::new(slice));
-        self.owners.insert(own, owner.clone());
-        self.dirty.insert(owner);
+        self.change(&owner).slices.push((own.1.clone(), SliceFacts::of(slice)));
+        self.owners.insert(own, owner);
     }
 
     fn remove_slice(&mut self, own: &Id) {
         let Some(owner) = self.owners.remove(own) else { return };
-        if let Some(known) = self.services.get_mut(&owner) {
-            known.slices.remove(&own.1);
-        }
-        self.dirty.insert(owner);
+        self.change(&owner).slices.retain(|(name, _)| *name != own.1);
     }
 
     /// Brings the records up to date, one Service at a time.
-    fn publish(&mut self, records: &RwLock<Records>, zone: &Name) {
+    fn publish(&mut self, records: &RwLock<Records>) {
         let synced = self.service_list.complete && self.slice_list.complete;
-        for id in std::mem::take(&mut self.dirty) {
-            let Some(known) = self.services.get_mut(&id) else { continue };
-            let after = known
-                .service
-                .as_ref()
-                .map(|service| {
-                    contribution(service, known.slices.values().map(AsRef::as_ref), zone)
-                })
-                .unwrap_or_default();
-            let before = std::mem::replace(&mut known.published, after);
-            if before != known.published {
-                let mut records = records.write().unwrap_or_else(PoisonError::into_inner);
-                records.replace(&before, &known.published);
+        for (id, before) in std::mem::take(&mut self.dirty) {
+            let Some(known) = self.services.get(&id) else { continue };
+            let difference = Difference::between(before, known.contribution(&id, &self.zone));
+            if !difference.is_empty() {
+                records.write().unwrap_or_else(PoisonError::into_inner).apply(&difference);
             }
             if known.service.is_none() && known.slices.is_empty() {
                 self.services.remove(&id);
             }
         }
+        self.shrink();
         if synced && !records.read().unwrap_or_else(PoisonError::into_inner).is_synced() {
             records.write().unwrap_or_else(PoisonError::into_inner).set_synced();
+        }
+    }
+
+    /// Gives the memory of many that are gone back.
+    fn shrink(&mut self) {
+        if self.services.capacity() > SPARE_ENTRIES + 4 * self.services.len() {
+            self.services.shrink_to_fit();
+            self.owners.shrink_to_fit();
+            self.service_list.present.shrink_to_fit();
+            self.slice_list.present.shrink_to_fit();
         }
     }
 }

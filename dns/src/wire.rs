@@ -2,6 +2,9 @@
 
 #[cfg(any(test, fuzzing))]
 pub mod fuzz_targets;
+mod question;
+
+pub use question::Question;
 
 use std::net::IpAddr;
 
@@ -24,6 +27,10 @@ const OUR_UDP_SIZE: u16 = 1232;
 const MAX_UDP_SIZE: usize = 4096;
 /// RFC 1035 §2.3.4
 const PLAIN_UDP_SIZE: usize = 512;
+/// The length of a message over TCP has 16 bits (RFC 1035 §4.2.2).
+const MESSAGE_BYTES_MAX: usize = 65_535;
+/// The EDNS part of an answer.
+const OPT_BYTES: usize = 11;
 
 /// A pointer to the name of the question, which starts after the header.
 const QUESTION_POINTER: [u8; 2] = [0xc0, HEADER as u8];
@@ -144,9 +151,9 @@ impl<'a> Query<'a> {
         Ok(query)
     }
 
-    /// The whole message.
-    pub fn bytes(&self) -> &'a [u8] {
-        self.bytes
+    /// The message's id.
+    pub fn id(&self) -> [u8; 2] {
+        [self.bytes[0], self.bytes[1]]
     }
 
     /// The name in wire format as the client wrote it.
@@ -157,6 +164,16 @@ impl<'a> Query<'a> {
     /// The question: name, type and class.
     pub fn question(&self) -> &'a [u8] {
         &self.bytes[HEADER..self.name_end + 4]
+    }
+
+    /// Whether the client wants resolvers to be asked.
+    pub fn recursion_desired(&self) -> bool {
+        self.flags & RD != 0
+    }
+
+    /// Whether the client validates for itself and wants answers that a resolver holds for forged.
+    pub fn checking_disabled(&self) -> bool {
+        self.flags & CD != 0
     }
 
     /// Whether the class is one that we have records of.
@@ -227,6 +244,8 @@ pub struct Reply<'a> {
     flags: u16,
     code: Rcode,
     counts: [u16; 3],
+    /// A record did not fit into a message of any size.
+    cut: bool,
 }
 
 /// Sections of an answer.
@@ -251,10 +270,10 @@ impl<'a> Reply<'a> {
         if authoritative {
             flags |= AA;
         }
-        Self { query: *query, bytes, flags, code, counts: [0; 3] }
+        Self { query: *query, bytes, flags, code, counts: [0; 3], cut: false }
     }
 
-    /// Appends a record whose data `data` writes.
+    /// Appends a record whose data `data` writes, unless a message has no room for it.
     pub fn record(
         &mut self,
         section: Section,
@@ -263,6 +282,7 @@ impl<'a> Reply<'a> {
         ttl: u32,
         data: impl FnOnce(&mut Vec<u8>),
     ) {
+        let start = self.bytes.len();
         match owner {
             Owner::Question => self.bytes.extend_from_slice(&QUESTION_POINTER),
             Owner::Name(name) => self.bytes.extend_from_slice(name),
@@ -275,7 +295,19 @@ impl<'a> Reply<'a> {
         data(&mut self.bytes);
         let length = (self.bytes.len() - at - 2) as u16;
         self.bytes[at..at + 2].copy_from_slice(&length.to_be_bytes());
+        if self.bytes.len() > MESSAGE_BYTES_MAX - OPT_BYTES {
+            self.bytes.truncate(start);
+            // What may be useful may be left out.
+            self.cut |= section != Section::Additional;
+            return;
+        }
+        // A record takes twelve bytes at least, so that the count has room.
         self.counts[section as usize] += 1;
+    }
+
+    /// Whether more records make no difference to a message of at most `limit` bytes.
+    pub fn is_full(&self, limit: usize) -> bool {
+        self.cut || self.bytes.len() > limit
     }
 
     /// Whether the answer section is empty.
@@ -294,8 +326,11 @@ impl<'a> Reply<'a> {
             self.bytes.extend_from_slice(&[extended, 0, dnssec, 0, 0, 0]);
             self.counts[2] += 1;
         }
-        if self.bytes.len() > limit.min(usize::from(u16::MAX)) {
+        if self.bytes.len() > limit {
             return self.query.truncated();
+        }
+        if self.cut {
+            self.flags |= TC;
         }
         let flags = self.flags | (self.code as u16 & 0xf);
         self.bytes[2..4].copy_from_slice(&flags.to_be_bytes());
@@ -312,21 +347,6 @@ pub fn write_address(bytes: &mut Vec<u8>, address: IpAddr) {
         IpAddr::V4(address) => bytes.extend_from_slice(&address.octets()),
         IpAddr::V6(address) => bytes.extend_from_slice(&address.octets()),
     }
-}
-
-/// A query for a name of ours, to send upstream.
-pub fn write_query(id: u16, name: &Name, kind: u16) -> Vec<u8> {
-    let mut bytes = id.to_be_bytes().to_vec();
-    bytes.extend_from_slice(&RD.to_be_bytes());
-    bytes.extend_from_slice(&[0, 1, 0, 0, 0, 0, 0, 1]);
-    bytes.extend_from_slice(name.wire());
-    bytes.extend_from_slice(&kind.to_be_bytes());
-    bytes.extend_from_slice(&CLASS_IN.to_be_bytes());
-    bytes.push(0);
-    bytes.extend_from_slice(&kind::OPT.to_be_bytes());
-    bytes.extend_from_slice(&OUR_UDP_SIZE.to_be_bytes());
-    bytes.extend_from_slice(&[0; 6]);
-    bytes
 }
 
 /// One record of a message, by position.

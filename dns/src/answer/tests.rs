@@ -5,7 +5,8 @@
 use serde_json::json;
 
 use super::*;
-use crate::records::contribution;
+use crate::facts::{self, ServiceFacts, SliceFacts};
+use crate::records::{Contribution, Difference};
 use crate::wire::{HEADER, Unanswerable, read_response};
 
 fn zone() -> Zone {
@@ -15,6 +16,22 @@ fn zone() -> Zone {
         vec!["10.47.240.10".parse().unwrap()],
     )
     .unwrap()
+}
+
+fn contribution(
+    service: serde_json::Value,
+    slices: &[serde_json::Value],
+    zone: &Name,
+) -> Contribution {
+    let name = service["metadata"]["name"].as_str().unwrap().to_owned();
+    let service = ServiceFacts::of(&serde_json::from_value(service).unwrap());
+    let slice = |slice: &serde_json::Value| serde_json::from_value(slice.clone()).unwrap();
+    let slices: Vec<_> = slices.iter().map(|json| SliceFacts::of(&slice(json))).collect();
+    facts::contribution(("default", &name), &service, slices.iter(), zone)
+}
+
+fn add(records: &mut Records, contribution: Contribution) {
+    records.apply(&Difference::between(Vec::new(), contribution));
 }
 
 fn records() -> Records {
@@ -56,9 +73,7 @@ fn records() -> Records {
         service("ring-a", alias("ring-b.default.svc.cluster.local")),
         service("ring-b", alias("ring-a.default.svc.cluster.local")),
     ] {
-        let service = serde_json::from_value(object).unwrap();
-        let slices = [serde_json::from_value(slice("x")).unwrap()];
-        records.replace(&[], &contribution(&service, slices.iter(), &zone));
+        add(&mut records, contribution(object, &[slice("x")], &zone));
     }
     records.set_synced();
     records
@@ -303,14 +318,10 @@ fn size_limits_follow_edns_and_tcp_has_none() {
     let zone_name = Name::parse("cluster.local").unwrap();
     let endpoints: Vec<_> =
         (0..60).map(|n| json!({"addresses": [format!("10.44.1.{n}")]})).collect();
-    let slice = serde_json::from_value(json!({"metadata": {}, "addressType": "IPv4",
-        "endpoints": endpoints}))
-    .unwrap();
-    let service = serde_json::from_value(json!({
-        "metadata": {"name": "many", "namespace": "default"}, "spec": {"clusterIP": "None"}}))
-    .unwrap();
+    let slice = json!({"metadata": {}, "addressType": "IPv4", "endpoints": endpoints});
+    let service = json!({"metadata": {"name": "many"}, "spec": {"clusterIP": "None"}});
     let mut records = Records::default();
-    records.replace(&[], &contribution(&service, [slice].iter(), &zone_name));
+    add(&mut records, contribution(service, &[slice], &zone_name));
     records.set_synced();
     let plain = query("many.default.svc.cluster.local", kind::A);
     for (bytes, udp, truncated) in [
@@ -324,6 +335,40 @@ fn size_limits_follow_edns_and_tcp_has_none() {
         assert_eq!(reply[2] & 2 != 0, truncated, "{udp}");
         assert!(reply.len() <= query.limit(udp));
         assert_eq!(reply[11], u8::from(query.edns.is_some()), "EDNS is answered with EDNS only");
+    }
+}
+
+#[test]
+fn answer_of_very_many_records_is_cut() {
+    let zone_name = Name::parse("cluster.local").unwrap();
+    let endpoints: Vec<_> = (0..20_000)
+        .map(|n| json!({"addresses": [format!("10.44.{}.{}", n / 256, n % 256)]}))
+        .collect();
+    let ports = json!([{"name": "http", "port": 80}]);
+    let slice = json!({"metadata": {}, "addressType": "IPv4", "endpoints": endpoints,
+        "ports": ports});
+    let service = json!({"metadata": {"name": "many"}, "spec": {"clusterIP": "None"}});
+    let mut records = Records::default();
+    let contributed = contribution(service, &[slice], &zone_name);
+    assert_eq!(contributed.len(), facts::SERVICE_RECORDS_MAX);
+    add(&mut records, contributed);
+    // More than a count of 16 bits, at a name that others contribute to as well.
+    let host = Name::parse("many.default.svc.cluster.local").unwrap();
+    let more = (0..70_000_u32).map(|n| (host.clone(), Data::Address(IpAddr::V4(n.into()))));
+    add(&mut records, more.collect());
+    records.set_synced();
+    for (kind, least) in [(kind::A, 4000), (kind::ANY, 4000)] {
+        let bytes = query("many.default.svc.cluster.local", kind);
+        let query = Query::parse(&bytes).unwrap();
+        let Outcome::Reply(reply) = zone().answer(&query, &records, false) else { panic!() };
+        assert!(reply.len() <= 65_535 && reply[2] & 2 != 0, "{} bytes", reply.len());
+        let mut whole = reply.clone();
+        whole[2] &= !2;
+        let id = u16::from_be_bytes([whole[0], whole[1]]);
+        let response = read_response(&whole, id, query.question()).unwrap();
+        assert!(response.answers.len() >= least, "{}", response.answers.len());
+        let Outcome::Reply(short) = zone().answer(&query, &records, true) else { panic!() };
+        assert!(short.len() <= 512 && short[2] & 2 != 0);
     }
 }
 
@@ -365,14 +410,17 @@ fn records_come_and_go_with_their_service() {
     let entry = |host: &str| (Name::parse(host).unwrap(), Data::Address([10, 0, 0, 1].into()));
     let first = vec![entry("a.x.svc.cluster.local")];
     let second = vec![entry("b.x.svc.cluster.local")];
-    records.replace(&[], &first);
-    records.replace(&[], &second);
+    let replace = |records: &mut Records, before: &[_], after: &[_]| {
+        records.apply(&Difference::between(before.to_vec(), after.to_vec()));
+    };
+    replace(&mut records, &[], &first);
+    replace(&mut records, &[], &second);
     let exists = |records: &Records, host: &str| records.get(&name(host)).is_some();
     assert!(exists(&records, "x.svc.cluster.local"));
-    records.replace(&first, &[]);
+    replace(&mut records, &first, &[]);
     assert!(exists(&records, "x.svc.cluster.local") && !exists(&records, "a.x.svc.cluster.local"));
-    records.replace(&second, &second);
+    replace(&mut records, &second, &second);
     assert!(exists(&records, "b.x.svc.cluster.local"));
-    records.replace(&second, &[]);
+    replace(&mut records, &second, &[]);
     assert!(!exists(&records, "x.svc.cluster.local") && !exists(&records, "local"));
 }
