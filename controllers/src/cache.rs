@@ -6,10 +6,12 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::fmt::Debug;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Duration;
 
-use ::watch::OwnText;
+use ::watch::restart::panic_text;
+use ::watch::{OwnText, keep_running};
 use futures::TryStreamExt;
 use kube::api::{Api, ListParams, WatchEvent, WatchParams};
 use kube::{Client, Resource, ResourceExt};
@@ -181,7 +183,8 @@ impl<K: Cached> Cache<K> {
         selector: Selection,
         token: CancellationToken,
     ) {
-        let follow = self.follow(api, selector);
+        let url = api.resource_url().to_owned();
+        let follow = keep_running(&url, || self.follow(api.clone(), selector.clone()));
         tokio::select! {
             () = token.cancelled() => {}
             () = follow => {}
@@ -318,7 +321,12 @@ impl<K: Cached> Cache<K> {
 
     fn announce(&self, change: &Change<'_, K>) {
         for handler in self.handlers.read().unwrap_or_else(PoisonError::into_inner).iter() {
-            handler(change);
+            // A handler is code of one controller; the others hear of the change all the same.
+            if let Err(panic) = catch_unwind(AssertUnwindSafe(|| handler(change))) {
+                let key = ObjectKey::of(change.object().as_ref());
+                let reason = panic_text(&*panic);
+                tracing::error!(%key, reason, "a controller panicked over a change");
+            }
         }
     }
 
@@ -390,6 +398,18 @@ mod tests {
         // The answer to a write comes after the watch has already delivered the deletion.
         cache.observe(object("a", 6));
         assert!(cache.all().is_empty());
+    }
+
+    #[test]
+    fn panicking_handler_does_not_stop_others() {
+        let cache = Cache::<ConfigMap>::new();
+        let seen = Arc::new(Mutex::new(Vec::new()));
+        let log = seen.clone();
+        cache.on_change(|change| panic!("cannot bear {}", change.object().name_any()));
+        cache.on_change(move |change| log.lock().unwrap().push(change.object().name_any()));
+        cache.observe(object("a", 1));
+        cache.observe(object("b", 2));
+        assert_eq!(*seen.lock().unwrap(), ["a", "b"]);
     }
 
     #[test]

@@ -24,6 +24,12 @@ pub enum Error {
         /// `namespace/name`.
         pod: String,
     },
+    /// The code of a controller panicked.
+    #[error("panicked: {text}")]
+    Panicked {
+        /// What the panic said.
+        text: String,
+    },
     /// Some of several requests failed; the first failure stands for all.
     #[error("{failed} of {total} requests failed, the first with: {first}")]
     Batch {
@@ -54,7 +60,7 @@ impl Error {
                 _ => None,
             },
             Self::Batch { first, .. } => first.status(),
-            Self::VolumesLate { .. } => None,
+            Self::VolumesLate { .. } | Self::Panicked { .. } => None,
         }
     }
 

@@ -3,14 +3,16 @@
 //! Repeated events raise the count of the first one instead of piling up.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 use std::time::Duration;
 
+use ::watch::keep_running;
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Event, EventSource, ObjectReference};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{MicroTime, Time};
 use kube::{Client, Resource};
 use serde_json::json;
-use tokio::sync::mpsc;
+use tokio::sync::{Mutex, mpsc};
 use tokio_util::sync::CancellationToken;
 
 use crate::cache::ObjectKey;
@@ -96,10 +98,12 @@ impl Recorder {
     /// Starts the writer task.
     pub fn start(client: Client, component: &'static str, token: CancellationToken) -> Self {
         let (sender, receiver) = mpsc::channel(QUEUE_EVENTS);
+        let receiver = Arc::new(Mutex::new(receiver));
         tokio::spawn(async move {
+            let writer = || write_all(client.clone(), receiver.clone());
             tokio::select! {
                 () = token.cancelled() => {}
-                () = write_all(client, receiver) => {}
+                () = keep_running("events", writer) => {}
             }
         });
         Self { component, sender }
@@ -140,7 +144,8 @@ struct Written {
     at: Timestamp,
 }
 
-async fn write_all(client: Client, mut receiver: mpsc::Receiver<Statement>) {
+async fn write_all(client: Client, receiver: Arc<Mutex<mpsc::Receiver<Statement>>>) {
+    let mut receiver = receiver.lock().await;
     let mut written: HashMap<Identity, Written> = HashMap::new();
     while let Some(statement) = receiver.recv().await {
         if written.len() >= REMEMBERED_EVENTS {
@@ -151,6 +156,8 @@ async fn write_all(client: Client, mut receiver: mpsc::Receiver<Statement>) {
         }
         write(&client, &mut written, statement).await;
     }
+    // No recorder is left.
+    std::future::pending().await
 }
 
 async fn write(client: &Client, written: &mut HashMap<Identity, Written>, statement: Statement) {

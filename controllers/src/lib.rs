@@ -48,4 +48,4 @@ pub mod volume;
 pub mod well_known;
 
 pub use context::ControllersConfig;
-pub use run::run;
+pub use run::{ControllerEnded, run};

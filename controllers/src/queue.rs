@@ -1,13 +1,16 @@
 //! The work queue of a controller: each key once, each key served by one worker at a time, failed
-//! keys again after a growing delay, and keys with a deadline at that deadline.
+//! keys again after a growing delay, and keys with a deadline at that deadline. A panic is a failure of
+//! its key like any other.
 
 use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::fmt::Debug;
 use std::future::Future;
 use std::hash::Hash;
+use std::panic::AssertUnwindSafe;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use ::watch::restart::panic_text;
 use futures::FutureExt;
 use futures::future::BoxFuture;
 use tokio::sync::Notify;
@@ -132,7 +135,9 @@ impl<K: Clone + Eq + Hash + Debug + Send + 'static> Queue<K> {
             let work = reconcile(key.clone());
             let queue = self.clone();
             tasks.spawn(async move {
-                let outcome = work.await;
+                let outcome = AssertUnwindSafe(work).catch_unwind().await.unwrap_or_else(|panic| {
+                    Err(Error::Panicked { text: panic_text(&*panic).to_owned() })
+                });
                 queue.finish(controller, key, outcome);
             });
         }
@@ -243,6 +248,7 @@ fn retry_delay(failures: u32) -> Duration {
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
+    use std::sync::atomic::{AtomicU32, Ordering};
 
     #[test]
     fn retries_grow_from_milliseconds_to_the_limit() {
@@ -268,6 +274,25 @@ mod tests {
         queue.finish("test", "b", Ok(Requeue::Never));
         let idle = tokio::time::timeout(Duration::from_millis(20), queue.next()).await;
         assert!(idle.is_err());
+    }
+
+    #[tokio::test]
+    async fn panic_frees_its_key_and_counts() {
+        static CALLS: AtomicU32 = AtomicU32::new(0);
+        async fn reconcile(done: Arc<Notify>, key: u32) -> Result<Requeue, Error> {
+            let call = CALLS.fetch_add(1, Ordering::Relaxed);
+            assert!(call > 1, "key {key}, call {call}");
+            done.notify_one();
+            Ok(Requeue::Never)
+        }
+        let (queue, done, token) =
+            (Queue::new(), Arc::new(Notify::new()), CancellationToken::new());
+        queue.add(7);
+        let serving = tokio::spawn(queue.serve("test", 1, &token, &done, reconcile));
+        tokio::time::timeout(Duration::from_secs(10), done.notified()).await.unwrap();
+        token.cancel();
+        serving.await.unwrap();
+        assert_eq!(CALLS.load(Ordering::Relaxed), 3);
     }
 
     #[tokio::test]

@@ -2,9 +2,12 @@
 
 use std::collections::BTreeMap;
 use std::future::Future;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use ::watch::restart::panic_text;
+use futures::FutureExt;
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Binding, ObjectReference, PersistentVolumeClaim, Pod};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time};
@@ -32,6 +35,8 @@ const BINDINGS: usize = 64;
 const VOLUME_PATIENCE: Duration = Duration::from_secs(600);
 /// The delay before a pod whose binding failed is tried again.
 const RETRY: Duration = Duration::from_secs(1);
+/// The delay before a pod over which the scheduler panicked is tried again.
+const PANIC_RETRY: Duration = Duration::from_secs(30);
 
 struct Scheduler {
     context: Arc<Context>,
@@ -96,7 +101,12 @@ impl Scheduler {
         loop {
             let next = self.lock().pop();
             match next {
-                Some(pod) => self.schedule(pod),
+                Some(pod) => {
+                    let decided = AssertUnwindSafe(|| self.schedule(pod.clone()));
+                    if let Err(panic) = catch_unwind(decided) {
+                        self.clone().recover(pod, panic_text(&*panic));
+                    }
+                }
                 None => self.wake.notified().await,
             }
         }
@@ -121,20 +131,36 @@ impl Scheduler {
             }
             decision
         };
-        let scheduler = self.clone();
-        match decision {
-            Decision::Bind(node) => {
-                tokio::spawn(async move { scheduler.bind(pod, node, unbound).await });
-            }
-            Decision::Unschedulable { message, nomination } => {
-                tokio::spawn(async move {
+        let (scheduler, subject) = (self.clone(), pod.clone());
+        let work = async move {
+            match decision {
+                Decision::Bind(node) => scheduler.bind(pod, node, unbound).await,
+                Decision::Unschedulable { message, nomination } => {
                     for other in displaced {
                         scheduler.displace(&other).await;
                     }
                     scheduler.explain(pod, message, nomination).await;
-                });
+                }
             }
-        }
+        };
+        let scheduler = self.clone();
+        tokio::spawn(async move {
+            if let Err(panic) = AssertUnwindSafe(work).catch_unwind().await {
+                scheduler.recover(subject, panic_text(&*panic));
+            }
+        });
+    }
+
+    /// Frees the place of a pod over which the scheduler panicked, and tries the pod again later.
+    fn recover(self: Arc<Self>, pod: Arc<Pod>, reason: &str) {
+        let key = ObjectKey::of(pod.as_ref());
+        tracing::error!(pod = %key, reason, delay = ?PANIC_RETRY, "scheduling panicked; trying again");
+        self.lock().forget(&pod);
+        tokio::spawn(async move {
+            tokio::time::sleep(PANIC_RETRY).await;
+            self.lock().wake(&key);
+            self.wake.notify_one();
+        });
     }
 
     async fn bind(&self, pod: Arc<Pod>, node: String, unbound: Vec<Arc<PersistentVolumeClaim>>) {
