@@ -4,6 +4,7 @@
 
 pub mod api;
 pub mod census;
+pub mod confinement;
 pub mod kubectl;
 pub mod manifest;
 pub mod netns;
@@ -16,6 +17,7 @@ pub mod wait;
 
 pub use api::Api;
 pub use census::Census;
+pub use confinement::Confinement;
 pub use kubectl::{Kubectl, Output};
 pub use netns::NetNs;
 pub use node::{Node, NodeOptions};

@@ -15,6 +15,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 use crate::census::Census;
+use crate::confinement::{Confinement, MemoryGroup};
 use crate::kubectl::Kubectl;
 use crate::netns::NetNs;
 
@@ -35,6 +36,8 @@ pub struct NodeOptions {
     /// A disk of its own of this size (as tmpfs writes it) for the data directory. The calling
     /// thread gets a mount namespace of its own for it.
     pub disk: Option<&'static str>,
+    /// Bounds of the node's process.
+    pub confinement: Option<Confinement>,
 }
 
 /// A running node; dropped, it is stopped and reset.
@@ -46,6 +49,7 @@ pub struct Node {
     before: Census,
     mark: String,
     child: Option<Child>,
+    memory: Option<MemoryGroup>,
 }
 
 /// The binary under test.
@@ -80,8 +84,9 @@ impl Node {
         if let Some(size) = options.disk {
             make_disk(&dir.path().join("disk"), size);
         }
+        let memory = options.confinement.map(|c| c.memory_group(&format!("confined-{mark}")));
         let before = Census::take(&mark, Some(&ns));
-        let node = Self { ns, outside, dir, options, before, mark, child: None };
+        let node = Self { ns, outside, dir, options, before, mark, child: None, memory };
         if !node.options.without_images {
             for image in ["busybox-latest", "nginx-latest", "nginx-1.9.1"] {
                 node.load_image(image);
@@ -166,8 +171,16 @@ impl Node {
     fn spawn(&self, notify: &Path) -> Child {
         let log = File::options().create(true).append(true).open(self.path("log")).unwrap();
         let mut command = self.up_command(notify);
+        if let Some(confinement) = &self.options.confinement {
+            command = confinement.wrap(&command);
+        }
+        command.stdin(Stdio::null());
         command.stdout(Stdio::from(log.try_clone().unwrap())).stderr(Stdio::from(log));
-        command.spawn().unwrap()
+        let child = command.spawn().unwrap();
+        if let Some(group) = &self.memory {
+            group.take(child.id());
+        }
+        child
     }
 
     fn up_command(&self, notify: &Path) -> Command {
