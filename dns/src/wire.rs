@@ -8,8 +8,6 @@ pub use question::Question;
 
 use std::net::IpAddr;
 
-use crate::name::Name;
-
 /// RFC 1035 §4.1.1
 pub const HEADER: usize = 12;
 const QR: u16 = 0x8000;
