@@ -303,6 +303,24 @@ impl ApiError {
         .retry_after(10)
     }
 
+    /// 507: the store has reached its bound; the text is etcd's.
+    pub fn store_full(why: impl fmt::Display) -> Self {
+        Self::new(StatusCode::INSUFFICIENT_STORAGE, "InsufficientStorage", why.to_string())
+    }
+
+    /// 500 or 507: the disk failed in the middle of a write.
+    pub fn outcome_unknown(error: &store::DiskError) -> Self {
+        let (code, reason) = match error.is_full() {
+            true => (StatusCode::INSUFFICIENT_STORAGE, "InsufficientStorage"),
+            false => (StatusCode::INTERNAL_SERVER_ERROR, "InternalError"),
+        };
+        let message = format!(
+            "the outcome of the write is unknown: it takes effect at the next start unless a later \
+             write succeeds: {error}"
+        );
+        Self::new(code, reason, message).retry_after(10)
+    }
+
     /// 503.
     pub fn unavailable(message: impl Into<String>) -> Self {
         Self::new(StatusCode::SERVICE_UNAVAILABLE, "ServiceUnavailable", message).retry_after(1)

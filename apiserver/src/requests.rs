@@ -125,6 +125,11 @@ pub(crate) fn answer(server: &ApiServer) -> Response<Body> {
     let name = "apiserver_current_inflight_requests";
     head(&mut out, name, "gauge", "Requests from outside the process that are being answered.");
     line(&mut out, name, "request_kind=\"all\"", server.requests_in_flight() as f64);
+    let (used, _) = server.store.usage();
+    for name in ["apiserver_storage_size_bytes", "etcd_db_total_size_in_bytes"] {
+        head(&mut out, name, "gauge", "Bytes of the stored objects.");
+        line(&mut out, name, "storage_cluster_id=\"etcd-0\"", used as f64);
+    }
     let name = "apiserver_storage_objects";
     head(&mut out, name, "gauge", "Number of stored objects by type.");
     for resource in server.catalog.resources() {

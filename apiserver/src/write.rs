@@ -220,8 +220,10 @@ pub(crate) async fn commit(
 /// A failure of the store that is not the writer's fault.
 pub(crate) fn disk_failure<E>(error: WriteError<E>) -> ApiError {
     match error {
+        WriteError::Disk(error) if error.is_unknown() => ApiError::outcome_unknown(&error),
         WriteError::Disk(error) if error.is_full() => ApiError::disk_full(error),
-        WriteError::Disk(error) => ApiError::internal(error),
+        WriteError::Disk(error) => ApiError::internal(format!("nothing was stored: {error}")),
+        WriteError::Exceeded(exceeded) => ApiError::store_full(exceeded),
         WriteError::Closed => ApiError::unavailable("the server is shutting down"),
         WriteError::Rejected(_) => ApiError::internal("a write was refused"),
     }

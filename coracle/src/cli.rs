@@ -144,6 +144,13 @@ pub struct UpOptions {
     /// Keep so many files of a container's log.
     #[arg(long, default_value_t = 5, value_name = "FILES")]
     pub container_log_max_files: u32,
+    /// What the stored objects may take in memory and on disk together; growth beyond is refused.
+    #[arg(long, default_value = "512Mi", value_name = "SIZE")]
+    pub store_max_size: String,
+    /// Run no pods and no network: only the API and the controllers, to repair objects that keep the
+    /// node from starting.
+    #[arg(long)]
+    pub no_pods: bool,
     /// Apply the manifests (YAML or JSON) in this directory at start.
     #[arg(long, value_name = "DIR")]
     pub manifests: Option<PathBuf>,

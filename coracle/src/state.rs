@@ -17,6 +17,14 @@ pub enum StateError {
         /// What was found.
         source: DiskError,
     },
+    /// A newer version wrote it.
+    #[error("{}", too_new(.path))]
+    TooNew {
+        /// The file.
+        path: PathBuf,
+        /// What was found.
+        source: DiskError,
+    },
     /// The disk has no room for it.
     #[error("the disk with {path} is full; free some space (coracle image prune may help)")]
     Full {
@@ -31,7 +39,7 @@ pub enum StateError {
 }
 
 /// Opens the store at `path`. Nothing is changed in one that is broken.
-pub fn open(path: &Path, catalog: &Catalog) -> Result<Store<Meta>, StateError> {
+pub fn open(path: &Path, options: Options, catalog: &Catalog) -> Result<Store<Meta>, StateError> {
     // A broken file may make its reader stumble, too: even then there is one clear sentence.
     let before = panic::take_hook();
     let broken = path.to_owned();
@@ -39,14 +47,23 @@ pub fn open(path: &Path, catalog: &Catalog) -> Result<Store<Meta>, StateError> {
         eprintln!("coracle: {}\n  because: {why}", damaged(&broken));
         std::process::exit(1);
     }));
-    let opened = apiserver::open_store(path, Options::default(), catalog);
+    let opened = apiserver::open_store(path, options, catalog);
     panic::set_hook(before);
     let path = path.to_owned();
     opened.map_err(|source| match source {
         source if source.is_full() => StateError::Full { path, source },
+        source @ DiskError::TooNew { .. } => StateError::TooNew { path, source },
         source if source.is_damaged() => StateError::Damaged { path, source },
         source => StateError::Other(source),
     })
+}
+
+fn too_new(path: &Path) -> String {
+    format!(
+        "the object store {} was written by a newer version of coracle; start that version, or \
+         restore a backup that this one made (nothing was changed)",
+        path.display()
+    )
 }
 
 fn damaged(path: &Path) -> String {

@@ -171,8 +171,12 @@ async fn run_node(options: &UpOptions, paths: &Paths, api: &Handle) -> Result<()
 
     let ready_client = launch.client(&server, component("system:kube-controller-manager", &[]));
     start_controllers(&launch, &server, &pki);
-    let network = start_network(&launch, &server).await?;
-    start_agent(&launch, &server, network).await?;
+    if options.no_pods {
+        tracing::warn!("no pods, Services or DNS (--no-pods); containers that run are left alone");
+    } else {
+        let network = start_network(&launch, &server).await?;
+        start_agent(&launch, &server, network).await?;
+    }
 
     wait_for_default_account(&ready_client).await?;
     if let Some(dir) = &options.manifests {
@@ -234,7 +238,9 @@ fn first_address(cidr: Ipv4Net) -> Ipv4Addr {
 async fn api_server(launch: &Launch<'_>, pki: &Pki) -> Result<Arc<ApiServer>, Failure> {
     let (options, facts) = (launch.options, &launch.facts);
     let catalog = Arc::new(Catalog::new(api::registry::resources()));
-    let store = state::open(&launch.paths.store(), &catalog)?;
+    let max_bytes = size(&options.store_max_size)?;
+    let store_options = store::Options { max_bytes, ..store::Options::default() };
+    let store = state::open(&launch.paths.store(), store_options, &catalog)?;
     let security = Security::new(SecurityConfig {
         objects: Arc::new(store.clone()),
         token_key: pki.token_key().to_vec(),

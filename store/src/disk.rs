@@ -1,98 +1,40 @@
-//! The files behind the store: a redb database with one table of records and one of counters, and
-//! a journal in front of it.
+//! The files behind the store: a database of records, and a journal in front of it.
 //!
 //! Invariant: what the journal's present generation holds is not in the database, and the commit
 //! that takes it over names the next generation; so each batch counts exactly once, wherever a
 //! crash falls.
+//!
+//! Invariant: after a write or sync of a file has failed, that file is never written again. The
+//! kernel may have dropped its pages, and some file systems lose later writes to the same place. A
+//! new file takes its name once it is durable; until then no write is acknowledged.
+
+mod database;
+mod error;
 
 use std::collections::BTreeMap;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use redb::{Database, Durability, ReadableDatabase, ReadableTable, TableDefinition};
 
-use crate::journal::{Contents, Journal};
+use crate::files::{Files, Taint};
+use crate::journal::{Contents, Journal, Room, new_path};
 use crate::record::Revision;
+use database::{Connection, Counters, DATABASE_FORMAT};
+pub use error::{DiskError, Outcome};
 
-const RECORDS: TableDefinition<&str, (u64, &[u8])> = TableDefinition::new("records");
-const COUNTERS: TableDefinition<&str, u64> = TableDefinition::new("counters");
-const CEILING: &str = "revision-ceiling";
-/// Which generation of the journal belongs to this state of the database.
-const GENERATION: &str = "journal-generation";
-
-/// redb's page cache; the records live in memory anyway.
-const CACHE_BYTES: usize = 1 << 20;
 /// Revisions reserved at a time; a crash skips at most this many.
 pub(crate) const RESERVE_REVISIONS: u64 = 10_000;
 /// A file larger than this is compacted at start when most of it is free.
 const COMPACT_MIN_BYTES: u64 = 16 << 20;
-
-/// Why the file could not be read or written.
-#[derive(Debug, thiserror::Error)]
-pub enum DiskError {
-    /// The file cannot be opened or is not a database.
-    #[error("open {path}: {source}")]
-    Open {
-        /// The database file.
-        path: PathBuf,
-        /// redb's error.
-        source: Box<redb::Error>,
-    },
-    /// Reading at start failed.
-    #[error("read {path}: {source}")]
-    Read {
-        /// The database file.
-        path: PathBuf,
-        /// redb's error.
-        source: Box<redb::Error>,
-    },
-    /// What was read is not what was written.
-    #[error("read {path}: {message}")]
-    Damaged {
-        /// The database file.
-        path: PathBuf,
-        /// Which record, and what is wrong with it.
-        message: String,
-    },
-    /// A commit failed; nothing of the batch is stored.
-    #[error("write {path}: {source}")]
-    Write {
-        /// The database file.
-        path: PathBuf,
-        /// redb's error.
-        source: Box<redb::Error>,
-    },
-}
-
-impl DiskError {
-    /// Whether the file system is full.
-    pub fn is_full(&self) -> bool {
-        self.source_is(|e| {
-            matches!(e, redb::Error::Io(e) if matches!(e.kind(),
-                io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded))
-        })
-    }
-
-    /// Whether the file is not, or no longer, a database that this program can read.
-    pub fn is_damaged(&self) -> bool {
-        matches!(self, Self::Damaged { .. })
-            || self.source_is(|e| {
-                matches!(e, redb::Error::Corrupted(_) | redb::Error::UpgradeRequired(_))
-                    || matches!(e, redb::Error::Io(e) if matches!(e.kind(),
-                    io::ErrorKind::InvalidData | io::ErrorKind::UnexpectedEof))
-            })
-    }
-
-    fn source_is(&self, test: impl Fn(&redb::Error) -> bool) -> bool {
-        match self {
-            Self::Open { source, .. } | Self::Read { source, .. } | Self::Write { source, .. } => {
-                test(source)
-            }
-            Self::Damaged { .. } => false,
-        }
-    }
-}
+/// Bytes that one commit takes to a new file while everything is written to it.
+const REBUILD_COMMIT_BYTES: usize = 4 << 20;
+/// How long writing everything again is put off after it failed: this many times what it took.
+const REBUILD_PAUSE_FACTOR: u32 = 4;
+/// The longest such pause.
+const REBUILD_PAUSE_MAX: Duration = Duration::from_secs(30);
 
 /// One record read at start.
 pub(crate) struct Loaded {
@@ -108,56 +50,158 @@ pub(crate) struct Write<'a> {
     pub(crate) record: Option<(Revision, &'a Bytes)>,
 }
 
+/// Calls its argument for every record that was acknowledged and belongs on the disk.
+pub(crate) type Everything<'e> = dyn Fn(&mut Visit<'_>) -> Result<(), redb::Error> + 'e;
+pub(crate) type Visit<'v> = dyn FnMut(Write<'_>) -> Result<(), redb::Error> + 'v;
+
+/// A failure of one step of a commit, and whether a file may hold its writes.
+struct Failure {
+    source: redb::Error,
+    exposed: bool,
+}
+
+impl<E: Into<redb::Error>> From<E> for Failure {
+    fn from(error: E) -> Self {
+        Self { source: error.into(), exposed: false }
+    }
+}
+
 /// The open files.
 pub(crate) struct Disk {
+    files: Arc<dyn Files>,
     path: PathBuf,
-    /// `None` after a failed write until it could be opened anew: redb refuses a database that
+    journal_bytes: usize,
+    /// `None` after a failed write until it could be opened again: redb refuses a database that
     /// has seen an I/O error.
-    database: Option<Database>,
-    journal: Journal,
+    database: Option<Connection>,
+    /// `None` after a failed write until a new one could be created.
+    journal: Option<Journal>,
     /// What the journal holds: the newest state of each key in it, and the newest ceiling.
     unsettled: BTreeMap<Box<str>, Option<(Revision, Bytes)>>,
     ceiling: Option<Revision>,
+    /// The newest ceiling that is durable.
+    reserved: Revision,
     /// The journal takes nothing before the database has taken over what it holds.
     must_settle: bool,
+    /// The database file is never written again; everything goes to a new one.
+    tainted: bool,
+    /// The files were created by this run.
+    fresh: bool,
+    /// Until when, and why, a new file is not tried.
+    pause: Option<(Instant, io::ErrorKind, String)>,
 }
 
 impl Disk {
-    pub(crate) fn open(path: &Path) -> Result<Self, DiskError> {
-        let error = |source: redb::Error| DiskError::Open {
+    /// Opens the files, or creates them where there are none. Nothing is written to files that
+    /// hold records.
+    pub(crate) fn open(
+        files: Arc<dyn Files>,
+        path: &Path,
+        journal_bytes: usize,
+    ) -> Result<Self, DiskError> {
+        let error = DiskError::open(path);
+        let mut disk = Self {
             path: path.to_owned(),
-            source: Box::new(source),
-        };
-        let mut database = connect(path)?;
-        let size = std::fs::metadata(path).map_or(0, |m| m.len());
-        if size > COMPACT_MIN_BYTES {
-            database.compact().map_err(|e| error(e.into()))?;
-        }
-        let txn = database.begin_write().map_err(|e| error(e.into()))?;
-        txn.open_table(RECORDS).map_err(|e| error(e.into()))?;
-        txn.open_table(COUNTERS).map_err(|e| error(e.into()))?;
-        txn.commit().map_err(|e| error(e.into()))?;
-        let journal = Journal::open(&journal_path(path)).map_err(|source| DiskError::Open {
-            path: journal_path(path),
-            source: Box::new(source.into()),
-        })?;
-        Ok(Self {
-            path: path.to_owned(),
-            database: Some(database),
-            journal,
+            files,
+            journal_bytes,
+            database: None,
+            journal: None,
             unsettled: BTreeMap::new(),
             ceiling: None,
+            reserved: 0,
             must_settle: true,
-        })
+            tainted: false,
+            fresh: false,
+            pause: None,
+        };
+        disk.prepare_directory().map_err(|e| error(e.into()))?;
+        let journal = journal_path(path);
+        if disk.files.exists(&journal).map_err(|e| error(e.into()))? {
+            let opened = Journal::open(&*disk.files, &journal);
+            disk.journal = Some(opened.map_err(|e| DiskError::open(&journal)(e.into()))?);
+        }
+        let database = match disk.has_database().map_err(&error)? {
+            true => disk.connect(),
+            false => {
+                disk.fresh = true;
+                disk.create_database()
+            }
+        };
+        disk.database = Some(database.map_err(&error)?);
+        disk.tainted = disk.files.exists(&marker_path(path)).map_err(|e| error(e.into()))?;
+        Ok(disk)
+    }
+
+    /// Opens the database; a file that fails in that is not written again.
+    fn connect(&mut self) -> Result<Connection, redb::Error> {
+        let taint = Taint::default();
+        let connection = Connection::open(&*self.files, &self.path, &taint);
+        if taint.is_set() {
+            self.tainted = true;
+            self.mark();
+        }
+        connection
+    }
+
+    /// Makes earlier changes of names durable and removes what an interrupted change left.
+    fn prepare_directory(&self) -> io::Result<()> {
+        for path in [new_path(&self.path), new_path(&journal_path(&self.path))] {
+            self.files.remove(&path)?;
+        }
+        let directory = directory(&self.path);
+        self.files.sync_directory(directory)?;
+        match directory.parent() {
+            Some(parent) if !parent.as_os_str().is_empty() => self.files.sync_directory(parent),
+            _ => Ok(()),
+        }
+    }
+
+    /// Whether there is a database. One whose creation an earlier version did not finish counts as
+    /// none, if the journal shows that nothing was ever committed.
+    fn has_database(&self) -> Result<bool, redb::Error> {
+        if !self.files.exists(&self.path)? {
+            return Ok(false);
+        }
+        let unused = match &self.journal {
+            Some(journal) => journal.is_blank()?,
+            None => true,
+        };
+        Ok(!(unused && database::is_unfinished(&*self.files, &self.path)?))
+    }
+
+    /// Creates the database under another name and gives it its own once it is whole and durable.
+    fn create_database(&self) -> Result<Connection, redb::Error> {
+        let fresh = new_path(&self.path);
+        let created = (|| {
+            let connection = Connection::create(&*self.files, &fresh)?;
+            let counters = Counters { ceiling: None, generation: rand::random() };
+            connection.commit(&mut std::iter::empty(), Some(counters))?;
+            self.files.rename(&fresh, &self.path)?;
+            self.files.sync_directory(directory(&self.path))?;
+            Ok(connection)
+        })();
+        if created.is_err() {
+            // It is of no use, and the next start removes it too.
+            let _ = self.files.remove(&fresh);
+        }
+        created
     }
 
     /// Every record, and the first revision that no earlier run can have given out.
     pub(crate) fn load(&mut self) -> Result<(Vec<Loaded>, Revision), DiskError> {
-        let read = |source| DiskError::Read { path: self.path.clone(), source: Box::new(source) };
-        let (mut loaded, ceiling, generation) = self.load_database().map_err(read)?;
-        if let Some(generation) = generation {
+        let Some(database) = &self.database else { return Ok((Vec::new(), 0)) };
+        let state = database.load().map_err(DiskError::read(&self.path))?;
+        if state.format > DATABASE_FORMAT {
+            return Err(DiskError::TooNew {
+                path: self.path.clone(),
+                found: state.format,
+                known: DATABASE_FORMAT,
+            });
+        }
+        if let Some(generation) = state.generation {
             self.replay(generation)?;
         }
+        let mut loaded = state.records;
         loaded.retain(|l| !self.unsettled.contains_key(&*l.key));
         for (key, record) in &self.unsettled {
             if let Some((revision, value)) = record {
@@ -165,30 +209,15 @@ impl Disk {
                 loaded.push(Loaded { key, revision: *revision, value });
             }
         }
-        Ok((loaded, ceiling.max(self.ceiling.unwrap_or(0))))
-    }
-
-    #[allow(clippy::type_complexity)]
-    fn load_database(&self) -> Result<(Vec<Loaded>, Revision, Option<u64>), redb::Error> {
-        let Some(database) = &self.database else { return Ok((Vec::new(), 0, None)) };
-        let txn = database.begin_read()?;
-        let counters = txn.open_table(COUNTERS)?;
-        let ceiling = counters.get(CEILING)?.map_or(0, |v| v.value());
-        let generation = counters.get(GENERATION)?.map(|v| v.value());
-        let mut loaded = Vec::new();
-        for entry in txn.open_table(RECORDS)?.iter()? {
-            let (key, value) = entry?;
-            let (revision, bytes) = value.value();
-            let value = Bytes::copy_from_slice(bytes);
-            loaded.push(Loaded { key: key.value().to_owned(), revision, value });
-        }
-        Ok((loaded, ceiling, generation))
+        self.reserved = state.ceiling.max(self.ceiling.unwrap_or(0));
+        Ok((loaded, self.reserved))
     }
 
     /// Takes from the journal what a run that did not end in order has left there.
     fn replay(&mut self, generation: u64) -> Result<(), DiskError> {
+        let Some(journal) = &mut self.journal else { return Ok(()) };
         let path = journal_path(&self.path);
-        match self.journal.read(generation) {
+        match journal.read(generation) {
             Ok(Contents::Batches(batches)) => {
                 for batch in batches {
                     self.ceiling = batch.ceiling.or(self.ceiling);
@@ -201,8 +230,77 @@ impl Disk {
                 path,
                 message: format!("a commit before offset {offset} is not whole"),
             }),
-            Err(source) => Err(DiskError::Read { path, source: Box::new(source.into()) }),
+            Ok(Contents::TooNew(found)) => Err(DiskError::TooNew {
+                path,
+                found: found.into(),
+                known: crate::journal::JOURNAL_FORMAT.into(),
+            }),
+            Err(source) => Err(DiskError::read(&path)(source.into())),
         }
+    }
+
+    /// Begins a run: leaves the journal empty and `ceiling` durable.
+    ///
+    /// After a run that did not end in order the files are replaced: it may have ended because they
+    /// failed, and then even reading them again shows what is not on the disk. On a full disk they
+    /// are used as they are, and the journal takes the ceiling.
+    pub(crate) fn begin(
+        &mut self,
+        ceiling: Revision,
+        everything: &Everything<'_>,
+    ) -> Result<(), DiskError> {
+        let closed = closed_path(&self.path);
+        let in_order = self.files.exists(&closed).and_then(|found| {
+            // It comes back when this run ends in order.
+            self.files.remove(&closed).map(|()| found || self.fresh)
+        });
+        let in_order = in_order.map_err(|e| DiskError::open(&closed)(e.into()))?;
+        let failed = self.tainted;
+        self.tainted |= !in_order;
+        self.compact()?;
+        match self.settle(&[], Some(ceiling), everything) {
+            Err(error) if error.is_full() && !error.is_unknown() && !failed => {
+                self.tainted = false;
+                self.pause = None;
+                match self.append_last(ceiling) {
+                    true => {
+                        tracing::warn!(%error, "the disk is full; the journal takes the changes");
+                        Ok(())
+                    }
+                    false => Err(error),
+                }
+            }
+            other => other,
+        }
+    }
+
+    /// Takes the ceiling to the last blocks of the journal; whether that succeeded.
+    fn append_last(&mut self, ceiling: Revision) -> bool {
+        let Some(journal) = &mut self.journal else { return false };
+        if !matches!(journal.append(&[], Some(ceiling), Room::Last), Ok(true)) {
+            return false;
+        }
+        self.ceiling = Some(ceiling);
+        self.reserved = ceiling;
+        self.must_settle = false;
+        true
+    }
+
+    fn compact(&mut self) -> Result<(), DiskError> {
+        let Some(mut database) = self.database.take() else { return Ok(()) };
+        if self.tainted || database.length() <= COMPACT_MIN_BYTES {
+            self.database = Some(database);
+            return Ok(());
+        }
+        match database.compact() {
+            Ok(()) => self.database = Some(database),
+            // Without room it stays as large as it is; the next commit opens it again.
+            Err(error) if !database.taint().is_set() => {
+                tracing::warn!(%error, "the state file is not compacted");
+            }
+            Err(error) => return Err(DiskError::open(&self.path)(error)),
+        }
+        Ok(())
     }
 
     /// Makes `writes` durable in one commit (fsync) together with the promise that no revision up
@@ -212,11 +310,16 @@ impl Disk {
         &mut self,
         writes: &[Write<'_>],
         ceiling: Option<Revision>,
+        everything: &Everything<'_>,
     ) -> Result<(), DiskError> {
-        if !self.must_settle {
-            match self.journal.append(writes, ceiling) {
+        let mut exposed = false;
+        if !self.must_settle
+            && let Some(journal) = &mut self.journal
+        {
+            match journal.append(writes, ceiling, Room::Usual) {
                 Ok(true) => {
                     self.ceiling = ceiling.or(self.ceiling);
+                    self.reserved = ceiling.unwrap_or(self.reserved);
                     for Write { key, record } in writes {
                         let record = record.map(|(revision, value)| (revision, value.clone()));
                         self.unsettled.insert((*key).into(), record);
@@ -224,57 +327,243 @@ impl Disk {
                     return Ok(());
                 }
                 Ok(false) => {}
-                Err(error) => tracing::warn!(%error, "the journal of the store failed"),
+                Err(error) => {
+                    tracing::error!(%error, "the journal of the store failed; replacing it");
+                    exposed = true;
+                    self.journal = None;
+                    self.mark();
+                }
             }
         }
-        self.settle(writes, ceiling)
+        self.settle(writes, ceiling, everything).map_err(|error| match error {
+            DiskError::Write { path, source, .. } if exposed => {
+                DiskError::Write { path, source, outcome: Outcome::Unknown }
+            }
+            error => error,
+        })
     }
 
-    /// Has the database take over what the journal holds, and `writes`, in one commit.
+    /// Has the database take over what the journal holds, and `writes`, in one commit. If the file
+    /// of the database fails, everything goes to a new one.
     pub(crate) fn settle(
         &mut self,
         writes: &[Write<'_>],
         ceiling: Option<Revision>,
+        everything: &Everything<'_>,
     ) -> Result<(), DiskError> {
         // Until this has succeeded the journal may end in a batch whose writers were refused.
         self.must_settle = true;
+        let mut exposed = false;
+        if !self.tainted {
+            match self.commit(writes, ceiling) {
+                Ok(()) => return Ok(()),
+                Err(failure) if !self.tainted => return Err(self.write_error(failure)),
+                Err(failure) => {
+                    tracing::error!(error = %failure.source, "the state file failed; replacing it");
+                    exposed = true;
+                    self.mark();
+                }
+            }
+        }
+        self.rebuild(writes, ceiling, everything).map_err(|failure| {
+            let exposed = exposed || failure.exposed;
+            self.write_error(Failure { exposed, ..failure })
+        })
+    }
+
+    fn write_error(&self, Failure { source, exposed }: Failure) -> DiskError {
+        let outcome = if exposed { Outcome::Unknown } else { Outcome::Refused };
+        DiskError::Write { path: self.path.clone(), source: Box::new(source), outcome }
+    }
+
+    /// Commits to the file as it is. A failure before any byte of it has changed leaves it usable.
+    fn commit(&mut self, writes: &[Write<'_>], ceiling: Option<Revision>) -> Result<(), Failure> {
         let database = match self.database.take() {
             Some(database) => database,
-            None => connect(&self.path)?,
+            None => self.connect()?,
         };
         let unsettled = self.unsettled.iter().map(|(key, record)| Write {
             key,
             record: record.as_ref().map(|(revision, value)| (*revision, value)),
         });
         let generation = rand::random();
-        let counters = (ceiling.or(self.ceiling), generation);
+        let counters = Counters { ceiling: ceiling.or(self.ceiling), generation };
         let mut writes = unsettled.chain(writes.iter().copied());
-        commit(&database, &mut writes, counters).map_err(|source| DiskError::Write {
-            path: self.path.clone(),
-            source: Box::new(source),
-        })?;
-        self.database = Some(database);
-        self.journal.restart(generation);
-        self.unsettled.clear();
-        self.ceiling = None;
-        self.must_settle = false;
+        let taint = database.taint().clone();
+        let committed = database.commit(&mut writes, Some(counters));
+        match committed {
+            Ok(()) => self.database = Some(database),
+            Err(error) => {
+                drop(database);
+                self.tainted = taint.is_set();
+                return Err(error.into());
+            }
+        }
+        self.reserved = ceiling.unwrap_or(self.reserved);
+        self.settled(generation);
         Ok(())
     }
 
-    /// Leaves everything in the database, so that it is a whole backup by itself.
-    pub(crate) fn close(mut self) -> Result<(), DiskError> {
-        if self.unsettled.is_empty() && self.ceiling.is_none() {
-            return Ok(());
+    /// Writes everything to a new file, which then takes the place of the old one.
+    fn rebuild(
+        &mut self,
+        writes: &[Write<'_>],
+        ceiling: Option<Revision>,
+        everything: &Everything<'_>,
+    ) -> Result<(), Failure> {
+        let began = Instant::now();
+        if let Some((until, kind, message)) = &self.pause
+            && began < *until
+        {
+            return Err(io::Error::new(*kind, message.clone()).into());
         }
-        self.settle(&[], None)
+        self.database = None;
+        let ceiling = ceiling.unwrap_or(self.reserved);
+        match self.write_new(writes, ceiling, everything) {
+            Ok((database, generation)) => {
+                tracing::warn!("the state file is replaced by a new one");
+                self.pause = None;
+                self.tainted = false;
+                self.database = Some(database);
+                self.reserved = ceiling;
+                // Whatever the journal's file is, it may be the one that failed.
+                self.journal = None;
+                self.settled(generation);
+                Ok(())
+            }
+            Err(failure) => {
+                let _ = self.files.remove(&new_path(&self.path));
+                let pause = (began.elapsed() * REBUILD_PAUSE_FACTOR).min(REBUILD_PAUSE_MAX);
+                let kind = match &failure.source {
+                    redb::Error::Io(error) => error.kind(),
+                    _ => io::ErrorKind::Other,
+                };
+                self.pause = Some((Instant::now() + pause, kind, failure.source.to_string()));
+                Err(failure)
+            }
+        }
+    }
+
+    fn write_new(
+        &self,
+        writes: &[Write<'_>],
+        ceiling: Revision,
+        everything: &Everything<'_>,
+    ) -> Result<(Connection, u64), Failure> {
+        let fresh = new_path(&self.path);
+        let database = Connection::create(&*self.files, &fresh)?;
+        let mut waiting: Vec<(Box<str>, Revision, Bytes)> = Vec::new();
+        let mut bytes = 0;
+        let flush = |waiting: &mut Vec<(Box<str>, Revision, Bytes)>| {
+            let mut writes = waiting
+                .iter()
+                .map(|(key, revision, value)| Write { key, record: Some((*revision, value)) });
+            database.commit(&mut writes, None)?;
+            waiting.clear();
+            Ok::<_, redb::Error>(())
+        };
+        everything(&mut |write| {
+            let Some((revision, value)) = write.record else { return Ok(()) };
+            bytes += write.key.len() + value.len();
+            waiting.push((write.key.into(), revision, value.clone()));
+            if bytes >= REBUILD_COMMIT_BYTES {
+                bytes = 0;
+                flush(&mut waiting)?;
+            }
+            Ok(())
+        })?;
+        flush(&mut waiting)?;
+        let generation = rand::random();
+        let counters = Counters { ceiling: Some(ceiling), generation };
+        database.commit(&mut writes.iter().copied(), Some(counters))?;
+        self.files.rename(&fresh, &self.path)?;
+        let synced = self.files.sync_directory(directory(&self.path));
+        synced.map_err(|error| Failure { source: error.into(), exposed: true })?;
+        Ok((database, generation))
+    }
+
+    /// Empties the journal, or replaces it, after the database has taken over what it held.
+    fn settled(&mut self, generation: u64) {
+        self.unsettled.clear();
+        self.ceiling = None;
+        let current = match &self.journal {
+            Some(journal) => journal.is_current(self.journal_bytes).unwrap_or(false),
+            None => false,
+        };
+        if !current {
+            let path = journal_path(&self.path);
+            self.journal = Journal::create(&*self.files, &path, self.journal_bytes)
+                .inspect_err(|error| {
+                    tracing::warn!(%error, "no journal; commits go to the database");
+                })
+                .ok();
+        }
+        self.must_settle = self.journal.is_none();
+        if let Some(journal) = &mut self.journal {
+            journal.restart(generation);
+            let _ = self.files.remove(&marker_path(&self.path));
+        }
+    }
+
+    /// Stops writing to the present files, as after a panic in the middle of a commit.
+    pub(crate) fn taint(&mut self) {
+        self.tainted = true;
+        self.must_settle = true;
+        self.pause = None;
+        self.mark();
+        if let Some(database) = self.database.take() {
+            // redb's locks may be poisoned, and then it panics when it is dropped too.
+            let dropped = std::panic::AssertUnwindSafe(|| drop(database));
+            let _ = std::panic::catch_unwind(dropped);
+        }
+    }
+
+    /// Tells a later start, which may find pages in memory that never reached the disk, to write
+    /// everything to new files.
+    fn mark(&self) {
+        let _ = self.files.create(&marker_path(&self.path));
+    }
+
+    /// Leaves everything in the database, so that it is a whole backup by itself.
+    pub(crate) fn close(mut self, everything: &Everything<'_>) -> Result<(), DiskError> {
+        self.pause = None;
+        if self.tainted || !self.unsettled.is_empty() || self.ceiling.is_some() {
+            self.settle(&[], None, everything)?;
+        }
+        self.disconnect();
+        if !self.tainted {
+            let closed = closed_path(&self.path);
+            let created = self.files.create(&closed).map(drop);
+            created.map_err(|e| DiskError::open(&closed)(e.into()))?;
+        }
+        Ok(())
+    }
+
+    /// Closes the database, which writes then, too.
+    fn disconnect(&mut self) {
+        if let Some(database) = self.database.take() {
+            let taint = database.taint().clone();
+            drop(database);
+            if taint.is_set() {
+                self.tainted = true;
+                self.mark();
+            }
+        }
     }
 }
 
-fn connect(path: &Path) -> Result<Database, DiskError> {
-    Database::builder()
-        .set_cache_size(CACHE_BYTES)
-        .create(path)
-        .map_err(|e| DiskError::Open { path: path.to_owned(), source: Box::new(e.into()) })
+impl Drop for Disk {
+    fn drop(&mut self) {
+        self.disconnect();
+    }
+}
+
+/// The directory of a file.
+pub(crate) fn directory(path: &Path) -> &Path {
+    match path.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent,
+        _ => Path::new("."),
+    }
 }
 
 /// The journal lies beside the database.
@@ -282,27 +571,12 @@ fn journal_path(path: &Path) -> PathBuf {
     path.with_extension("journal")
 }
 
-fn commit<'a>(
-    database: &Database,
-    writes: &mut dyn Iterator<Item = Write<'a>>,
-    (ceiling, generation): (Option<Revision>, u64),
-) -> Result<(), redb::Error> {
-    let mut txn = database.begin_write()?;
-    txn.set_durability(Durability::Immediate)?;
-    {
-        let mut records = txn.open_table(RECORDS)?;
-        for write in writes {
-            match write.record {
-                Some((revision, value)) => drop(records.insert(write.key, (revision, &value[..]))?),
-                None => drop(records.remove(write.key)?),
-            }
-        }
-        let mut counters = txn.open_table(COUNTERS)?;
-        counters.insert(GENERATION, generation)?;
-        if let Some(ceiling) = ceiling {
-            counters.insert(CEILING, ceiling)?;
-        }
-    }
-    txn.commit()?;
-    Ok(())
+/// A file that is there while no run uses the files and the last one ended in order.
+fn closed_path(path: &Path) -> PathBuf {
+    path.with_extension("closed")
+}
+
+/// A file that is there after a write has failed and until new files have replaced the old ones.
+fn marker_path(path: &Path) -> PathBuf {
+    path.with_extension("failed")
 }

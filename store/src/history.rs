@@ -9,6 +9,11 @@ use crate::record::{Record, Revision};
 pub(crate) const RING_MAX_CHANGES: usize = 4096;
 /// Bytes of values that one bucket remembers.
 pub(crate) const RING_MAX_BYTES: usize = 4 << 20;
+/// Bytes of values that all buckets remember together.
+pub(crate) const HISTORY_MAX_BYTES: usize = 32 << 20;
+
+/// Rings of up to so many changes are not shrunk.
+const SMALL_RING: usize = 64;
 
 /// What happened to a key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -32,6 +37,13 @@ pub struct Change<M> {
     pub previous: Option<Arc<Record<M>>>,
 }
 
+impl<M> Change<M> {
+    /// Bytes of the values that it keeps in memory.
+    fn bytes(&self) -> usize {
+        self.record.value.len() + self.previous.as_ref().map_or(0, |record| record.value.len())
+    }
+}
+
 impl<M> Clone for Change<M> {
     fn clone(&self) -> Self {
         Self { kind: self.kind, record: self.record.clone(), previous: self.previous.clone() }
@@ -51,14 +63,31 @@ impl<M> Ring<M> {
         Self { changes: VecDeque::new(), bytes: 0, complete_after }
     }
 
+    /// Bytes of the values that it holds.
+    pub(crate) fn bytes(&self) -> usize {
+        self.bytes
+    }
+
     pub(crate) fn push(&mut self, change: Change<M>) {
-        self.bytes += change.record.value.len();
+        self.bytes += change.bytes();
         self.changes.push_back(change);
         while self.changes.len() > RING_MAX_CHANGES || self.bytes > RING_MAX_BYTES {
-            let Some(oldest) = self.changes.pop_front() else { break };
-            self.bytes -= oldest.record.value.len();
-            self.complete_after = oldest.record.revision;
+            if !self.forget_oldest() {
+                break;
+            }
         }
+    }
+
+    /// Removes the oldest change; returns whether there was one.
+    pub(crate) fn forget_oldest(&mut self) -> bool {
+        let Some(oldest) = self.changes.pop_front() else { return false };
+        self.bytes -= oldest.bytes();
+        self.complete_after = oldest.record.revision;
+        // A burst of changes should not keep its room for good.
+        if self.changes.capacity() > 4 * self.changes.len().max(SMALL_RING) {
+            self.changes.shrink_to(2 * self.changes.len());
+        }
+        true
     }
 
     /// The changes after `revision` whose key starts with `prefix`, or `None` when some of them

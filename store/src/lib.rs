@@ -8,14 +8,19 @@
 //! [`disk::Disk::reserve`].
 
 mod disk;
+mod files;
 mod history;
 mod journal;
 mod record;
 mod store;
 
-pub use disk::DiskError;
+pub use disk::{DiskError, Outcome};
 pub use history::{Change, ChangeKind};
 pub use record::{Record, Revision};
 pub use store::{
-    Action, Durability, Options, Page, Store, Watch, WatchBatch, WatchError, WriteError, Written,
+    Action, Alarms, Durability, Exceeded, Options, Page, Store, Watch, WatchBatch, WatchError,
+    WriteError, Written,
 };
+
+#[cfg(test)]
+mod tests;

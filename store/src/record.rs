@@ -17,6 +17,8 @@ pub struct Record<M> {
     pub value: Bytes,
     /// Derived from the bytes.
     pub meta: M,
+    /// Whether it belongs on the disk; a key that was on the disk once stays there.
+    pub(crate) stored: bool,
 }
 
 /// The bucket of a key: everything before the first slash.

@@ -1,6 +1,7 @@
 //! The store itself: an index in memory in front of the file, one writer thread with group commit.
 
 mod commit;
+mod usage;
 mod watch;
 
 use std::collections::{BTreeMap, HashMap};
@@ -13,10 +14,14 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use tokio::sync::{oneshot, watch as signal};
 
-use crate::disk::{Disk, DiskError, RESERVE_REVISIONS};
-use crate::history::{Change, ChangeKind, Ring};
+use crate::disk::{Disk, DiskError, RESERVE_REVISIONS, Write};
+use crate::files::{Files, SystemFiles};
+use crate::history::{Change, ChangeKind, HISTORY_MAX_BYTES, Ring};
+use crate::journal::JOURNAL_BYTES;
 use crate::record::{Record, Revision, bucket_of};
 
+pub use usage::Exceeded;
+use usage::{Growth, STORE_MAX_BYTES, Usage, record_bytes};
 pub use watch::Watch;
 
 /// How much of a write must survive a crash before it is acknowledged.
@@ -36,11 +41,13 @@ pub enum Durability {
 pub struct Options {
     /// How long a lazy write may wait for a durable one to take it along.
     pub lazy_flush_delay: Duration,
+    /// Bytes of keys and values that the store may hold; writes that grow beyond are refused.
+    pub max_bytes: u64,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { lazy_flush_delay: Duration::from_secs(10) }
+        Self { lazy_flush_delay: Duration::from_secs(10), max_bytes: STORE_MAX_BYTES }
     }
 }
 
@@ -81,12 +88,24 @@ pub enum WriteError<E> {
     /// The caller's own function refused.
     #[error("rejected")]
     Rejected(E),
-    /// The disk refused; nothing changed.
+    /// The disk failed: nothing changed, unless [`DiskError::is_unknown`].
     #[error(transparent)]
     Disk(Arc<DiskError>),
+    /// The store is full; nothing changed.
+    #[error(transparent)]
+    Exceeded(#[from] Exceeded),
     /// The store is shut.
     #[error("the store is closed")]
     Closed,
+}
+
+/// What an administrator should know about.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Alarms {
+    /// The store is nearly as large as it may become.
+    pub space: bool,
+    /// The last commit failed.
+    pub disk: bool,
 }
 
 /// Why a watch cannot start or go on.
@@ -144,6 +163,7 @@ struct Shared<M> {
     writer: Mutex<Option<JoinHandle<()>>>,
     /// Why the last commit failed, until one succeeds.
     trouble: Mutex<Option<Arc<DiskError>>>,
+    alarms: signal::Sender<Alarms>,
 }
 
 /// What writers see: accepted writes that are not visible yet.
@@ -160,6 +180,7 @@ struct Front<M> {
     /// Lazy records that are visible but not on disk yet; `None` for a removed key.
     unsaved: HashMap<Box<str>, Option<Arc<Record<M>>>>,
     unsaved_since: Option<Instant>,
+    usage: Usage,
     /// The next commit goes to disk even if it changes nothing.
     probe: bool,
     closed: bool,
@@ -169,6 +190,7 @@ struct Queued<M> {
     /// `None` for a write that changes nothing but must not be answered before what it saw is
     /// durable.
     change: Option<Change<M>>,
+    growth: Growth,
     durability: Durability,
     done: oneshot::Sender<Result<(), Arc<DiskError>>>,
 }
@@ -177,6 +199,8 @@ struct Queued<M> {
 struct Back<M> {
     index: BTreeMap<Box<str>, Arc<Record<M>>>,
     rings: HashMap<Box<str>, Ring<M>>,
+    /// Bytes of the values in all rings.
+    history_bytes: usize,
     revision: Revision,
     /// The revision at which this run began; older history is unknown.
     opened_at: Revision,
@@ -190,24 +214,41 @@ impl<M: Send + Sync + 'static> Store<M> {
         options: Options,
         derive: impl Fn(&str, &[u8]) -> Result<M, String>,
     ) -> Result<Self, DiskError> {
-        let mut disk = Disk::open(path)?;
+        Self::open_on(Arc::new(SystemFiles), path, JOURNAL_BYTES, options, derive)
+    }
+
+    /// The same on any file system, with a journal of any size.
+    pub(crate) fn open_on(
+        files: Arc<dyn Files>,
+        path: &Path,
+        journal_bytes: usize,
+        options: Options,
+        derive: impl Fn(&str, &[u8]) -> Result<M, String>,
+    ) -> Result<Self, DiskError> {
+        let mut disk = Disk::open(files, path, journal_bytes)?;
         let (loaded, ceiling) = disk.load()?;
         let newest = loaded.iter().map(|l| l.revision).max().unwrap_or(0);
         let revision = ceiling.max(newest) + 1;
-        let index = loaded
+        let mut usage = Usage::new(options.max_bytes);
+        let index: BTreeMap<Box<str>, Arc<Record<M>>> = loaded
             .into_iter()
             .map(|l| {
+                let after = record_bytes(&l.key, &l.value);
+                usage.count(&l.key, Growth { before: 0, after });
                 let meta = derive(&l.key, &l.value).map_err(|message| DiskError::Damaged {
                     path: path.to_owned(),
                     message: format!("{}: {message}", l.key),
                 })?;
                 let key: Box<str> = l.key.into();
-                let record =
-                    Record { key: key.clone(), revision: l.revision, value: l.value, meta };
+                let (revision, value) = (l.revision, l.value);
+                let record = Record { key: key.clone(), revision, value, meta, stored: true };
                 Ok((key, Arc::new(record)))
             })
             .collect::<Result<_, DiskError>>()?;
-        disk.settle(&[], Some(revision + RESERVE_REVISIONS))?;
+        disk.begin(revision + RESERVE_REVISIONS, &|visit| {
+            index.values().try_for_each(|record| visit(record.as_write()))
+        })?;
+        let alarms = Alarms { space: usage.alarm(), disk: false };
         let shared = Arc::new(Shared {
             front: Mutex::new(Front {
                 next_revision: revision + 1,
@@ -218,21 +259,29 @@ impl<M: Send + Sync + 'static> Store<M> {
                 writer_sleeps: false,
                 unsaved: HashMap::new(),
                 unsaved_since: None,
+                usage,
                 probe: false,
                 closed: false,
             }),
             work: Condvar::new(),
-            back: RwLock::new(Back { index, rings: HashMap::new(), revision, opened_at: revision }),
+            back: RwLock::new(Back {
+                index,
+                rings: HashMap::new(),
+                history_bytes: 0,
+                revision,
+                opened_at: revision,
+            }),
             wakers: RwLock::new(HashMap::new()),
             options,
             writer: Mutex::new(None),
             trouble: Mutex::new(None),
+            alarms: signal::Sender::new(alarms),
         });
         let writer = std::thread::Builder::new()
             .name("store-writer".into())
             .spawn({
                 let shared = shared.clone();
-                move || commit::write_loop(&shared, disk)
+                move || commit::run_writer(&shared, disk)
             })
             .expect("the process can start one thread at start-up");
         *lock(&shared.writer) = Some(writer);
@@ -307,7 +356,9 @@ impl<M: Send + Sync + 'static> Store<M> {
     {
         let mut front = lock(&self.shared.front);
         if front.closed {
-            return Err(WriteError::Closed);
+            // A writer that has panicked left its error.
+            let trouble = lock(&self.shared.trouble).clone();
+            return Err(trouble.map_or(WriteError::Closed, WriteError::Disk));
         }
         let current = match front.pending.get(key) {
             Some(pending) => pending.clone(),
@@ -318,7 +369,8 @@ impl<M: Send + Sync + 'static> Store<M> {
         let (kind, value, meta) = match action {
             Action::Keep if front.pending.contains_key(key) => {
                 let (done, wait) = oneshot::channel();
-                front.queue.push(Queued { change: None, durability: Durability::Volatile, done });
+                let (durability, growth) = (Durability::Volatile, Growth::default());
+                front.queue.push(Queued { change: None, growth, durability, done });
                 front.wake(&self.shared.work);
                 return Ok((Written::Kept, Some(wait)));
             }
@@ -327,8 +379,15 @@ impl<M: Send + Sync + 'static> Store<M> {
             Action::Put { value, meta } => (ChangeKind::Created, value, meta),
             Action::Delete { value, meta } => (ChangeKind::Deleted, value, meta),
         };
+        let before = current.as_ref().map_or(0, |record| record_bytes(key, &record.value));
+        let after = if kind == ChangeKind::Deleted { 0 } else { record_bytes(key, &value) };
+        let growth = Growth { before, after };
+        front.usage.admit(key, growth, durability)?;
+        self.shared.tell_space(&front.usage);
         front.next_revision += 1;
-        let record = Arc::new(Record { key: key.into(), revision, value, meta });
+        let stored =
+            durability != Durability::Volatile || current.as_ref().is_some_and(|c| c.stored);
+        let record = Arc::new(Record { key: key.into(), revision, value, meta, stored });
         let change = Change { kind, record: record.clone(), previous: current };
         let written = match kind {
             ChangeKind::Deleted => Written::Deleted(record),
@@ -347,7 +406,7 @@ impl<M: Send + Sync + 'static> Store<M> {
         }
         let (done, wait) = oneshot::channel();
         front.pending.insert(key.into(), change.after());
-        front.queue.push(Queued { change: Some(change), durability, done });
+        front.queue.push(Queued { change: Some(change), growth, durability, done });
         front.wake(&self.shared.work);
         Ok((written, Some(wait)))
     }
@@ -385,6 +444,22 @@ impl<M: Send + Sync + 'static> Store<M> {
         Ok(Watch { store: self.clone(), prefix: prefix.into(), cursor, wake })
     }
 
+    /// Bytes that the records take, and how many they may take.
+    pub fn usage(&self) -> (u64, u64) {
+        (lock(&self.shared.front).usage.total(), self.shared.options.max_bytes)
+    }
+
+    /// The alarms, as they change.
+    pub fn alarms(&self) -> signal::Receiver<Alarms> {
+        self.shared.alarms.subscribe()
+    }
+
+    /// All records that belong on the disk, as of one revision.
+    pub fn snapshot(&self) -> (Revision, Vec<Arc<Record<M>>>) {
+        let records = |back: &Back<M>| back.index.values().filter(|r| r.stored).cloned().collect();
+        self.back(|back| (back.revision, records(back)))
+    }
+
     /// Whether writes reach the disk. After a failed commit it tries again before it answers.
     pub async fn check(&self) -> Result<(), Arc<DiskError>> {
         if lock(&self.shared.trouble).is_none() {
@@ -393,8 +468,12 @@ impl<M: Send + Sync + 'static> Store<M> {
         let (done, wait) = oneshot::channel();
         {
             let mut front = lock(&self.shared.front);
+            if front.closed {
+                return lock(&self.shared.trouble).clone().map_or(Ok(()), Err);
+            }
             front.probe = true;
-            front.queue.push(Queued { change: None, durability: Durability::Durable, done });
+            let (durability, growth) = (Durability::Durable, Growth::default());
+            front.queue.push(Queued { change: None, growth, durability, done });
             front.wake(&self.shared.work);
         }
         // A writer that is gone takes its last trouble along.
@@ -430,6 +509,36 @@ impl<M> Change<M> {
     }
 }
 
+impl<M> Record<M> {
+    fn as_write(&self) -> Write<'_> {
+        Write { key: &self.key, record: Some((self.revision, &self.value)) }
+    }
+}
+
+impl<M> Back<M> {
+    /// Adds a change to the history of its bucket; the largest ones forget for it.
+    fn remember(&mut self, change: Change<M>) {
+        let bucket = bucket_of(&change.record.key);
+        if !self.rings.contains_key(bucket) {
+            self.rings.insert(bucket.into(), Ring::new(self.opened_at));
+        }
+        if let Some(ring) = self.rings.get_mut(bucket) {
+            self.history_bytes -= ring.bytes();
+            ring.push(change);
+            self.history_bytes += ring.bytes();
+        }
+        while self.history_bytes > HISTORY_MAX_BYTES {
+            let Some(ring) = self.rings.values_mut().max_by_key(|ring| ring.bytes()) else { break };
+            self.history_bytes -= ring.bytes();
+            let forgotten = ring.forget_oldest();
+            self.history_bytes += ring.bytes();
+            if !forgotten {
+                break;
+            }
+        }
+    }
+}
+
 impl<M> Front<M> {
     /// Remembers a visible change that is not on disk; whether it is the first of its kind.
     fn mark_unsaved(&mut self, change: &Change<M>) -> bool {
@@ -448,6 +557,15 @@ impl<M> Front<M> {
 }
 
 impl<M> Shared<M> {
+    fn tell_space(&self, usage: &Usage) {
+        let space = usage.alarm();
+        self.alarms.send_if_modified(|alarms| std::mem::replace(&mut alarms.space, space) != space);
+    }
+
+    fn tell_disk(&self, disk: bool) {
+        self.alarms.send_if_modified(|alarms| std::mem::replace(&mut alarms.disk, disk) != disk);
+    }
+
     /// Makes changes visible, in order, and wakes whoever watches their buckets.
     fn publish(&self, changes: impl Iterator<Item = Change<M>>) {
         let mut woken: Vec<Box<str>> = Vec::new();
@@ -464,16 +582,7 @@ impl<M> Shared<M> {
                 if !woken.iter().any(|b| **b == *bucket) {
                     woken.push(bucket.into());
                 }
-                let opened_at = back.opened_at;
-                match back.rings.get_mut(bucket) {
-                    Some(ring) => ring.push(change),
-                    None => {
-                        let bucket = bucket.into();
-                        let mut ring = Ring::new(opened_at);
-                        ring.push(change);
-                        back.rings.insert(bucket, ring);
-                    }
-                }
+                back.remember(change);
             }
             back.revision
         };

@@ -247,10 +247,10 @@ async fn a_journal_that_lost_a_commit_is_refused() {
         let path = copy.path().join("state.redb");
         Plain::open(&path, Options::default(), |_, bytes| Ok(bytes.len()))
     };
-    // Of three commits of one block each, the second cannot be missing, but the last can: a crash
+    // The first block is the header. Of three commits of one block each, the second cannot be missing, but the last can: a crash
     // while it was written looks the same.
-    assert!(damaged(4096 + 50).err().unwrap().is_damaged());
-    assert_eq!(keys(&damaged(2 * 4096 + 50).unwrap()), ["d/0", "d/1"]);
+    assert!(damaged(2 * 4096 + 50).err().unwrap().is_damaged());
+    assert_eq!(keys(&damaged(3 * 4096 + 50).unwrap()), ["d/0", "d/1"]);
 }
 
 const CHILD: &str = "CORACLE_STORE_TEST_DIRECTORY";

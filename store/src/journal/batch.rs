@@ -1,7 +1,9 @@
-//! How a batch of writes looks in the journal.
+//! How the journal's first block and a batch of writes look.
 //!
-//! A header (all numbers little-endian): magic u32, checksum u32 of everything behind it,
-//! generation u64, offset in the file u64, ceiling of revisions u64 (0 for none), bytes of the
+//! The first block (all numbers little-endian): magic u32, checksum u32 of everything behind it,
+//! format u32, zeros. Format 0 had no such block.
+//!
+//! A batch is a header: magic u32, checksum u32 of everything behind it, generation u64, offset in the file u64, ceiling of revisions u64 (0 for none), bytes of the
 //! entries u32, number of entries u32. Then the entries: revision u64 (0 for a removed key), bytes
 //! of the key u32, bytes of the value u32, key, value. Zeros fill the last block.
 
@@ -15,9 +17,32 @@ use crate::record::Revision;
 pub(super) const BLOCK_BYTES: usize = 4096;
 
 const MAGIC: u32 = 0x4c4e_4a43;
+const FILE_MAGIC: u32 = 0x464e_4a43;
 const HEADER_BYTES: usize = 40;
 const CHECKED_FROM: usize = 8;
 const ENTRY_BYTES: usize = 16;
+
+/// The block that names the format of the file.
+pub(super) struct FileHeader;
+
+impl FileHeader {
+    pub(super) fn block(format: u32) -> [u8; BLOCK_BYTES] {
+        let mut block = [0; BLOCK_BYTES];
+        block[..4].copy_from_slice(&FILE_MAGIC.to_le_bytes());
+        block[CHECKED_FROM..12].copy_from_slice(&format.to_le_bytes());
+        let sum = checksum(&block[CHECKED_FROM..]);
+        block[4..CHECKED_FROM].copy_from_slice(&sum.to_le_bytes());
+        block
+    }
+
+    /// Returns the format, or `None` for a block that is no such header.
+    pub(super) fn parse(block: &[u8]) -> Option<u32> {
+        let mut reader = Reader(block);
+        let (magic, sum) = (reader.u32()?, reader.u32()?);
+        let whole = magic == FILE_MAGIC && sum == checksum(&block[CHECKED_FROM..]);
+        whole.then(|| reader.u32())?
+    }
+}
 
 /// A batch that was read back.
 #[derive(Debug, PartialEq, Eq)]

@@ -1,33 +1,40 @@
 //! The thread that puts batches of writes on disk and tells their writers.
 
 use std::collections::HashMap;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, PoisonError};
 use std::time::Instant;
 
 use super::{Durability, Queued, Shared, lock};
-use crate::disk::{Disk, DiskError, RESERVE_REVISIONS, Write};
+use crate::disk::{Disk, DiskError, Everything, RESERVE_REVISIONS, Visit, Write};
 use crate::history::ChangeKind;
 use crate::record::{Record, Revision};
 
+/// Runs the writer; should it panic outside a commit, the store refuses every later write.
+pub(super) fn run_writer<M>(shared: &Shared<M>, disk: Disk) {
+    let ended = catch_unwind(AssertUnwindSafe(|| write_loop(shared, disk)));
+    if ended.is_err() {
+        tracing::error!("the store's writer thread panicked; no write is accepted any more");
+        poison(shared);
+    }
+}
+
 /// Commits batches until the store is closed and everything accepted is on disk.
-pub(super) fn write_loop<M>(shared: &Shared<M>, mut disk: Disk) {
+fn write_loop<M>(shared: &Shared<M>, mut disk: Disk) {
+    let everything = |visit: &mut Visit<'_>| {
+        let records: Vec<Arc<Record<M>>> = {
+            let back = shared.back.read().unwrap_or_else(PoisonError::into_inner);
+            back.index.values().filter(|record| record.stored).cloned().collect()
+        };
+        records.iter().try_for_each(|record| visit(record.as_write()))
+    };
     loop {
         let Some(batch) = next_batch(shared) else { break };
-        let ceiling = batch.new_ceiling();
-        let writes: Vec<Write<'_>> = batch.writes().collect();
-        let result = if batch.probe {
-            // The question is whether there is room, which only the database can tell.
-            disk.settle(&writes, ceiling)
-        } else if ceiling.is_none() && writes.is_empty() {
-            Ok(())
-        } else {
-            disk.reserve(&writes, ceiling)
-        };
-        drop(writes);
-        match result {
+        match commit(&mut disk, &batch, &everything) {
             Ok(()) => complete(shared, batch),
             Err(error) => {
-                tracing::error!(%error, "the state file cannot be written");
+                let unknown = error.is_unknown();
+                tracing::error!(%error, unknown, "the state file cannot be written");
                 fail(shared, batch, Arc::new(error));
                 if lock(&shared.front).closed {
                     break;
@@ -35,9 +42,33 @@ pub(super) fn write_loop<M>(shared: &Shared<M>, mut disk: Disk) {
             }
         }
     }
-    if let Err(error) = disk.close() {
+    if let Err(error) = disk.close(&everything) {
         tracing::warn!(%error, "the journal keeps what the state file has no room for");
     }
+}
+
+/// Makes a batch durable. After a panic the files are in an unknown state and are replaced.
+fn commit<M>(
+    disk: &mut Disk,
+    batch: &Batch<M>,
+    everything: &Everything<'_>,
+) -> Result<(), DiskError> {
+    let ceiling = batch.new_ceiling();
+    let writes: Vec<Write<'_>> = batch.writes().collect();
+    let committed = catch_unwind(AssertUnwindSafe(|| {
+        if batch.probe {
+            // The question is whether there is room, which only the database can tell.
+            disk.settle(&writes, ceiling, everything)
+        } else if ceiling.is_none() && writes.is_empty() {
+            Ok(())
+        } else {
+            disk.reserve(&writes, ceiling, everything)
+        }
+    }));
+    committed.unwrap_or_else(|_| {
+        disk.taint();
+        Err(DiskError::Panicked)
+    })
 }
 
 /// What one commit takes to disk.
@@ -107,7 +138,10 @@ fn next_batch<M>(shared: &Shared<M>) -> Option<Batch<M>> {
 }
 
 fn complete<M>(shared: &Shared<M>, batch: Batch<M>) {
-    lock(&shared.trouble).take();
+    if lock(&shared.trouble).take().is_some() {
+        tracing::info!("the state file can be written again");
+        shared.tell_disk(false);
+    }
     let (changes, waiters): (Vec<_>, Vec<_>) =
         batch.queue.into_iter().map(|q| (q.change, q.done)).unzip();
     // While this commit counts as running, nobody else publishes; writers may go on queueing.
@@ -137,6 +171,7 @@ fn complete<M>(shared: &Shared<M>, batch: Batch<M>) {
 /// came to be.
 fn fail<M>(shared: &Shared<M>, batch: Batch<M>, error: Arc<DiskError>) {
     lock(&shared.trouble).replace(error.clone());
+    shared.tell_disk(true);
     let mut front = lock(&shared.front);
     front.committing = false;
     front.pending.clear();
@@ -146,9 +181,32 @@ fn fail<M>(shared: &Shared<M>, batch: Batch<M>, error: Arc<DiskError>) {
     if !front.unsaved.is_empty() {
         front.unsaved_since = Some(Instant::now());
     }
-    let queued = std::mem::take(&mut front.queue);
+    // Nothing of what was queued behind the batch has reached a file.
+    let behind = std::mem::take(&mut front.queue);
+    for queued in batch.queue.iter().chain(&behind) {
+        if let Some(change) = &queued.change {
+            front.usage.take_back(&change.record.key, queued.growth);
+        }
+    }
+    shared.tell_space(&front.usage);
     drop(front);
-    for queued in batch.queue.into_iter().chain(queued) {
+    for queued in batch.queue.into_iter().chain(behind) {
+        let _ = queued.done.send(Err(error.clone()));
+    }
+}
+
+/// Refuses everything from now on: the thread that answers is gone.
+fn poison<M>(shared: &Shared<M>) {
+    let error = Arc::new(DiskError::Panicked);
+    lock(&shared.trouble).replace(error.clone());
+    shared.tell_disk(true);
+    let mut front = lock(&shared.front);
+    front.closed = true;
+    front.committing = false;
+    front.pending.clear();
+    let queue = std::mem::take(&mut front.queue);
+    drop(front);
+    for queued in queue {
         let _ = queued.done.send(Err(error.clone()));
     }
 }
