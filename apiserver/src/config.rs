@@ -10,6 +10,8 @@ use ipnet::Ipv4Net;
 pub struct Config {
     /// The range of ClusterIPs; its first address is kept for the `kubernetes` Service.
     pub service_cidr: Ipv4Net,
+    /// The range of pods' addresses, which Services are proxied to.
+    pub pod_cidr: Ipv4Net,
     /// First and last port of the range of node ports.
     pub node_ports: (u16, u16),
     /// The version that `/version` reports, for example `v1.33.0`; kubectl of some SDKs picks
@@ -37,6 +39,7 @@ impl Default for Config {
         let service_cidr = Ipv4Net::new_assert(Ipv4Addr::new(10, 47, 240, 0), 20);
         Self {
             service_cidr,
+            pod_cidr: Ipv4Net::new_assert(Ipv4Addr::new(10, 44, 0, 0), 16),
             node_ports: (30_000, 32_767),
             report_version: "v1.33.0".into(),
             server_address: "127.0.0.1:6443".into(),

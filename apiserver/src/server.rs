@@ -143,14 +143,19 @@ impl ApiServer {
             self.admit_browser(&mut parts, &info)?;
         }
         let user = self.security.authenticate(&parts).await?;
+        let holder = intake::holder(&user);
         if ui::owns(&info.path) {
-            return ui::answer(self, &user, &info, &query, parts, body).await;
+            let place = (!inside).then(|| self.intake.stream(&holder)).transpose()?;
+            let response = ui::answer(self, &user, &info, &query, parts, body).await?;
+            return Ok(response.map(|body| body::holding(body, place)));
         }
         if self.is_misplaced(&info) {
             return Ok(public::page_not_found());
         }
         self.authorize(&user, &info)?;
-        let holder = intake::holder(&user);
+        if !inside {
+            self.ui.admit_load(&parts, &info, &user)?;
+        }
         if info.is_long_running() {
             let place = (!inside).then(|| self.intake.stream(&holder)).transpose()?;
             let response = self.route(&user, &info, &query, parts, body).await?;
@@ -224,6 +229,7 @@ impl ApiServer {
         let identified = parts.extensions.get::<User>().is_some();
         if !identified && let Some(user) = self.ui.user_of_cookie(parts) {
             ui::check_host(parts, &self.config.ui_hosts)?;
+            ui::refuse_application(info)?;
             parts.extensions.insert(user);
         }
         Ok(())

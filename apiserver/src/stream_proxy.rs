@@ -9,7 +9,9 @@ use std::sync::Arc;
 
 use futures::FutureExt;
 use futures::future::{BoxFuture, ready};
-use http::header::{AUTHORIZATION, CONNECTION, CONTENT_TYPE, HOST, TRANSFER_ENCODING, UPGRADE};
+use http::header::{
+    AUTHORIZATION, CONNECTION, CONTENT_TYPE, COOKIE, HOST, SET_COOKIE, TRANSFER_ENCODING, UPGRADE,
+};
 use http::request::Parts;
 use http::uri::PathAndQuery;
 use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, Uri, Version};
@@ -132,19 +134,23 @@ async fn forward(
                 Err(error) => tracing::debug!(%error, "an upgrade came to nothing"),
             }
         });
+        response.headers_mut().remove(SET_COOKIE);
         return Ok(response.map(|_| Body::default()));
     }
     let mut response = response.map(|body| body.map_err(Into::into).boxed_unsync());
-    for header in [CONNECTION, TRANSFER_ENCODING] {
+    // A cookie would be sent to every application behind this server.
+    for header in [CONNECTION, TRANSFER_ENCODING, SET_COOKIE] {
         response.headers_mut().remove(header);
     }
     *response.version_mut() = Version::default();
     Ok(response)
 }
 
-/// Removes what is between the client and us only.
+/// Removes what is between the client and us only. All applications share the host of this server,
+/// so a cookie may be another application's, or the session of the dashboard.
 fn strip(headers: &mut HeaderMap, upgrades: bool) {
     headers.remove(AUTHORIZATION);
+    headers.remove(COOKIE);
     headers.remove(TRANSFER_ENCODING);
     let secret: Vec<_> =
         headers.keys().filter(|k| k.as_str().starts_with("impersonate-")).cloned().collect();
@@ -198,3 +204,6 @@ impl Nodes {
         self.0.get()
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -250,6 +250,7 @@ async fn api_server(launch: &Launch<'_>, pki: &Pki) -> Result<Arc<ApiServer>, Fa
     let config = apiserver::Config {
         event_ttl: Duration::from_secs(options.event_ttl),
         service_cidr: options.service_cidr,
+        pod_cidr: options.pod_cidr,
         report_version: options.report_version.clone(),
         server_address: format!("{}:{}", facts.ip, facts.api_port),
         reconstruct_change_cause: !options.no_change_cause,

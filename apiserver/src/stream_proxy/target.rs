@@ -1,12 +1,14 @@
 //! Where a streamed request goes (upstream `pkg/registry/core/pod/strategy.go`).
 
+use std::net::IpAddr;
+
 use api::{ErrorList, FieldError};
 use serde_json::Value;
 
 use super::address;
 use crate::call::Call;
 use crate::error::ApiError;
-use crate::request::Query;
+use crate::request::{Query, RequestInfo};
 use crate::security::Objects;
 
 /// Where a request goes, and under which path and query there.
@@ -168,7 +170,7 @@ fn pod_address(call: &Call<'_>, query: &str) -> Result<Target, ApiError> {
             })?,
     };
     let ip = pod["status"]["podIP"].as_str().unwrap_or_default();
-    if ip.is_empty() {
+    if !ip.parse().is_ok_and(is_proxyable) {
         return Err(ApiError::bad_request("address not allowed"));
     }
     Ok(Target::Address { address: address::join(ip, port), path: rest(call, query) })
@@ -213,12 +215,64 @@ fn service(call: &Call<'_>, query: &str) -> Result<Target, ApiError> {
         let Some(number) = number else { continue };
         let mut endpoints = slice["endpoints"].as_array().into_iter().flatten();
         let ready = endpoints.find(|e| e["conditions"]["ready"].as_bool().unwrap_or(true));
-        if let Some(ip) = ready.and_then(|e| e["addresses"][0].as_str()) {
+        if let Some(endpoint) = ready
+            && let Some(ip) = endpoint["addresses"][0].as_str()
+        {
+            check_endpoint(call, endpoint, ip)?;
             let address = address::join(ip, number);
             return Ok(Target::Address { address, path: rest(call, query) });
         }
     }
     Err(none())
+}
+
+/// Whether anything may be proxied to this address (upstream `proxyutil.IsProxyableIP`).
+fn is_proxyable(address: IpAddr) -> bool {
+    let local = match address {
+        IpAddr::V4(v4) => v4.is_link_local() || v4.is_broadcast(),
+        IpAddr::V6(v6) => v6.is_unicast_link_local() || v6.to_ipv4_mapped().is_some(),
+    };
+    !(local || address.is_loopback() || address.is_multicast() || address.is_unspecified())
+}
+
+/// Refuses an endpoint that is no pod, unless the user may reach what the node reaches: whoever may
+/// write EndpointSlices could name any address there.
+fn check_endpoint(call: &Call<'_>, endpoint: &Value, ip: &str) -> Result<(), ApiError> {
+    let refused = |why: &str| {
+        ApiError::forbidden(call.served, &call.info.name, &format!("endpoint {ip} {why}"))
+    };
+    let address: IpAddr = ip.parse().map_err(|_| refused("is not an IP address"))?;
+    if !is_proxyable(address) {
+        return Err(refused("is an address of this machine"));
+    }
+    let in_pod_network =
+        matches!(address, IpAddr::V4(v4) if call.server.config.pod_cidr.contains(&v4));
+    if in_pod_network || is_address_of_pod(call, endpoint, ip) {
+        return Ok(());
+    }
+    let node_proxy = RequestInfo {
+        is_resource: true,
+        verb: call.info.verb,
+        version: "v1".into(),
+        resource: "nodes".into(),
+        subresource: "proxy".into(),
+        ..RequestInfo::default()
+    };
+    call.server.authorize(call.user, &node_proxy).map_err(|_| {
+        refused("is not a pod, which only users with access to \"nodes/proxy\" may reach")
+    })
+}
+
+/// Whether the endpoint names a pod of the namespace that has this address (a pod in the network of
+/// its host has the node's).
+fn is_address_of_pod(call: &Call<'_>, endpoint: &Value, ip: &str) -> bool {
+    let target = &endpoint["targetRef"];
+    if target["kind"] != "Pod" {
+        return false;
+    }
+    let name = target["name"].as_str().unwrap_or_default();
+    let pod = object(call, "pods", call.namespace(), name);
+    pod.is_ok_and(|pod| pod["status"]["podIP"] == ip)
 }
 
 #[cfg(test)]

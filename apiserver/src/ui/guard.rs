@@ -47,7 +47,7 @@ pub(crate) fn refuse_foreign_pages(parts: &Parts, info: &RequestInfo) -> Result<
         Some("same-origin" | "none") => return Ok(()),
         Some(_) => {
             // Following a link is fine: the other page cannot see what comes of it. What a
-            // proxied application loads is its own: it is shown without an origin (see `harden`).
+            // proxied application loads is decided later (`applications`).
             let link = text(headers, FETCH_MODE) == Some("navigate")
                 && text(headers, FETCH_DEST) == Some("document");
             let application = info.subresource == "proxy";
@@ -69,6 +69,38 @@ pub(crate) fn refuse_foreign_pages(parts: &Parts, info: &RequestInfo) -> Result<
         return Ok(());
     }
     Err(foreign("a page of another origin may not use this API"))
+}
+
+/// Refuses to open an application with the session of the dashboard: its answers come from a pod,
+/// which would count as the dashboard's own page.
+pub(crate) fn refuse_application(info: &RequestInfo) -> Result<(), ApiError> {
+    if info.subresource == "proxy" && matches!(info.resource.as_str(), "pods" | "services") {
+        return Err(foreign("a session of the dashboard opens no applications; use kubectl proxy"));
+    }
+    Ok(())
+}
+
+/// Who loads something of a proxied application.
+pub(super) enum Load {
+    /// A client that is no browser, our own page, or the user by following a link.
+    Own,
+    /// The user, who opens the application as a page.
+    OpenedByUser,
+    /// A page of another origin, or of none.
+    Foreign,
+}
+
+/// Tells from its headers who loads something.
+pub(super) fn load(parts: &Parts) -> Load {
+    let headers = &parts.headers;
+    let page = text(headers, FETCH_MODE) == Some("navigate")
+        && text(headers, FETCH_DEST) == Some("document");
+    match text(headers, FETCH_SITE) {
+        Some("same-origin" | "none") if page => Load::OpenedByUser,
+        Some("same-origin" | "none") | None => Load::Own,
+        Some(_) if page => Load::Own,
+        Some(_) => Load::Foreign,
+    }
 }
 
 fn authority(parts: &Parts) -> Option<&str> {

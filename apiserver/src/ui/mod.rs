@@ -4,6 +4,7 @@
 //! Everything that the page shows or changes goes through the same verbs as `kubectl`; nothing
 //! here reads or writes an object by itself.
 
+mod applications;
 mod assets;
 mod guard;
 mod multiplex;
@@ -11,12 +12,13 @@ mod sessions;
 mod terminal;
 
 use std::sync::{Arc, Mutex, MutexGuard};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use http::header::{AUTHORIZATION, CACHE_CONTROL, COOKIE, LOCATION, SET_COOKIE};
 use http::request::Parts;
 use http::{HeaderMap, HeaderValue, Method, Response, StatusCode};
 use serde_json::{Value, json};
+use tokio::sync::Semaphore;
 
 use crate::body::{self, Body};
 use crate::error::ApiError;
@@ -24,7 +26,10 @@ use crate::public;
 use crate::request::{Query, RequestInfo};
 use crate::security::User;
 use crate::server::{self, ApiServer};
-pub(crate) use guard::{Vouched, check_host, from_browser, harden, refuse_foreign_pages};
+use applications::Applications;
+pub(crate) use guard::{
+    Vouched, check_host, from_browser, harden, refuse_application, refuse_foreign_pages,
+};
 use sessions::Sessions;
 
 /// The header that our page puts on what it asks of `/ui/`: a page of another origin cannot send
@@ -34,14 +39,39 @@ const PAGE_HEADER: &str = "x-coracle-dashboard";
 const COOKIE_NAME: &str = "__Host-coracle";
 /// Bytes of a posted login token.
 const LOGIN_BYTES_MAX: usize = 256;
+/// How long a posted login token may take to arrive.
+const LOGIN_TIMEOUT: Duration = Duration::from_secs(5);
+/// Login tokens that are read at the same time.
+const LOGINS_MAX: usize = 64;
 
 /// The dashboard's state: sessions and tokens, in memory only.
-#[derive(Default)]
 pub(crate) struct Dashboard {
     sessions: Mutex<Sessions>,
+    applications: Applications,
+    logins: Semaphore,
+}
+
+impl Default for Dashboard {
+    fn default() -> Self {
+        Self {
+            sessions: Mutex::default(),
+            applications: Applications::default(),
+            logins: Semaphore::new(LOGINS_MAX),
+        }
+    }
 }
 
 impl Dashboard {
+    /// Refuses what a page of another origin loads of an application that its user has not opened.
+    pub(crate) fn admit_load(
+        &self,
+        parts: &Parts,
+        info: &RequestInfo,
+        user: &User,
+    ) -> Result<(), ApiError> {
+        self.applications.admit(parts, info, user, Instant::now())
+    }
+
     fn sessions(&self) -> MutexGuard<'_, Sessions> {
         // No panic can leave the maps half-changed, so a poisoned lock is as good as another.
         self.sessions.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
@@ -98,6 +128,10 @@ pub(crate) async fn answer(
         }
         (&Method::POST, "terminal-token") => {
             from_our_page(&parts)?;
+            // They could open nothing with it, and would take the places of others.
+            if user.in_group(crate::security::UNAUTHENTICATED) {
+                return Err(unauthorized("log in to open a terminal"));
+            }
             let token = server.ui.sessions().terminal_token(user, Instant::now());
             Ok(json_answer(&json!({ "token": token })))
         }
@@ -114,21 +148,28 @@ async fn log_in(
     parts: &Parts,
     body: Body,
 ) -> Result<Response<Body>, ApiError> {
-    let bytes = body::read(&parts.headers, body).await?;
+    let place = server.ui.logins.try_acquire().map_err(|_| {
+        ApiError::too_many_requests("Too many requests, please try again later.", 1)
+    })?;
+    let read = body::read_at_most(LOGIN_BYTES_MAX, &parts.headers, body);
+    let bytes = tokio::time::timeout(LOGIN_TIMEOUT, read)
+        .await
+        .unwrap_or_else(|_| Err(ApiError::timed_out()))?;
+    drop(place);
     let token = std::str::from_utf8(&bytes).unwrap_or_default().trim();
-    let session = (token.len() <= LOGIN_BYTES_MAX)
-        .then(|| server.ui.sessions().exchange(token, Instant::now()))
-        .flatten();
+    let session = server.ui.sessions().exchange(token, Instant::now());
     let Some((session, user)) = session else {
-        return Err(ApiError::new(
-            StatusCode::UNAUTHORIZED,
-            "Unauthorized",
+        return Err(unauthorized(
             "this login link has been used or is too old; `coracle dashboard` prints another",
         ));
     };
     let mut response = json_answer(&json!({ "user": user.name }));
     set_cookie(&mut response, &format!("{COOKIE_NAME}={session}; {COOKIE_RULES}"))?;
     Ok(response)
+}
+
+fn unauthorized(why: &str) -> ApiError {
+    ApiError::new(StatusCode::UNAUTHORIZED, "Unauthorized", why)
 }
 
 /// What a browser may do with the cookie: send it to this host only, over TLS, from our own

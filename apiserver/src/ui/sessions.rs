@@ -1,5 +1,6 @@
 //! Login links, sessions and terminal tokens: random, kept as digests, each with an end.
 
+use std::cmp::Reverse;
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
@@ -17,7 +18,8 @@ pub(super) const SESSION_LIFETIME: Duration = Duration::from_secs(12 * 3600);
 pub(super) const SESSION_IDLE: Duration = Duration::from_secs(2 * 3600);
 /// How long a terminal token is good.
 pub(super) const TERMINAL_LIFETIME: Duration = Duration::from_secs(30);
-/// How many of each there are at most; the one that ends first makes room.
+/// How many of each there are at most; of the user that has the most, the one that ends first makes
+/// room.
 pub(super) const KEPT_MAX: usize = 64;
 /// Bytes of randomness in a token.
 const TOKEN_BYTES: usize = 32;
@@ -90,10 +92,16 @@ impl Sessions {
 /// Puts an entry under a new random token, which it returns.
 fn keep(map: &mut HashMap<Digest, Kept>, entry: Kept, now: Instant) -> String {
     map.retain(|_, kept| kept.ends > now);
-    if map.len() >= KEPT_MAX
-        && let Some(first) = map.iter().min_by_key(|(_, kept)| kept.ends).map(|(key, _)| *key)
-    {
-        map.remove(&first);
+    if map.len() >= KEPT_MAX {
+        let mut counts: HashMap<&str, usize> = HashMap::new();
+        for kept in map.values().chain([&entry]) {
+            *counts.entry(&kept.user.name).or_default() += 1;
+        }
+        let of_most = |kept: &Kept| counts.get(kept.user.name.as_str()).copied();
+        let first = map.iter().min_by_key(|(_, kept)| (Reverse(of_most(kept)), kept.ends));
+        if let Some(first) = first.map(|(key, _)| *key) {
+            map.remove(&first);
+        }
     }
     let token = URL_SAFE_NO_PAD.encode(rand::random::<[u8; TOKEN_BYTES]>());
     map.insert(digest_of(&token), entry);
@@ -176,5 +184,18 @@ mod tests {
         assert_eq!(sessions.logins.len(), KEPT_MAX);
         assert!(sessions.exchange(&tokens[0], now).is_none(), "the oldest made room");
         assert!(sessions.exchange(&tokens[KEPT_MAX], now).is_some());
+    }
+
+    #[test]
+    fn one_user_does_not_displace_another() {
+        let mut sessions = Sessions::default();
+        let now = Instant::now();
+        let token = sessions.terminal_token(&jane(), now);
+        let joe = User::authenticated("joe", &[]);
+        for n in 0..3 * KEPT_MAX as u64 {
+            sessions.terminal_token(&joe, now + Duration::from_millis(n));
+        }
+        assert_eq!(sessions.terminals.len(), KEPT_MAX);
+        assert!(sessions.opens_terminal(&token, &jane(), now));
     }
 }

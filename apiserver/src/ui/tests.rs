@@ -192,3 +192,58 @@ async fn a_terminal_needs_a_token_of_our_page() {
     assert_eq!(open(&protocols).of(&cluster).await.status(), StatusCode::NOT_FOUND);
     assert_eq!(open(&protocols).of(&cluster).await.status(), StatusCode::FORBIDDEN, "once only");
 }
+
+/// A session's cookie.
+async fn cookie(cluster: &Cluster) -> String {
+    let token = login_token(cluster).await;
+    let mut ask = Ask::new(Method::POST, "/ui/session").with("x-coracle-dashboard", "1");
+    ask.body = &token;
+    let session = ask.of(cluster).await;
+    let set = session.headers()[SET_COOKIE].to_str().unwrap();
+    set.split(';').next().unwrap().to_owned()
+}
+
+#[tokio::test]
+async fn session_opens_no_application() {
+    let cluster = Cluster::new().await;
+    let cookie = cookie(&cluster).await;
+    for path in [
+        "/api/v1/namespaces/default/pods/p:80/proxy/",
+        "/api/v1/namespaces/default/services/s/proxy/",
+    ] {
+        let refused = Ask::get(path).with("cookie", &cookie).of(&cluster).await;
+        assert_eq!(refused.status(), StatusCode::FORBIDDEN);
+        let text = json_of(refused).await["message"].to_string();
+        assert!(text.contains("kubectl proxy"), "{text}");
+        // By another credential it is a pod or Service that is not there.
+        let asked = Ask::get(path).by("admin", &["system:masters"]).of(&cluster).await;
+        assert_eq!(asked.status(), StatusCode::NOT_FOUND);
+    }
+}
+
+#[tokio::test]
+async fn login_token_is_short_and_comes_soon() {
+    let cluster = Cluster::new().await;
+    let long = "x".repeat(257);
+    let mut ask = Ask::new(Method::POST, "/ui/session").with("x-coracle-dashboard", "1");
+    ask.body = &long;
+    assert_eq!(ask.of(&cluster).await.status(), StatusCode::PAYLOAD_TOO_LARGE);
+    let post = |body| {
+        let mut request = Request::post("/ui/session").header("x-coracle-dashboard", "1");
+        request = request.header("host", "127.0.0.1:6443");
+        let mut request = request.body(body).unwrap();
+        request.extensions_mut().insert(FromNetwork);
+        cluster.server.handle(request)
+    };
+    let began = std::time::Instant::now();
+    let slow = post(crate::body::stream(futures::stream::pending())).await;
+    assert_eq!(slow.status(), StatusCode::GATEWAY_TIMEOUT);
+    assert!(began.elapsed().as_secs() < 20);
+}
+
+#[tokio::test]
+async fn anonymous_clients_get_no_terminal_token() {
+    let cluster = Cluster::new().await;
+    let ask = Ask::new(Method::POST, "/ui/terminal-token").with("x-coracle-dashboard", "1");
+    assert_eq!(ask.of(&cluster).await.status(), StatusCode::UNAUTHORIZED);
+}
