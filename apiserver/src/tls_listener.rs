@@ -3,31 +3,32 @@
 use std::convert::Infallible;
 use std::future::Future;
 use std::io;
+use std::net::IpAddr;
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use http::{Request, Response};
-use hyper::body::{Body, Incoming};
+use hyper::body::{Body, Frame, Incoming, SizeHint};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
 use rustls::ServerConfig;
 use rustls::pki_types::CertificateDer;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::Semaphore;
 use tokio::time::timeout;
 use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use x509_parser::prelude::{FromDer, X509Certificate};
 
+use crate::connections::{Activity, Connections, Ongoing, Place, Placed};
 use crate::security::User;
 
-/// Connections open at the same time; the next one waits in the kernel's backlog.
-const CONNECTIONS_MAX: usize = 4096;
 /// A client that has not finished its handshake by then is gone or hostile.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
-/// How long a connection may take to send a request's head, idle time before it included.
+/// How long a connection may take to send a request's head.
 const HEADER_TIMEOUT: Duration = Duration::from_secs(90);
 /// How often an HTTP/2 client is asked whether it is still there.
 const PING_INTERVAL: Duration = Duration::from_secs(60);
@@ -51,12 +52,13 @@ pub(crate) struct FromThisMachine;
 
 /// Accepts connections until `shutdown`, then lets open requests finish for a few seconds.
 ///
-/// `handle` gets each request with the [`User`] of a verified client certificate, if there was
+/// `places` is shared by all listeners of the API. `handle` gets each request with the [`User`] of a verified client certificate, if there was
 /// one, among its extensions; HTTP/1.1 upgrades work through `hyper::upgrade::on`.
 pub async fn serve_tls<H, F, B>(
     listener: TcpListener,
     tls: Arc<ServerConfig>,
     handle: H,
+    places: Arc<Connections>,
     shutdown: CancellationToken,
 ) where
     H: Fn(Request<Incoming>) -> F + Clone + Send + Sync + 'static,
@@ -66,16 +68,15 @@ pub async fn serve_tls<H, F, B>(
     B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
 {
     let acceptor = TlsAcceptor::from(tls);
-    let slots = Arc::new(Semaphore::new(CONNECTIONS_MAX));
     let connections = TaskTracker::new();
     let end = CancellationToken::new();
     let http = http_server();
     loop {
         let accepted = tokio::select! {
             () = shutdown.cancelled() => break,
-            accepted = accept(&listener, &slots) => accepted,
+            accepted = accept(&listener) => accepted,
         };
-        let (stream, slot) = match accepted {
+        let (stream, peer, local) = match accepted {
             Ok(accepted) => accepted,
             Err(error) => {
                 tracing::warn!(%error, "cannot accept a connection");
@@ -83,19 +84,24 @@ pub async fn serve_tls<H, F, B>(
                 continue;
             }
         };
+        let Some(place) = places.admit(peer, local).map(Arc::new) else {
+            tracing::debug!(%peer, "too many connections; one is closed");
+            continue;
+        };
         let acceptor = acceptor.clone();
         let handle = handle.clone();
         let http = http.clone();
         let (shutdown, end) = (shutdown.clone(), end.clone());
         connections.spawn(async move {
-            let served = serve_connection(stream, acceptor, http, handle, &shutdown);
+            let evicted = place.evicted.clone();
+            let served = serve_connection(stream, place, local, acceptor, http, handle, &shutdown);
             tokio::select! {
                 served = served => if let Err(error) = served {
                     tracing::debug!(error = %error, "connection ended");
                 },
                 () = end.cancelled() => {}
+                () = evicted.cancelled() => {}
             }
-            drop(slot);
         });
     }
     drop(listener);
@@ -106,14 +112,14 @@ pub async fn serve_tls<H, F, B>(
     }
 }
 
-async fn accept(
-    listener: &TcpListener,
-    slots: &Arc<Semaphore>,
-) -> io::Result<(TcpStream, tokio::sync::OwnedSemaphorePermit)> {
-    let slot = slots.clone().acquire_owned().await.map_err(io::Error::other)?;
-    let (stream, _) = listener.accept().await?;
+/// The next connection, the address it comes from, and whether that is this machine: whoever calls
+/// an address of their own machine does so from that same address.
+async fn accept(listener: &TcpListener) -> io::Result<(TcpStream, IpAddr, bool)> {
+    let (stream, peer) = listener.accept().await?;
     stream.set_nodelay(true)?;
-    Ok((stream, slot))
+    let peer = peer.ip().to_canonical();
+    let local = peer.is_loopback() || stream.local_addr()?.ip().to_canonical() == peer;
+    Ok((stream, peer, local))
 }
 
 fn http_server() -> auto::Builder<TokioExecutor> {
@@ -140,6 +146,8 @@ enum ConnectionError {
 
 async fn serve_connection<H, F, B>(
     stream: TcpStream,
+    place: Arc<Place>,
+    local: bool,
     acceptor: TlsAcceptor,
     http: auto::Builder<TokioExecutor>,
     handle: H,
@@ -152,11 +160,6 @@ where
     B::Data: Send,
     B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
 {
-    // Whoever calls an address of their own machine does so from that same address.
-    let local = match (stream.peer_addr(), stream.local_addr()) {
-        (Ok(peer), Ok(own)) => peer.ip() == own.ip(),
-        _ => false,
-    };
     let stream = timeout(HANDSHAKE_TIMEOUT, acceptor.accept(stream))
         .await
         .map_err(|_| ConnectionError::HandshakeTimeout)?
@@ -167,7 +170,12 @@ where
         .peer_certificates()
         .and_then(|chain| chain.first())
         .and_then(user_of_certificate);
+    let activity = Activity::new();
+    let stream = Placed { stream, _place: place.clone() };
+    let requests = activity.clone();
     let service = service_fn(move |mut request: Request<Incoming>| {
+        place.speaks();
+        let ongoing = requests.begin();
         request.extensions_mut().insert(FromNetwork);
         if local {
             request.extensions_mut().insert(FromThisMachine);
@@ -176,15 +184,54 @@ where
             request.extensions_mut().insert(user.clone());
         }
         let answer = handle(request);
-        async move { Ok::<_, Infallible>(answer.await) }
+        async move {
+            let response = answer.await;
+            Ok::<_, Infallible>(
+                response.map(|body| Answer { body: Box::pin(body), _ongoing: ongoing }),
+            )
+        }
     });
     let connection = http.serve_connection_with_upgrades(TokioIo::new(stream), service);
     let mut connection = std::pin::pin!(connection);
     tokio::select! {
         served = connection.as_mut() => return served.map_err(ConnectionError::Http),
         () = shutdown.cancelled() => connection.as_mut().graceful_shutdown(),
+        () = activity.idle() => {
+            connection.as_mut().graceful_shutdown();
+            // A peer that does not take note of the end is not waited for.
+            return match timeout(DRAIN_TIMEOUT, connection).await {
+                Ok(served) => served.map_err(ConnectionError::Http),
+                Err(_) => Ok(()),
+            };
+        }
     }
     connection.await.map_err(ConnectionError::Http)
+}
+
+/// The body of an answer; the request lasts as long as it does.
+struct Answer<B> {
+    body: Pin<Box<B>>,
+    _ongoing: Ongoing,
+}
+
+impl<B: Body> Body for Answer<B> {
+    type Data = B::Data;
+    type Error = B::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<B::Data>, B::Error>>> {
+        self.body.as_mut().poll_frame(context)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
 }
 
 /// The user that a verified client certificate names: the common name, and each organization as a

@@ -163,7 +163,15 @@ async fn start(dir: &Path) -> (Arc<ApiServer>, Arc<Security>, PathBuf, u16, Canc
         }
     };
     let tls = pki.server_config().unwrap();
-    tokio::spawn(coracle_apiserver::tls_listener::serve_tls(listener, tls, handle, token.clone()));
+    let connections = coracle_apiserver::Connections::new(1024);
+    let served = coracle_apiserver::tls_listener::serve_tls(
+        listener,
+        tls,
+        handle,
+        connections,
+        token.clone(),
+    );
+    tokio::spawn(served);
     let kubeconfig = dir.join("kubeconfig");
     pki.admin_kubeconfig(&format!("https://127.0.0.1:{port}")).write(&kubeconfig).unwrap();
     (server, security, kubeconfig, port, token)

@@ -282,6 +282,9 @@ async fn serve(
     pki: &Pki,
 ) -> Result<Vec<SocketAddr>, Failure> {
     let addresses = api_addresses(launch.options, launch.facts.ip);
+    let open_files =
+        runtime::own_limits::open_files().map_err(|e| format!("RLIMIT_NOFILE: {e}"))?;
+    let connections = apiserver::Connections::new(open_files);
     for address in addresses.clone() {
         // A listener belongs to the threads that it was made on.
         let listener = launch.api.spawn(TcpListener::bind(address)).await?;
@@ -296,6 +299,7 @@ async fn serve(
             listener,
             pki.server_config()?,
             handle,
+            connections.clone(),
             launch.token.clone(),
         );
         launch.tasks.spawn_on(served, &launch.api);

@@ -9,6 +9,11 @@ use nix::sys::resource::{Resource, getrlimit, setrlimit};
 /// The environment variable that hands a shim the soft limit of open files that its containers get.
 pub(crate) const OPEN_FILES: &str = "CORACLE_OPEN_FILES";
 
+/// The soft limit of open files of this process.
+pub fn open_files() -> nix::Result<u64> {
+    Ok(getrlimit(Resource::RLIMIT_NOFILE)?.0)
+}
+
 /// The soft limit of open files before it was raised.
 static INHERITED: OnceLock<u64> = OnceLock::new();
 
