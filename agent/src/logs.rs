@@ -5,6 +5,7 @@
 use std::fs::File;
 use std::io::{Read, Seek, SeekFrom};
 use std::os::fd::OwnedFd;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use bytes::{Bytes, BytesMut};
@@ -208,7 +209,8 @@ pub async fn read(
         let Some(watcher) = &watcher else { return Ok(()) };
         if reader.was_replaced(&log) {
             reader.drain(&mut filter, &pieces, true).await?;
-            if let Ok(file) = File::open(&log) {
+            // Not always the newest: a slow reader may be several files behind.
+            if let Some(file) = reader.next_file(&log).and_then(|path| File::open(path).ok()) {
                 reader = Lines::new(file, 0)?;
             }
             continue;
@@ -237,8 +239,16 @@ impl Lines {
         Ok(Self { file, rest: Vec::new() })
     }
 
+    /// The file that follows this one; the oldest when this one is no longer kept.
+    fn next_file(&self, log: &Path) -> Option<PathBuf> {
+        let own = self.file.metadata().ok()?.ino();
+        let files = files(log);
+        let is_own = |path: &PathBuf| std::fs::metadata(path).is_ok_and(|there| there.ino() == own);
+        let next = files.iter().position(is_own).map_or(0, |at| at + 1);
+        files.into_iter().nth(next)
+    }
+
     fn was_replaced(&self, path: &Path) -> bool {
-        use std::os::unix::fs::MetadataExt;
         let own = self.file.metadata().map(|metadata| metadata.ino());
         let there = std::fs::metadata(path).map(|metadata| metadata.ino());
         matches!((own, there), (Ok(own), Ok(there)) if own != there)
@@ -365,6 +375,43 @@ mod tests {
         assert_eq!(all(tail, &files).await, "zero\none\ntwo\nthree\n");
         let follow = LogOptions { follow: true, ..LogOptions::default() };
         assert_eq!(all(follow, &files).await, "zero\none\ntwo\nthree\n");
+    }
+
+    #[tokio::test]
+    async fn slow_follower_misses_no_file() {
+        let directory = tempfile_directory("rotation");
+        let log = directory.join("0.log");
+        let line = |text: &str| format!("2026-01-01T00:00:00Z stdout F {text}\n");
+        std::fs::write(&log, line("one")).unwrap();
+        let ended = std::sync::Arc::new(std::sync::atomic::AtomicBool::new(false));
+        let (sender, mut receiver) = mpsc::channel(64);
+        let running = {
+            let ended = ended.clone();
+            move || !ended.load(std::sync::atomic::Ordering::SeqCst)
+        };
+        let options = LogOptions { follow: true, ..LogOptions::default() };
+        let reading = tokio::spawn(read(log.clone(), options, running, sender));
+        assert_eq!(receiver.recv().await.unwrap(), "one\n");
+        // Two rotations before the reader looks again.
+        for (number, text) in [(1, "two"), (2, "three")] {
+            let rotated = format!("0.log.2026010{number}-000000");
+            std::fs::rename(&log, directory.join(rotated)).unwrap();
+            std::fs::write(&log, line(text)).unwrap();
+        }
+        ended.store(true, std::sync::atomic::Ordering::SeqCst);
+        reading.await.unwrap().unwrap();
+        let mut rest = Vec::new();
+        while let Ok(piece) = receiver.try_recv() {
+            rest.extend_from_slice(&piece);
+        }
+        std::fs::remove_dir_all(&directory).unwrap();
+        assert_eq!(String::from_utf8(rest).unwrap(), "two\nthree\n");
+    }
+
+    fn tempfile_directory(name: &str) -> PathBuf {
+        let directory = std::env::temp_dir().join(format!("coracle-{name}-{}", std::process::id()));
+        std::fs::create_dir_all(&directory).unwrap();
+        directory
     }
 
     #[test]
