@@ -1,12 +1,14 @@
 //! A disk that is full or broken, and one that fills up.
 #![allow(clippy::unwrap_used, clippy::panic)]
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::path::Path;
 
-use coracle_integration::{Api, Node, NodeOptions, Registry, eventually, privileged, within};
-use serde_json::json;
+use coracle_integration::{
+    Api, Node, NodeOptions, Random, Registry, eventually, privileged, within,
+};
+use serde_json::{Value, json};
 
 const CONFIG_MAPS: &str = "/api/v1/namespaces/default/configmaps";
 
@@ -22,10 +24,17 @@ fn fill(path: &Path, left: u64) {
     }
 }
 
-fn config_maps(api: &Api) -> BTreeSet<String> {
+/// The ConfigMaps of these tests by name, with all that they contain.
+fn config_maps(api: &Api) -> BTreeMap<String, Value> {
     let list = api.get(CONFIG_MAPS);
-    let names = list.items().iter().map(|o| o["metadata"]["name"].as_str().unwrap().to_owned());
-    names.filter(|name| name != "kube-root-ca.crt").collect()
+    let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+    let all = list.items().iter().map(|o| (text(&o["metadata"]["name"]), o["data"].clone()));
+    all.filter(|(name, _)| name != "kube-root-ca.crt").collect()
+}
+
+/// Text of which no two places look alike.
+fn random_text(random: &mut Random, bytes: usize) -> String {
+    (0..bytes).map(|_| char::from(b'!' + random.below(94) as u8)).collect()
 }
 
 #[test]
@@ -54,15 +63,17 @@ fn a_full_disk_loses_nothing() {
     ]);
     kubectl.ok(&["wait", "--for=condition=Ready", "pod/steady", "--timeout=60s"]);
 
-    let mut acknowledged = BTreeSet::new();
+    let mut acknowledged = BTreeMap::new();
     let mut number = 0;
-    let mut create = |acknowledged: &mut BTreeSet<String>| {
+    let mut random = Random::new(Random::seed());
+    let mut create = |acknowledged: &mut BTreeMap<String, Value>| {
         number += 1;
         let name = format!("m{number}");
-        let object = json!({"metadata": {"name": name}, "data": {"v": "x".repeat(200_000)}});
+        let data = json!({"v": random_text(&mut random, 200_000)});
+        let object = json!({"metadata": {"name": name}, "data": data});
         let reply = api.request("POST", CONFIG_MAPS, Some(&object));
         if reply.ok() {
-            acknowledged.insert(name);
+            acknowledged.insert(name, data);
         }
         reply
     };
@@ -138,10 +149,11 @@ fn a_broken_state_file_is_refused_with_advice() {
     }
     let mut node = Node::start_with(NodeOptions { without_images: true, ..NodeOptions::default() });
     let api = Api::of(&node);
+    // The damage below looks for a run of one letter.
+    let mut random = Random::new(Random::seed());
     for number in 0..20 {
-        let object = json!({
-            "metadata": {"name": format!("m{number}")}, "data": {"v": "x".repeat(50_000)},
-        });
+        let value = random_text(&mut random, 50_000) + &"x".repeat(60);
+        let object = json!({"metadata": {"name": format!("m{number}")}, "data": {"v": value}});
         assert!(api.request("POST", CONFIG_MAPS, Some(&object)).ok());
     }
     let before = config_maps(&api);
