@@ -65,17 +65,23 @@ impl Api {
         Path::new(&self.dir).join(name).display().to_string()
     }
 
-    /// One request over a connection of its own.
-    pub fn request(&self, method: &str, path: &str, body: Option<&Value>) -> Reply {
-        let mut sent = None;
+    /// A curl with the certificates, in the network of the node.
+    pub fn curl(&self) -> Command {
         let mut command = Command::new("nsenter");
         command
             .arg(format!("--net={}", self.netns))
-            .args(["--", "curl", "--silent", "--max-time", "30", "--request", method])
+            .args(["--", "curl", "--silent", "--max-time", "30"])
             .args(["--cacert", &self.file("authority"), "--cert", &self.file("certificate")])
-            .args(["--key", &self.file("key"), "--write-out", "\n%{http_code}"])
-            .stdin(Stdio::null())
-            .stderr(Stdio::null());
+            .args(["--key", &self.file("key")])
+            .stdin(Stdio::null());
+        command
+    }
+
+    /// One request over a connection of its own.
+    pub fn request(&self, method: &str, path: &str, body: Option<&Value>) -> Reply {
+        let mut sent = None;
+        let mut command = self.curl();
+        command.args(["--request", method, "--write-out", "\n%{http_code}"]).stderr(Stdio::null());
         if let Some(body) = body {
             let file = tempfile::NamedTempFile::new_in(&self.dir).unwrap();
             std::fs::write(file.path(), body.to_string()).unwrap();
