@@ -6,6 +6,7 @@
 mod devices;
 mod limits;
 mod stats;
+mod tree;
 
 use std::fs;
 use std::io;
@@ -16,6 +17,7 @@ use crate::plan::CgroupPlan;
 
 pub use limits::apply;
 pub use stats::Usage;
+pub(crate) use tree::kill_all;
 
 /// Version 1 controllers that containers are put under. The others (`cpuset`, `blkio`, …) are
 /// joined only where limits ask for them: each costs every start and removal.
@@ -172,17 +174,57 @@ impl Hierarchies {
         self.mounts().map(|mount| join(mount, group).join("cgroup.procs")).collect()
     }
 
-    /// Kills every process in a group and the groups below it.
+    /// Sends SIGKILL to every process in a group and the groups below it, and takes away what keeps
+    /// them from ending: a frozen group, a share of the CPU too small to end with. Processes that
+    /// are made meanwhile are missed; see [`Hierarchies::end`].
     pub fn kill(&self, group: &str) {
         if let Some(directory) = self.unified_directory(group)
-            && fs::write(directory.join("cgroup.kill"), "1").is_ok()
             && self.is_unified()
         {
-            return;
+            let _ = fs::write(directory.join("cpu.max"), "max");
+            if fs::write(directory.join("cgroup.kill"), "1").is_ok() {
+                return;
+            }
+        }
+        let freezer = self.legacy_directory("freezer", group);
+        if let Some(freezer) = &freezer {
+            // Frozen processes make no others.
+            let _ = fs::write(freezer.join("freezer.state"), "FROZEN");
         }
         for mount in self.mounts() {
-            for_each_group(&join(mount, group), &mut |directory| kill_all(directory));
+            tree::each_group(&join(mount, group), tree::kill_processes);
         }
+        if let Some(freezer) = &freezer {
+            tree::each_group(freezer, |group| tree::write(group, c"freezer.state", b"THAWED"));
+        }
+        if let Some(cpu) = self.legacy_directory("cpu", group) {
+            tree::each_group(&cpu, |group| tree::write(group, c"cpu.cfs_quota_us", b"-1"));
+        }
+    }
+
+    /// Kills every process in a group and the groups below it until none is left; fails with
+    /// `TimedOut` if some do not end, those in an uninterruptible wait for example. Works without
+    /// the help of any other process.
+    pub async fn end(&self, group: &str) -> io::Result<()> {
+        for attempt in 0..REMOVE_ATTEMPTS {
+            if self.is_empty(group) {
+                return Ok(());
+            }
+            self.kill(group);
+            tokio::time::sleep(Duration::from_millis(u64::from(attempt / 4 + 1))).await;
+        }
+        Err(io::ErrorKind::TimedOut.into())
+    }
+
+    /// Whether no process is left in a group and the groups below it.
+    pub fn is_empty(&self, group: &str) -> bool {
+        let mut empty = true;
+        for mount in self.mounts() {
+            tree::each_group(&join(mount, group), |group| {
+                empty &= tree::processes(group).is_empty();
+            });
+        }
+        empty
     }
 
     /// Kills what is left in a group and removes it everywhere. What is gone already is no error.
@@ -205,7 +247,7 @@ impl Hierarchies {
     /// Removes a group whose processes are gone; EBUSY while some are left.
     pub fn try_remove(&self, group: &str) -> io::Result<()> {
         for mount in self.mounts() {
-            remove_tree(&join(mount, group))?;
+            tree::remove(&join(mount, group))?;
         }
         Ok(())
     }
@@ -235,40 +277,6 @@ impl Hierarchies {
 
 fn join(mount: &Path, group: &str) -> PathBuf {
     mount.join(group.trim_start_matches('/'))
-}
-
-fn for_each_group(directory: &Path, visit: &mut impl FnMut(&Path)) {
-    let Ok(entries) = fs::read_dir(directory) else { return };
-    for entry in entries.flatten() {
-        if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
-            for_each_group(&entry.path(), visit);
-        }
-    }
-    visit(directory);
-}
-
-/// Kills the processes directly in one group.
-pub(crate) fn kill_all(directory: &Path) {
-    let Ok(procs) = fs::read_to_string(directory.join("cgroup.procs")) else { return };
-    for pid in procs.lines().filter_map(|line| line.parse().ok()).filter(|pid| *pid > 0) {
-        let _ = nix::sys::signal::kill(
-            nix::unistd::Pid::from_raw(pid),
-            nix::sys::signal::Signal::SIGKILL,
-        );
-    }
-}
-
-fn remove_tree(directory: &Path) -> io::Result<()> {
-    let mut result = Ok(());
-    for_each_group(directory, &mut |group| {
-        if let Err(error) = fs::remove_dir(group)
-            && error.kind() != io::ErrorKind::NotFound
-            && result.is_ok()
-        {
-            result = Err(error);
-        }
-    });
-    result
 }
 
 /// The number behind `key` in a file of `key number` lines.

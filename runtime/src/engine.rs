@@ -12,18 +12,25 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use crate::cgroup::{self, Hierarchies};
+use crate::link::Link;
 use crate::own_limits;
 use crate::protocol::{Operation, Setup, VERSION};
-use crate::records::{self, Durability};
+use crate::records::{self, Durability, Unreadable};
 use crate::sandbox::{NamespaceMode, RuntimeConfig, SandboxSpec};
 use crate::sys::mount::{Attributes, CWD, clone_tree, set_attributes};
 use crate::{Error, Result, Sandbox, tree};
+
+mod shim;
 
 /// Levels of empty groups above a sandbox's that a cleanup removes.
 const MAX_GROUP_DEPTH: usize = 8;
 
 /// How long a shim may take to answer when it is adopted.
 const ADOPT_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// How often a shim is tried to be adopted, and the pause in between.
+const ADOPT_ATTEMPTS: u32 = 3;
+const ADOPT_PAUSE: Duration = Duration::from_millis(500);
 
 /// The container runtime of one machine. Cheap to clone.
 #[derive(Clone)]
@@ -104,30 +111,89 @@ impl Runtime {
     /// A sandbox whose shim is gone (reboot, or somebody killed it) is returned too: its
     /// [`Sandbox::events`] say [`crate::sandbox::SandboxEvent::ShimLost`] at once and its status
     /// is what was recorded.
+    ///
+    /// A sandbox whose record cannot be read is not adopted. If the record is of a newer version of
+    /// this program, everything is left as it is; otherwise the sandbox's containers are killed and
+    /// the record is kept in `unreadable` for inspection.
     pub async fn adopt(&self) -> Result<Vec<(SandboxSpec, Sandbox)>> {
         let mut adopted = Vec::new();
         for id in self.census().await? {
             let record = self.inner.state(&id).join(records::SANDBOX);
-            let spec: Option<SandboxSpec> =
-                records::read(&record).map_err(Error::file("reading", record))?;
-            // Without a whole record it was never created for anybody; `cleanup` removes it.
-            let Some(spec) = spec else { continue };
+            let spec: SandboxSpec = match records::load(&record) {
+                Ok(spec) => spec,
+                // It was never created for anybody; `cleanup` removes it.
+                Err(Unreadable::Missing) => continue,
+                Err(Unreadable::TooNew(format)) => {
+                    tracing::error!(
+                        sandbox = id,
+                        format,
+                        "the sandbox was made by a newer version; leaving it alone"
+                    );
+                    continue;
+                }
+                Err(error) => {
+                    tracing::error!(sandbox = id, %error, "sandbox record is unreadable; killing its containers");
+                    self.inner.set_aside(&id, &record);
+                    self.end_unknown(&id).await;
+                    continue;
+                }
+            };
             let sandbox = self.connect(spec.clone()).await?;
             adopted.push((spec, sandbox));
         }
         Ok(adopted)
     }
 
+    /// Ends a sandbox of which nothing but the name is known: its shim kills the containers.
+    async fn end_unknown(&self, id: &str) {
+        let Ok(stream) = shim::connect(&self.inner.socket(id)) else { return };
+        let link = Link::new(id.to_owned(), stream, |_| {});
+        if let Ok(link) = link {
+            let request = link.request(Operation::Shutdown, Vec::new());
+            let _ = tokio::time::timeout(ADOPT_TIMEOUT, request).await;
+        }
+        self.inner.kill_shim(id);
+    }
+
+    /// Connects to the shim of a sandbox. The sandbox counts as lost, and what runs in it is
+    /// killed, only when no shim listens, or when it speaks another protocol or gives no answer in
+    /// [`ADOPT_ATTEMPTS`]; a failure on this side is returned.
     async fn connect(&self, spec: SandboxSpec) -> Result<Sandbox> {
         let inner = Arc::clone(&self.inner);
-        if let Ok(stream) = UnixStream::connect(inner.socket(&spec.id)) {
+        let mut failure = None;
+        for attempt in 0..ADOPT_ATTEMPTS {
+            if attempt > 0 {
+                tokio::time::sleep(ADOPT_PAUSE).await;
+            }
+            let stream = match shim::connect(&inner.socket(&spec.id)) {
+                Ok(stream) => stream,
+                Err(error) if shim::proves_absence(&error) => {
+                    return Sandbox::lost(spec, inner);
+                }
+                Err(error) => {
+                    failure = Some(error);
+                    continue;
+                }
+            };
             let sandbox = Sandbox::connected(spec.clone(), Arc::clone(&inner), None, stream)?;
-            let answered = tokio::time::timeout(ADOPT_TIMEOUT, sandbox.reconcile()).await;
-            if matches!(answered, Ok(Ok(()))) {
-                return Ok(sandbox);
+            match tokio::time::timeout(ADOPT_TIMEOUT, sandbox.reconcile()).await {
+                Ok(Ok(())) => return Ok(sandbox),
+                Ok(Err(error @ Error::ShimVersion { .. })) => {
+                    tracing::warn!(%error, "restarting its containers under a new shim");
+                    sandbox.abandon();
+                    return Sandbox::lost(spec, inner);
+                }
+                Ok(Err(_)) | Err(_) => sandbox.abandon(),
+            }
+            failure = None;
+        }
+        match failure {
+            Some(error) => Err(Error::kernel("connecting to a shim")(error)),
+            None => {
+                tracing::error!(sandbox = spec.id, "its shim gives no answer; killing it");
+                Sandbox::lost(spec, inner)
             }
         }
-        Sandbox::lost(spec, inner)
     }
 
     /// The identifiers of all sandboxes that left anything on this machine.
@@ -144,12 +210,16 @@ impl Runtime {
     pub async fn cleanup(&self, keep: &HashSet<String>) -> Result<()> {
         for id in self.census().await?.into_iter().filter(|id| !keep.contains(id)) {
             let record = self.inner.state(&id).join(records::SANDBOX);
-            match records::read::<SandboxSpec>(&record).ok().flatten() {
-                Some(spec) => {
+            match records::load::<SandboxSpec>(&record) {
+                Ok(spec) => {
                     self.connect(spec.clone()).await?.remove().await?;
                     self.inner.cgroups.prune(&spec.cgroup, 2);
                 }
-                None => self.inner.forget(&id)?,
+                Err(Unreadable::TooNew(_)) if !keep.is_empty() => {}
+                Err(_) => {
+                    self.end_unknown(&id).await;
+                    self.inner.forget(&id)?;
+                }
             }
         }
         if keep.is_empty() {
@@ -212,7 +282,7 @@ impl Inner {
         make_private(&state)?;
         make_private(&self.runs().join(&spec.id))?;
         let record = state.join(records::SANDBOX);
-        records::write(&record, spec, Durability::Cached)
+        records::write_formatted(&record, spec, Durability::Cached)
             .map_err(Error::file("writing", record))?;
         self.remember_parent(&spec.cgroup)?;
         self.cgroups.create(&spec.cgroup).map_err(Error::kernel("making the control group"))?;
@@ -251,6 +321,24 @@ impl Inner {
             .spawn()
             .map_err(Error::file("executing", program))?;
         Ok((child, ours))
+    }
+
+    /// Kills the process that listens on the socket of a sandbox, if there is one: its shim.
+    pub(crate) fn kill_shim(&self, id: &str) {
+        if let Ok(stream) = shim::connect(&self.socket(id)) {
+            shim::kill(&stream);
+        }
+    }
+
+    /// Keeps a record that cannot be read, for inspection.
+    fn set_aside(&self, id: &str, record: &Path) {
+        let aside = self.config.state_dir.join("unreadable");
+        let kept = make_private(&aside).map_err(|error| error.to_string()).and_then(|()| {
+            fs::rename(record, aside.join(format!("{id}.json"))).map_err(|e| e.to_string())
+        });
+        if let Err(error) = kept {
+            tracing::error!(sandbox = id, %error, "the record cannot be set aside");
+        }
     }
 
     /// Removes the directories of a sandbox.

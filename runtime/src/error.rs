@@ -25,6 +25,20 @@ pub enum Error {
     /// The shim is gone; the containers of the sandbox are dead.
     #[error("the shim of sandbox {0:?} is gone")]
     ShimLost(String),
+    /// The shim has not answered in time; its containers may run.
+    #[error("the shim of sandbox {0:?} does not answer")]
+    ShimSilent(String),
+    /// The shim is of a version of this program that has another protocol.
+    #[error(
+        "the shim of sandbox {sandbox:?} speaks protocol {version}, not {}",
+        crate::protocol::VERSION
+    )]
+    ShimVersion {
+        /// The sandbox.
+        sandbox: String,
+        /// What it speaks.
+        version: u32,
+    },
     /// The shim refused a request.
     #[error("shim: {0}")]
     Shim(#[from] crate::protocol::Refusal),

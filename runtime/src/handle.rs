@@ -18,7 +18,7 @@ use crate::cgroup::{self, Usage};
 use crate::engine;
 use crate::link::Link;
 use crate::plan::{self, NamespaceChoice, Rootfs};
-use crate::protocol::{Answer, LogPlan, Operation, Refusal, Start};
+use crate::protocol::{Answer, LAUNCH_TIMEOUT_MS, LogPlan, Operation, Refusal, Start, VERSION};
 use crate::records::{self, Durability};
 use crate::sandbox::{ContainerSpec, ContainerStatus, SandboxEvent, SandboxSpec};
 use crate::{Error, Result, tree};
@@ -26,6 +26,13 @@ use observed::Observed;
 
 /// How long a shim may take to end after it was told to, before it is killed.
 const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(3);
+
+/// How long a shim may take to answer: it waits for no container, only for the machine.
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// The same for what starts a process, which the shim gives up by itself before.
+const LAUNCH_TIMEOUT: Duration =
+    Duration::from_millis(LAUNCH_TIMEOUT_MS).saturating_add(REQUEST_TIMEOUT);
 
 /// A sandbox with its containers. Cheap to clone; dropping it changes nothing.
 #[derive(Clone)]
@@ -83,11 +90,20 @@ impl Sandbox {
     pub(crate) fn lost(spec: SandboxSpec, engine: Arc<engine::Inner>) -> Result<Self> {
         let state = engine.state(&spec.id);
         let mut observed = Observed::load(&state);
+        engine.kill_shim(&spec.id);
         engine.cgroups.kill(&spec.cgroup);
         observed.lose(&state);
         let observed = Arc::new(Mutex::new(observed));
         let child = Mutex::new(None);
         Ok(Self { inner: Arc::new(Inner { spec, engine, link: None, child, observed }) })
+    }
+
+    /// Lets go of the connection to the shim; what runs goes on.
+    pub(crate) fn abandon(&self) {
+        self.observed().removing = true;
+        if let Some(link) = &self.inner.link {
+            link.close();
+        }
     }
 
     /// What it was made from.
@@ -105,15 +121,30 @@ impl Sandbox {
         operation: Operation,
         descriptors: Vec<OwnedFd>,
     ) -> Result<(Answer, Vec<OwnedFd>)> {
-        match &self.inner.link {
-            Some(link) => link.request(operation, descriptors).await,
-            None => Err(Error::ShimLost(self.inner.spec.id.clone())),
+        let id = &self.inner.spec.id;
+        let Some(link) = &self.inner.link else { return Err(Error::ShimLost(id.clone())) };
+        let limit = match &operation {
+            Operation::Setup(_)
+            | Operation::Start(_)
+            | Operation::Exec { .. }
+            | Operation::Release { .. } => LAUNCH_TIMEOUT,
+            _ => REQUEST_TIMEOUT,
+        };
+        match tokio::time::timeout(limit, link.request(operation, descriptors)).await {
+            Ok(answered) => answered,
+            Err(_) => Err(Error::ShimSilent(id.clone())),
         }
     }
 
     /// Learns from the shim what happened while nobody listened.
     pub(crate) async fn reconcile(&self) -> Result<()> {
-        self.request(Operation::Hello, Vec::new()).await?;
+        match self.request(Operation::Hello, Vec::new()).await? {
+            (Answer::Ready { version: VERSION, .. }, _) => {}
+            (Answer::Ready { version, .. }, _) => {
+                return Err(Error::ShimVersion { sandbox: self.inner.spec.id.clone(), version });
+            }
+            _ => return Err(Error::ShimLost(self.inner.spec.id.clone())),
+        }
         if let (Answer::Status(list), _) = self.request(Operation::Status, Vec::new()).await? {
             self.observed().reconcile(list);
         }
@@ -239,8 +270,18 @@ impl Sandbox {
         let container = id.to_owned();
         match self.request(Operation::Signal { container, signal }, Vec::new()).await {
             Ok(_) | Err(Error::NotFound(_)) => Ok(()),
+            Err(Error::ShimSilent(_)) if signal == libc::SIGKILL => self.kill_container(id).await,
             Err(error) => Err(error),
         }
+    }
+
+    /// Kills every process of a container through its control group, without the help of the shim,
+    /// and returns when none is left. The shim reports the end as usual if it can. A container
+    /// that has ended or does not exist is no error.
+    pub async fn kill_container(&self, id: &str) -> Result<()> {
+        let group = self.group(id);
+        let cgroups = &self.inner.engine.cgroups;
+        cgroups.end(&group).await.map_err(Error::kernel("killing the processes of a container"))
     }
 
     /// All containers that were created and not removed.
@@ -254,7 +295,7 @@ impl Sandbox {
         if self.is_alive() {
             match self.request(Operation::Remove { container: id.to_owned() }, Vec::new()).await {
                 // A shim that dies under this has left the rest to us.
-                Ok(_) | Err(Error::ShimLost(_)) => {}
+                Ok(_) | Err(Error::ShimLost(_) | Error::ShimSilent(_)) => {}
                 Err(error) => return Err(error),
             }
         }
@@ -274,9 +315,11 @@ impl Sandbox {
     /// Removes the sandbox with everything in it. Idempotent.
     pub async fn remove(&self) -> Result<()> {
         self.observed().removing = true;
-        let _ =
-            tokio::time::timeout(SHUTDOWN_TIMEOUT, self.request(Operation::Shutdown, Vec::new()))
-                .await;
+        let shutdown = self.request(Operation::Shutdown, Vec::new());
+        let answered = tokio::time::timeout(SHUTDOWN_TIMEOUT, shutdown).await;
+        if !matches!(answered, Ok(Ok(_))) {
+            self.inner.engine.kill_shim(&self.inner.spec.id);
+        }
         let child = self.inner.child.lock().unwrap_or_else(PoisonError::into_inner).take();
         if let Some(child) = child {
             // Off the critical path: nothing below needs the shim to be reaped.

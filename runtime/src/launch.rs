@@ -4,12 +4,13 @@
 mod child;
 mod mount;
 mod process;
+mod progress;
 mod report;
 mod root;
 
 use std::ffi::{CString, OsStr};
 use std::fs::File;
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
@@ -20,11 +21,11 @@ use crate::sys::{clone, mount as sys_mount, process as sys_process, tty};
 use crate::{LaunchError, LaunchErrorKind};
 
 use mount::{PreparedMount, PreparedRoot};
-use process::{PreparedGate, PreparedProcess};
-use report::{Report, Step};
+use process::PreparedProcess;
 
 pub use child::init;
 pub(crate) use process::null;
+pub use progress::{Launch, Progress};
 
 /// The standard streams of a process.
 pub enum Stdio {
@@ -32,23 +33,6 @@ pub enum Stdio {
     Streams([OwnedFd; 3]),
     /// A terminal made by the launch.
     Terminal,
-}
-
-/// A process that was started.
-pub struct Started {
-    /// Its process ID on the machine.
-    pub pid: i32,
-    /// The controlling side of its terminal.
-    pub terminal: Option<OwnedFd>,
-    /// What could not be granted and was left out.
-    pub warnings: Vec<String>,
-}
-
-/// A process that is set up and waits before its program.
-pub struct Gate {
-    open: OwnedFd,
-    reports: OwnedFd,
-    wording: Wording,
 }
 
 /// What error texts need to know of the process.
@@ -64,6 +48,9 @@ struct Prepared {
     flags: u64,
     unshare_cgroup: bool,
     joins: Vec<(OwnedFd, i32)>,
+    /// The PID namespace of the sandbox, for a process that is to be outside of it until it is set
+    /// up.
+    pids: Option<OwnedFd>,
     cgroup_procs: Vec<File>,
     hostname: Option<CString>,
     domainname: Option<CString>,
@@ -88,48 +75,8 @@ pub fn container(
     plan: &Plan,
     stdio: Stdio,
     sandbox_pid: Option<&OwnedFd>,
-) -> Result<(Started, Gate), LaunchError> {
+) -> Result<Launch, LaunchError> {
     let mut warnings = Vec::new();
-    let mut prepared_mounts = Vec::with_capacity(plan.mounts.len());
-    let mut terminal = None;
-    let mut streams = match stdio {
-        Stdio::Streams(streams) => Some(streams),
-        Stdio::Terminal => None,
-    };
-    for planned in &plan.mounts {
-        let mounted = mount::prepare(planned, &plan.cgroup)?;
-        if streams.is_none()
-            && planned.target == "dev/pts"
-            && let Some(devpts) = mounted.detached()
-        {
-            terminal = Some(terminal_of(devpts.as_fd(), plan.process.size)?);
-        }
-        prepared_mounts.push(mounted);
-    }
-    if streams.is_none() && terminal.is_none() {
-        let host = File::open("/dev/pts").map_err(|e| other("opening /dev/pts", &e))?;
-        terminal = Some(terminal_of(host.as_fd(), plan.process.size)?);
-    }
-    let master = match terminal {
-        Some((master, slave)) => {
-            streams = Some(triple(slave)?);
-            Some(master)
-        }
-        None => None,
-    };
-    let streams = streams.ok_or_else(|| plain("a process without streams"))?;
-
-    let (report_read, report_write) = pipe()?;
-    let (wait, open) = pipe()?;
-    let process = PreparedProcess::new(
-        &plan.process,
-        streams,
-        master.is_some(),
-        report_write,
-        Some(PreparedGate { wait, open: open.as_raw_fd() }),
-        &mut warnings,
-    )?;
-
     let mut flags = 0;
     let mut unshare_cgroup = false;
     let mut joins = Vec::new();
@@ -155,6 +102,56 @@ pub fn container(
     if flags & libc::CLONE_NEWUSER as u64 != 0 {
         return Err(plain("user namespaces are not supported"));
     }
+    let target = match (join_pid, sandbox_pid) {
+        (Some(namespace), _) => Some(namespace),
+        (None, Some(namespace)) => {
+            Some(namespace.try_clone().map_err(|e| other("duplicating a namespace", &e))?)
+        }
+        (None, None) => None,
+    };
+    // A kernel that mounts proc only for the namespace of the caller needs it in there at once.
+    let late = target.as_ref().is_some_and(|namespace| mount::mounts_proc_of(namespace.as_fd()));
+    let (pids, early) = if late { (target, None) } else { (None, target) };
+    let mut prepared_mounts = Vec::with_capacity(plan.mounts.len());
+    let mut terminal = None;
+    let mut streams = match stdio {
+        Stdio::Streams(streams) => Some(streams),
+        Stdio::Terminal => None,
+    };
+    for planned in &plan.mounts {
+        let mounted = mount::prepare(planned, &plan.cgroup, pids.as_ref())?;
+        if streams.is_none()
+            && planned.target == "dev/pts"
+            && let Some(devpts) = mounted.detached()
+        {
+            terminal = Some(terminal_of(devpts.as_fd(), plan.process.size)?);
+        }
+        prepared_mounts.push(mounted);
+    }
+    if streams.is_none() && terminal.is_none() {
+        let host = File::open("/dev/pts").map_err(|e| other("opening /dev/pts", &e))?;
+        terminal = Some(terminal_of(host.as_fd(), plan.process.size)?);
+    }
+    let master = match terminal {
+        Some((master, slave)) => {
+            streams = Some(triple(slave)?);
+            Some(master)
+        }
+        None => None,
+    };
+    let streams = streams.ok_or_else(|| plain("a process without streams"))?;
+
+    let (report_read, report_write) = report_pipe()?;
+    let (wait, open) = pipe()?;
+    let process = PreparedProcess::new(
+        &plan.process,
+        streams,
+        master.is_some(),
+        report_write,
+        Some(wait),
+        &mut warnings,
+    )?;
+
     let cgroup_directory = match &plan.cgroup.directory {
         Some(path) => Some(File::open(path).map_err(|e| other("opening the cgroup", &e))?),
         None => None,
@@ -174,6 +171,7 @@ pub fn container(
         flags,
         unshare_cgroup,
         joins,
+        pids,
         cgroup_procs,
         hostname: plan.hostname.as_deref().map(c_string).transpose()?,
         domainname: plan.domainname.as_deref().map(c_string).transpose()?,
@@ -210,43 +208,33 @@ pub fn container(
             .collect(),
         paths: plan.masked_paths.iter().chain(&plan.readonly_paths).cloned().collect(),
     };
-    let parent_pid_namespace = join_pid_namespace(join_pid.as_ref().or(sandbox_pid))?;
+    let parent_pid_namespace = join_pid_namespace(early.as_ref())?;
     let forked = clone::clone3(prepared.flags, cgroup_directory.as_ref().map(AsFd::as_fd));
     if let Ok(clone::Fork::Child) = forked {
         child::container(&prepared);
     }
     let _ = leave_pid_namespace(parent_pid_namespace);
+    let outside = prepared.pids.is_some();
     // Also closes our copy of the write end of the report pipe.
     drop(prepared);
-    let pid = match forked {
-        Ok(clone::Fork::Parent(pid)) => pid,
-        Ok(clone::Fork::Child) => sys_process::leave(1),
-        Err(errno) => return Err(with_errno("clone3", errno)),
-    };
-    match Report::read(&report_read) {
-        Some(report) if report.step == Step::Ready => {
-            let gate = Gate { open, reports: report_read, wording };
-            Ok((Started { pid, terminal: master, warnings }, gate))
-        }
-        report => {
-            let _ = clone::wait(pid);
-            Err(match report {
-                Some(report) => report.explain(&wording),
-                None => plain("the process ended before its program was executed"),
-            })
-        }
-    }
+    let child = parent(forked)?;
+    Ok(Launch {
+        reports: report_read,
+        child: Some(child),
+        pid: (!outside).then_some(child),
+        gate: Some(open),
+        wording,
+        terminal: master,
+        warnings,
+        ended: false,
+    })
 }
 
-impl Gate {
-    /// Lets the process go on to its program.
-    pub fn open(self) -> Result<(), LaunchError> {
-        nix::unistd::write(&self.open, b"!")
-            .map_err(|errno| with_errno("opening the gate", errno))?;
-        match Report::read(&self.reports) {
-            None => Ok(()),
-            Some(report) => Err(report.explain(&self.wording)),
-        }
+fn parent(forked: nix::Result<clone::Fork>) -> Result<i32, LaunchError> {
+    match forked {
+        Ok(clone::Fork::Parent(pid)) => Ok(pid),
+        Ok(clone::Fork::Child) => sys_process::leave(1),
+        Err(errno) => Err(with_errno("clone3", errno)),
     }
 }
 
@@ -259,11 +247,16 @@ pub struct Inside<'a> {
 }
 
 /// Starts an additional process in a running container.
+///
+/// The child of the shim stays outside of the container's PID namespace: it joins everything else,
+/// gives up its descriptors and privileges, and only then makes the process that executes the
+/// program, as its sibling. So whatever a container with CAP_SYS_PTRACE looks at before the program
+/// runs has the container's own root and privileges (CVE-2016-9962).
 pub fn exec(
     inside: &Inside<'_>,
     process: &ProcessPlan,
     stdio: Stdio,
-) -> Result<Started, LaunchError> {
+) -> Result<Launch, LaunchError> {
     let mut warnings = Vec::new();
     let pidfd = sys_process::pidfd(inside.pid).map_err(|e| with_errno("pidfd_open", e))?;
     let (streams, master) = match stdio {
@@ -273,7 +266,7 @@ pub fn exec(
             (triple(slave)?, Some(master))
         }
     };
-    let (report_read, report_write) = pipe()?;
+    let (report_read, report_write) = report_pipe()?;
     let prepared = PreparedProcess::new(
         process,
         streams,
@@ -293,38 +286,35 @@ pub fn exec(
         .iter()
         .map(|path| File::options().write(true).open(path).map_err(|e| other("cgroup.procs", &e)))
         .collect::<Result<_, _>>()?;
-    let mut flags =
-        libc::CLONE_NEWNS | libc::CLONE_NEWIPC | libc::CLONE_NEWUTS | libc::CLONE_NEWNET;
+    let mut flags = libc::CLONE_NEWNS
+        | libc::CLONE_NEWIPC
+        | libc::CLONE_NEWUTS
+        | libc::CLONE_NEWNET
+        | libc::CLONE_NEWPID;
     if inside.plan.namespaces.iter().any(|n| n.flag == libc::CLONE_NEWCGROUP as u64) {
         flags |= libc::CLONE_NEWCGROUP;
     }
-    let own =
-        File::open("/proc/self/ns/pid").map_err(|e| other("opening /proc/self/ns/pid", &e))?;
-    sys_process::join_namespaces(pidfd.as_fd(), libc::CLONE_NEWPID)
-        .map_err(|e| with_errno("joining the PID namespace", e))?;
     let forked = clone::clone3(0, cgroup_directory.as_ref().map(AsFd::as_fd));
     if let Ok(clone::Fork::Child) = forked {
         child::exec(&prepared, pidfd.as_fd(), flags, &procs);
     }
-    let _ = leave_pid_namespace(Some(own));
     drop(prepared);
-    let pid = match forked {
-        Ok(clone::Fork::Parent(pid)) => pid,
-        Ok(clone::Fork::Child) => sys_process::leave(1),
-        Err(errno) => return Err(with_errno("clone3", errno)),
-    };
-    match Report::read(&report_read) {
-        None => Ok(Started { pid, terminal: master, warnings }),
-        Some(report) => {
-            let _ = clone::wait(pid);
-            Err(report.explain(&Wording {
-                program: process.args.first().cloned().unwrap_or_default(),
-                cwd: process.cwd.clone(),
-                mounts: Vec::new(),
-                paths: Vec::new(),
-            }))
-        }
-    }
+    let child = parent(forked)?;
+    Ok(Launch {
+        reports: report_read,
+        child: Some(child),
+        pid: None,
+        gate: None,
+        wording: Wording {
+            program: process.args.first().cloned().unwrap_or_default(),
+            cwd: process.cwd.clone(),
+            mounts: Vec::new(),
+            paths: Vec::new(),
+        },
+        terminal: master,
+        warnings,
+        ended: false,
+    })
 }
 
 /// Makes children of this process start in another PID namespace; returns the way back.
@@ -401,6 +391,14 @@ pub fn sysctl_path(name: &str) -> String {
         })
         .collect();
     format!("/proc/sys/{swapped}")
+}
+
+/// A pipe whose first end is read without blocking.
+fn report_pipe() -> Result<(OwnedFd, OwnedFd), LaunchError> {
+    let (read, write) = pipe()?;
+    let flags = nix::fcntl::FcntlArg::F_SETFL(OFlag::O_NONBLOCK);
+    nix::fcntl::fcntl(&read, flags).map_err(|errno| with_errno("fcntl", errno))?;
+    Ok((read, write))
 }
 
 fn pipe() -> Result<(OwnedFd, OwnedFd), LaunchError> {

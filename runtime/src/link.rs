@@ -9,12 +9,15 @@ use std::sync::{Arc, Mutex, PoisonError};
 use nix::sys::socket::{ControlMessage, ControlMessageOwned, MsgFlags, UnixAddr, recvmsg, sendmsg};
 use tokio::io::Interest;
 use tokio::net::UnixStream;
-use tokio::sync::oneshot;
+use tokio::sync::{mpsc, oneshot};
 
 use crate::protocol::{
     self, Answer, Event, Failure, HEADER_BYTES, MAX_DESCRIPTORS, Message, Operation, Request,
 };
 use crate::{Error, Result};
+
+/// Requests that wait to be written to one shim.
+const MAX_QUEUED_REQUESTS: usize = 64;
 
 type Reply = (std::result::Result<Answer, Failure>, Vec<OwnedFd>);
 
@@ -22,10 +25,24 @@ type Reply = (std::result::Result<Answer, Failure>, Vec<OwnedFd>);
 pub(crate) struct Link {
     sandbox: String,
     stream: UnixStream,
-    writing: tokio::sync::Mutex<()>,
+    /// Messages for the shim; a task of their own writes them, so that a caller that gives up leaves
+    /// none half written.
+    outgoing: mpsc::Sender<(Vec<u8>, Vec<OwnedFd>)>,
     waiting: Mutex<HashMap<u64, oneshot::Sender<Reply>>>,
     next: AtomicU64,
     closed: AtomicBool,
+}
+
+/// Drops the entry of a request that is answered or given up.
+struct Forget<'a> {
+    link: &'a Link,
+    id: u64,
+}
+
+impl Drop for Forget<'_> {
+    fn drop(&mut self) {
+        self.link.waiting().remove(&self.id);
+    }
 }
 
 impl Link {
@@ -36,17 +53,21 @@ impl Link {
         on_event: impl Fn(Option<Event>) + Send + Sync + 'static,
     ) -> io::Result<Arc<Self>> {
         stream.set_nonblocking(true)?;
+        let (outgoing, queue) = mpsc::channel(MAX_QUEUED_REQUESTS);
         let link = Arc::new(Self {
             sandbox,
             stream: UnixStream::from_std(stream)?,
-            writing: tokio::sync::Mutex::new(()),
+            outgoing,
             waiting: Mutex::new(HashMap::new()),
             next: AtomicU64::new(1),
             closed: AtomicBool::new(false),
         });
+        let writer = Arc::clone(&link);
+        let writing = tokio::spawn(async move { writer.write_all(queue).await });
         let reader = Arc::clone(&link);
         tokio::spawn(async move {
             let _ = reader.read(&on_event).await;
+            writing.abort();
             reader.closed.store(true, Ordering::SeqCst);
             reader.waiting().clear();
             on_event(None);
@@ -70,8 +91,11 @@ impl Link {
         self.waiting().insert(id, sender);
         let bytes = protocol::encode(&Request { id, operation }, descriptors.len())
             .map_err(|source| Error::Malformed { what: "request", source })?;
-        if !self.is_open() || self.write(&bytes, descriptors).await.is_err() {
-            self.waiting().remove(&id);
+        let _forget = Forget { link: self, id };
+        if !self.is_open() || self.outgoing.send((bytes, descriptors)).await.is_err() {
+            return Err(self.lost());
+        }
+        if !self.is_open() {
             return Err(self.lost());
         }
         let (result, descriptors) = receiver.await.map_err(|_| self.lost())?;
@@ -86,6 +110,12 @@ impl Link {
         }
     }
 
+    /// Ends the connection.
+    pub fn close(&self) {
+        let socket = self.stream.as_raw_fd();
+        let _ = nix::sys::socket::shutdown(socket, nix::sys::socket::Shutdown::Both);
+    }
+
     fn lost(&self) -> Error {
         Error::ShimLost(self.sandbox.clone())
     }
@@ -94,8 +124,18 @@ impl Link {
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    async fn write_all(&self, mut queue: mpsc::Receiver<(Vec<u8>, Vec<OwnedFd>)>) {
+        while let Some((bytes, descriptors)) = queue.recv().await {
+            if let Err(error) = self.write(&bytes, descriptors).await {
+                tracing::debug!(sandbox = self.sandbox, %error, "writing to the shim failed");
+                // The reader ends the connection.
+                self.close();
+                return;
+            }
+        }
+    }
+
     async fn write(&self, bytes: &[u8], mut descriptors: Vec<OwnedFd>) -> io::Result<()> {
-        let _turn = self.writing.lock().await;
         let mut sent = 0;
         while sent < bytes.len() {
             self.stream.writable().await?;

@@ -41,6 +41,64 @@ pub(crate) fn write(path: &Path, value: &impl Serialize, durability: Durability)
     Ok(())
 }
 
+/// The format of the records that this version writes; one that a reader would misunderstand has a
+/// higher number.
+const FORMAT: u32 = 1;
+
+/// Why a record cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Unreadable {
+    /// There is none.
+    #[error("it does not exist")]
+    Missing,
+    /// A newer version of this program has written it, in this format.
+    #[error("it has format {0}, which is newer than {FORMAT}")]
+    TooNew(u32),
+    /// It is not what was written.
+    #[error("it is damaged: {0}")]
+    Damaged(#[source] serde_json::Error),
+    /// The disk does not give it.
+    #[error("reading it: {0}")]
+    Read(#[source] io::Error),
+}
+
+#[derive(Serialize)]
+struct Formatted<'a, T> {
+    format: u32,
+    #[serde(flatten)]
+    value: &'a T,
+}
+
+#[derive(serde::Deserialize)]
+struct FormatOnly {
+    /// Records of the first versions have none.
+    #[serde(default)]
+    format: u32,
+}
+
+/// Writes a record with its format.
+pub(crate) fn write_formatted(
+    path: &Path,
+    value: &impl Serialize,
+    durability: Durability,
+) -> io::Result<()> {
+    write(path, &Formatted { format: FORMAT, value }, durability)
+}
+
+/// Reads a record that [`write_formatted`] or an earlier version has written.
+pub(crate) fn load<T: DeserializeOwned>(path: &Path) -> Result<T, Unreadable> {
+    let bytes = match fs::read(path) {
+        Ok(bytes) => bytes,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Err(Unreadable::Missing),
+        Err(error) => return Err(Unreadable::Read(error)),
+    };
+    let FormatOnly { format } = serde_json::from_slice(&bytes).map_err(Unreadable::Damaged)?;
+    if format > FORMAT {
+        return Err(Unreadable::TooNew(format));
+    }
+    serde_json::from_slice(&bytes).map_err(Unreadable::Damaged)
+}
+
 /// Reads a record; `None` when it does not exist or is not whole.
 pub(crate) fn read<T: DeserializeOwned>(path: &Path) -> io::Result<Option<T>> {
     match fs::read(path) {
@@ -62,4 +120,31 @@ pub(crate) fn boot_id() -> String {
     fs::read_to_string("/proc/sys/kernel/random/boot_id")
         .map(|id| id.trim().to_owned())
         .unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use std::collections::BTreeMap;
+
+    #[test]
+    fn too_new_differs_from_damaged() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("record.json");
+        let load = || super::load::<BTreeMap<String, serde_json::Value>>(&path);
+        assert!(matches!(load(), Err(Unreadable::Missing)));
+        let value = BTreeMap::from([("id".to_owned(), "a".to_owned())]);
+        write_formatted(&path, &value, Durability::Synced).unwrap();
+        assert_eq!(load().unwrap()["id"], "a");
+        // As the first versions wrote it.
+        write(&path, &value, Durability::Cached).unwrap();
+        assert_eq!(load().unwrap()["id"], "a");
+        fs::write(&path, r#"{"format": 2, "whatever": []}"#).unwrap();
+        assert!(matches!(load(), Err(Unreadable::TooNew(2))));
+        for damaged in ["", "{\"id\": \"a", "\0\0\0\0"] {
+            fs::write(&path, damaged).unwrap();
+            assert!(matches!(load(), Err(Unreadable::Damaged(_))), "{damaged:?}");
+        }
+    }
 }

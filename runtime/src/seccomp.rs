@@ -9,6 +9,7 @@ use oci_spec::runtime::{
     LinuxSyscallBuilder,
 };
 
+pub(crate) use filter::allows;
 pub use filter::{CompileError, Filter, compile};
 
 /// Calls that a container may not make whatever capabilities it has: they reach the keyring, the

@@ -2,6 +2,7 @@
 
 mod channel;
 mod container;
+mod launches;
 mod log;
 mod operations;
 mod poller;
@@ -22,12 +23,14 @@ use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::sys::socket::{getsockopt, sockopt};
 
 use crate::launch;
-use crate::protocol::{Event, Failure, Message, Setup};
+use crate::protocol::{Event, Failure, Message, Setup, VERSION};
 use crate::records::{self, Durability};
 use crate::sandbox::Exit;
-use crate::sys::{clone, memory, process};
+use crate::sys::clone::{self, Ended};
+use crate::sys::{memory, process};
 use channel::Channel;
 use container::{Container, READ_BYTES};
+use launches::{Asker, Launches};
 use poller::{Poller, Source, Token};
 
 /// Events taken from the kernel at once.
@@ -66,6 +69,8 @@ struct Shim {
     containers: BTreeMap<String, Container>,
     /// Additional processes by process ID: their name and whose connection they belong to.
     execs: HashMap<i32, (u64, Token)>,
+    /// Processes that do not run their program yet.
+    launches: Launches,
     /// The first process of the shared PID namespace, and that namespace.
     init: Option<(i32, OwnedFd)>,
     set_up: bool,
@@ -79,8 +84,9 @@ impl Shim {
     fn start() -> io::Result<Self> {
         let _ = nix::unistd::setsid();
         process::control(libc::PR_SET_CHILD_SUBREAPER, 1)?;
-        // Not even a container with CAP_SYS_PTRACE that shares our PID namespace looks into us,
-        // or into a child that has not executed its program yet.
+        // Keeps processes of the same user without CAP_SYS_PTRACE from looking into us and into a
+        // child that has not executed its program. One with that capability is not kept off: such
+        // a child has given up what is the machine's before it can be seen (`launch::exec`).
         process::control(libc::PR_SET_DUMPABLE, 0)?;
         // It is executed from a descriptor, which would be its name.
         process::set_name(c"coracle-shim");
@@ -109,6 +115,7 @@ impl Shim {
             connections: HashMap::new(),
             containers: BTreeMap::new(),
             execs: HashMap::new(),
+            launches: Launches::default(),
             init: None,
             set_up: false,
             farewell: None,
@@ -126,11 +133,9 @@ impl Shim {
             if self.connections.is_empty() && !self.set_up {
                 return Ok(());
             }
-            let timeout = if stalled || self.farewell.is_some() {
-                EpollTimeout::from(STALL_CHECK_MS)
-            } else {
-                EpollTimeout::NONE
-            };
+            let timed = stalled || self.farewell.is_some() || !self.launches.is_empty();
+            let timeout =
+                if timed { EpollTimeout::from(STALL_CHECK_MS) } else { EpollTimeout::NONE };
             let count = match self.poller.wait(&mut events, timeout) {
                 Ok(count) => count,
                 Err(nix::errno::Errno::EINTR) => 0,
@@ -144,6 +149,7 @@ impl Shim {
             for container in self.containers.values_mut() {
                 stalled |= container.cut_stalled(now, &mut self.poller);
             }
+            self.expire(now);
             self.take_leave(now);
         }
         if let Some((_, path)) = &self.listener {
@@ -167,6 +173,7 @@ impl Shim {
                 self.reap();
             }
             Source::Connection => self.serve(token),
+            Source::Launch(id) => self.advance(id),
             Source::Output(id, stream) => {
                 if let Some(container) = self.containers.get_mut(&id) {
                     container.read_output(stream, &mut self.buffer, &mut self.poller);
@@ -241,8 +248,10 @@ impl Shim {
             let Some(channel) = self.connections.get_mut(&token) else { return };
             match channel.next_request() {
                 Ok(Some((request, descriptors))) => {
-                    let (result, sent) = match self.perform(token, request.operation, descriptors) {
-                        Ok((answer, sent)) => (Ok(answer), sent),
+                    let asker = Asker { token, request: request.id };
+                    let (result, sent) = match self.perform(asker, request.operation, descriptors) {
+                        Ok(Some((answer, sent))) => (Ok(answer), sent),
+                        Ok(None) => continue,
                         Err(failure) => (Err(failure), Vec::new()),
                     };
                     self.send(token, &Message::Reply { id: request.id, result }, sent);
@@ -291,20 +300,25 @@ impl Shim {
 
     fn reap(&mut self) {
         while let Ok(Some(ended)) = clone::reap() {
-            let (code, signal) = clone::exit_code(ended.status);
-            let exit = Exit { code, signal, oom_killed: false, finished_at: SystemTime::now() };
-            if let Some((exec, token)) = self.execs.remove(&ended.pid) {
-                self.send(token, &Message::Event(Event::ExecExited { exec, exit }), Vec::new());
-                continue;
-            }
-            let id = self
-                .containers
-                .values()
-                .find(|c| c.pid == ended.pid && c.exit.is_none())
-                .map(|c| c.id.clone());
-            if let Some(id) = id {
-                self.container_ended(&id, exit);
-            }
+            self.child_ended(ended);
+        }
+    }
+
+    fn child_ended(&mut self, ended: Ended) {
+        let (code, signal) = clone::exit_code(ended.status);
+        let exit = Exit { code, signal, oom_killed: false, finished_at: SystemTime::now() };
+        if let Some((exec, token)) = self.execs.remove(&ended.pid) {
+            self.send(token, &Message::Event(Event::ExecExited { exec, exit }), Vec::new());
+            return;
+        }
+        let id = self
+            .containers
+            .values()
+            .find(|c| c.pid == ended.pid && c.exit.is_none())
+            .map(|c| c.id.clone());
+        match id {
+            Some(id) => self.container_ended(&id, exit),
+            None => self.launches.stray(ended),
         }
     }
 
@@ -340,6 +354,10 @@ impl Shim {
         };
         if self.set_up {
             return Err(Failure::State("set up already".to_owned()));
+        }
+        if setup.version != VERSION {
+            let message = format!("protocol {} instead of {VERSION}", setup.version);
+            return Err(Failure::State(message));
         }
         if let Some(path) = &setup.netns {
             let file = fs::File::open(path)

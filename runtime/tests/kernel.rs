@@ -7,6 +7,8 @@
 
 #[path = "kernel/cases.rs"]
 mod cases;
+#[path = "kernel/hostile.rs"]
+mod hostile;
 #[path = "kernel/world.rs"]
 mod world;
 
@@ -24,12 +26,12 @@ fn main() -> ExitCode {
     let flag = |name: &str| args.iter().any(|a| a == name);
     if flag("--list") {
         if !flag("--ignored") {
-            cases::ALL.iter().for_each(|(name, _)| println!("{name}: test"));
+            all().for_each(|(name, _)| println!("{name}: test"));
         }
         return ExitCode::SUCCESS;
     }
     let wanted: Vec<&String> = args.iter().filter(|a| !a.starts_with('-')).collect();
-    let chosen = cases::ALL.iter().filter(|(name, _)| {
+    let chosen = all().filter(|(name, _)| {
         wanted.is_empty()
             || wanted.iter().any(|w| {
                 if flag("--exact") { *name == w.as_str() } else { name.contains(w.as_str()) }
@@ -48,4 +50,8 @@ fn main() -> ExitCode {
         failed += usize::from(outcome.is_err());
     }
     if failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+fn all() -> impl Iterator<Item = &'static (&'static str, world::Case)> {
+    cases::ALL.iter().chain(hostile::ALL)
 }

@@ -1,6 +1,8 @@
 //! What runs between clone and exec. Nothing here allocates, locks or logs: every string and
 //! descriptor was prepared by the parent, failures go out as a few bytes over a pipe.
 
+mod program;
+
 use std::ffi::CStr;
 use std::fs::File;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -19,7 +21,8 @@ use crate::sys::mount::{
     set_attributes,
 };
 use crate::sys::process as sys;
-use crate::sys::tty;
+
+use program::{become_program, become_sibling};
 
 /// Where it failed, which one of several, and why.
 type Outcome<T = ()> = Result<T, (Step, usize, Errno)>;
@@ -38,14 +41,32 @@ impl Drop for NoWayBack {
     }
 }
 
+/// The system calls, with their first argument, that a process makes under its filter before its
+/// program where it makes a sibling that executes the program.
+pub(super) const AFTER_FORK: [(libc::c_long, u64); 7] = [
+    (libc::SYS_clone, (libc::CLONE_PARENT | libc::SIGCHLD) as u64),
+    (libc::SYS_write, 0),
+    (libc::SYS_read, 0),
+    (libc::SYS_setsid, 0),
+    (libc::SYS_ioctl, 0),
+    (libc::SYS_execve, 0),
+    (libc::SYS_exit_group, 0),
+];
+
 /// Becomes the first process of a container.
 pub(super) fn container(prepared: &Prepared) -> ! {
     let _guard = NoWayBack;
     let process = &prepared.process;
     let outcome = enter_cgroup(&prepared.cgroup_procs)
+        .and_then(|()| label(process))
         .and_then(|()| namespaces(prepared))
         .and_then(|()| filesystem(prepared))
-        .and_then(|()| become_program(process));
+        .and_then(|()| match &prepared.pids {
+            Some(pids) => sys::join_namespaces(pids.as_fd(), libc::CLONE_NEWPID)
+                .map_err(at(Step::JoinNamespace, prepared.joins.len()))
+                .and_then(|()| become_sibling(process)),
+            None => become_program(process),
+        });
     fail(process, outcome)
 }
 
@@ -58,12 +79,24 @@ pub(super) fn exec(
 ) -> ! {
     let _guard = NoWayBack;
     let outcome = enter_cgroup(cgroup_procs)
+        .and_then(|()| label(process))
         .and_then(|()| {
-            adjust_oom_score(process);
             sys::join_namespaces(container, namespaces).map_err(at(Step::JoinNamespace, 0))
         })
-        .and_then(|()| become_program(process));
+        .and_then(|()| become_sibling(process));
     fail(process, outcome)
+}
+
+/// What is written through the machine's own `/proc`, before the container's takes its place:
+/// whoever controls that one could make these writes go elsewhere (CVE-2025-52881).
+fn label(process: &PreparedProcess) -> Outcome {
+    adjust_oom_score(process);
+    if let Some(profile) = &process.apparmor {
+        write_proc(c"/proc/self/attr/apparmor/exec", profile)
+            .or_else(|_| write_proc(c"/proc/self/attr/exec", profile))
+            .map_err(at(Step::AppArmor, 0))?;
+    }
+    sys::new_session_keyring().map_err(at(Step::Keyring, 0))
 }
 
 fn fail(process: &PreparedProcess, outcome: Outcome) -> ! {
@@ -110,7 +143,6 @@ fn filesystem(prepared: &Prepared) -> Outcome {
         place(&mount.source, &target).map_err(at(Step::Mount, index))?;
     }
     devices(prepared, root.as_fd())?;
-    adjust_oom_score(&prepared.process);
     for (index, path) in prepared.masked.iter().enumerate() {
         mask(root.as_fd(), path).map_err(at(Step::Mask, index))?;
     }
@@ -204,9 +236,18 @@ fn device(root: BorrowedFd<'_>, entry: &super::PreparedDevice) -> nix::Result<()
 fn bind_device(root: BorrowedFd<'_>, entry: &super::PreparedDevice) -> nix::Result<()> {
     let slash = open_in_root(CWD, c"/", libc::O_PATH, 0)?;
     let node = open_in_root(slash.as_fd(), &entry.path, libc::O_PATH, 0)?;
-    let tree = clone_tree(node.as_fd(), c"", false)?;
+    let tree = machine_node(node.as_fd())?;
     let target = root::target(root, &entry.path, Kind::File)?;
     attach(tree.as_fd(), target.as_fd())
+}
+
+/// A mount of a device node of the machine. It can be used but not changed: its mode and owner are
+/// the machine's too.
+fn machine_node(node: BorrowedFd<'_>) -> nix::Result<OwnedFd> {
+    let tree = clone_tree(node, c"", false)?;
+    let attributes = Attributes { set: libc::MOUNT_ATTR_RDONLY, ..Attributes::default() };
+    set_attributes(tree.as_fd(), attributes)?;
+    Ok(tree)
 }
 
 /// Hides a path: a directory under an empty read-only tmpfs, anything else under `/dev/null`.
@@ -232,7 +273,7 @@ fn mask(root: BorrowedFd<'_>, path: &CStr) -> nix::Result<()> {
         if stat.st_mode & libc::S_IFMT != libc::S_IFCHR || stat.st_rdev != libc::makedev(1, 3) {
             return Err(Errno::ENODEV);
         }
-        clone_tree(null.as_fd(), c"", false)?
+        machine_node(null.as_fd())?
     };
     attach(cover.as_fd(), target.as_fd())
 }
@@ -252,147 +293,22 @@ fn read_only(root: BorrowedFd<'_>, path: &CStr) -> nix::Result<()> {
 fn adjust_oom_score(process: &PreparedProcess) {
     if let Some(score) = &process.oom_score_adj {
         // Withheld privileges were reported by the parent; a process runs without.
-        let _ = write_file(c"/proc/self/oom_score_adj", score);
-    }
-}
-
-fn become_program(process: &PreparedProcess) -> Outcome {
-    nix::unistd::setsid().map_err(at(Step::Session, 0))?;
-    if process.terminal {
-        tty::control(process.streams[0].as_fd()).map_err(at(Step::Session, 1))?;
-    }
-    for (number, stream) in process.streams.iter().enumerate() {
-        sys::duplicate(stream.as_fd(), number as i32).map_err(at(Step::Streams, number))?;
-        if process.uid != 0 {
-            own_stream(stream, process.uid);
-        }
-    }
-    limits(process)?;
-    sys::set_umask(process.umask.unwrap_or(0o022));
-    let entered = enter_cwd(&process.cwd);
-    if let Some(profile) = &process.apparmor {
-        write_file(c"/proc/self/attr/apparmor/exec", profile)
-            .or_else(|_| write_file(c"/proc/self/attr/exec", profile))
-            .map_err(at(Step::AppArmor, 0))?;
-    }
-    if !process.no_new_privileges {
-        seccomp(process)?;
-    }
-    credentials(process)?;
-    if entered.is_err() {
-        // A directory that only the user may enter, on a network filesystem for example.
-        nix::unistd::chdir(process.cwd.as_c_str()).map_err(at(Step::Cwd, 0))?;
-    }
-    if !sys::cwd_is_inside() {
-        return Err((Step::CwdOutside, 0, Errno::ENOENT));
-    }
-    sys::reset_signals();
-    sys::close_on_exec_from(3).map_err(at(Step::Streams, 3))?;
-    if process.no_new_privileges {
-        sys::control(libc::PR_SET_NO_NEW_PRIVS, 1).map_err(at(Step::NoNewPrivileges, 0))?;
-    }
-    if let Some(gate) = &process.gate {
-        let _ = nix::unistd::close(gate.open);
-        Report { step: Step::Ready, index: 0, errno: 0 }.send(&process.reports);
-        let mut byte = [0_u8; 1];
-        if !matches!(nix::unistd::read(&gate.wait, &mut byte), Ok(1)) {
-            sys::leave(128);
-        }
-    }
-    if process.no_new_privileges {
-        seccomp(process)?;
-    }
-    execute(process)
-}
-
-/// The program runs as its user and may want to open `/dev/stdout` again. Only streams made for it
-/// change hands: never `/dev/null`, which is the machine's.
-fn own_stream(stream: &OwnedFd, uid: u32) {
-    let Ok(stat) = nix::sys::stat::fstat(stream) else { return };
-    let terminal = stat.st_mode & libc::S_IFMT == libc::S_IFCHR
-        && (136..=143).contains(&libc::major(stat.st_rdev));
-    if terminal || stat.st_mode & libc::S_IFMT == libc::S_IFIFO {
-        let _ = nix::unistd::fchown(stream, Some(uid.into()), None);
-    }
-}
-
-fn limits(process: &PreparedProcess) -> Outcome {
-    for (index, limit) in process.limits.iter().enumerate() {
-        match sys::set_limit(limit.resource, limit.soft, limit.hard) {
-            // Raising needs CAP_SYS_RESOURCE; without it the program gets what it already has.
-            Ok(()) | Err(Errno::EPERM) => {}
-            Err(errno) => return Err((Step::Limit, index, errno)),
-        }
-    }
-    Ok(())
-}
-
-fn enter_cwd(cwd: &CStr) -> nix::Result<()> {
-    match nix::unistd::chdir(cwd) {
-        Err(Errno::ENOENT) => {}
-        other => return other,
-    }
-    let slash = nix::fcntl::open(c"/", OFlag::O_PATH | OFlag::O_CLOEXEC, Mode::empty())?;
-    let relative = cwd.to_bytes_with_nul();
-    let start = relative.iter().position(|&b| b != b'/').ok_or(Errno::ENOENT)?;
-    let relative = CStr::from_bytes_with_nul(&relative[start..]).map_err(|_| Errno::EINVAL)?;
-    let made = root::target(slash.as_fd(), relative, Kind::Directory)?;
-    nix::unistd::fchdir(&made)
-}
-
-fn credentials(process: &PreparedProcess) -> Outcome {
-    if let Some(sets) = &process.capabilities {
-        for capability in 0..=process.last_capability {
-            if sets.bounding & (1 << capability) == 0 {
-                sys::control(libc::PR_CAPBSET_DROP, u64::from(capability))
-                    .map_err(at(Step::Bounding, capability as usize))?;
-            }
-        }
-    }
-    sys::control(libc::PR_SET_KEEPCAPS, 1).map_err(at(Step::Ids, 0))?;
-    sys::set_ids(process.uid, process.gid, &process.groups, false).map_err(at(Step::Ids, 1))?;
-    sys::control(libc::PR_SET_KEEPCAPS, 0).map_err(at(Step::Ids, 2))?;
-    if let Some(sets) = &process.capabilities {
-        sys::set_capabilities(sets.effective, sets.permitted, sets.inheritable)
-            .map_err(at(Step::Capabilities, 0))?;
-        for capability in 0..=process.last_capability {
-            if sets.ambient & (1 << capability) != 0 {
-                sys::raise_ambient(capability)
-                    .map_err(at(Step::Capabilities, capability as usize))?;
-            }
-        }
-    }
-    Ok(())
-}
-
-fn seccomp(process: &PreparedProcess) -> Outcome {
-    match &process.seccomp {
-        Some(program) => {
-            sys::set_seccomp(program, process.seccomp_flags).map_err(at(Step::Seccomp, 0))
-        }
-        None => Ok(()),
-    }
-}
-
-/// Tries each candidate as a shell would: a missing file goes on, a forbidden one is remembered.
-fn execute(process: &PreparedProcess) -> Outcome {
-    let mut forbidden = false;
-    for candidate in &process.candidates {
-        match sys::execute(candidate, &process.args, &process.env) {
-            Errno::ENOENT | Errno::ENOTDIR if process.searched => {}
-            Errno::EACCES if process.searched => forbidden = true,
-            errno => return Err((Step::Execute, 0, errno)),
-        }
-    }
-    if forbidden {
-        Err((Step::Execute, 0, Errno::EACCES))
-    } else {
-        Err((Step::NotFound, 0, Errno::ENOENT))
+        let _ = write_proc(c"/proc/self/oom_score_adj", score);
     }
 }
 
 fn write_file(path: &CStr, value: &CStr) -> nix::Result<()> {
     let file = openat(CWD, path, OFlag::O_WRONLY | OFlag::O_CLOEXEC, Mode::empty())?;
+    nix::unistd::write(&file, value.to_bytes()).map(drop)
+}
+
+/// Writes a file of the proc filesystem, and nothing else that may have its path.
+fn write_proc(path: &CStr, value: &CStr) -> nix::Result<()> {
+    const PROC_SUPER_MAGIC: nix::sys::statfs::FsType = nix::sys::statfs::PROC_SUPER_MAGIC;
+    let file = openat(CWD, path, OFlag::O_WRONLY | OFlag::O_CLOEXEC, Mode::empty())?;
+    if nix::sys::statfs::fstatfs(&file)?.filesystem_type() != PROC_SUPER_MAGIC {
+        return Err(Errno::EXDEV);
+    }
     nix::unistd::write(&file, value.to_bytes()).map(drop)
 }
 

@@ -4,7 +4,7 @@
 use std::ffi::CString;
 use std::fmt::Write as _;
 use std::fs::File;
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
 use nix::errno::Errno;
@@ -35,6 +35,8 @@ pub(super) enum PreparedSource {
 pub(super) struct PreparedFilesystem {
     pub kind: CString,
     pub options: Vec<(CString, Option<CString>)>,
+    /// The PID namespace that a proc filesystem shows, where it is not the mounting process's.
+    pub pids: Option<OwnedFd>,
 }
 
 /// The root of a container.
@@ -63,6 +65,9 @@ impl PreparedFilesystem {
         for (key, value) in &self.options {
             filesystem.set(key, value.as_deref())?;
         }
+        if let Some(pids) = &self.pids {
+            filesystem.set_fd(c"pidns", pids.as_fd())?;
+        }
         filesystem.mount(attributes)
     }
 
@@ -71,11 +76,20 @@ impl PreparedFilesystem {
         for (key, value) in &plan.options {
             options.push((c_string(key)?, value.as_ref().map(c_string).transpose()?));
         }
-        Ok(Self { kind: c_string(&plan.kind)?, options })
+        Ok(Self { kind: c_string(&plan.kind)?, options, pids: None })
     }
 }
 
-pub(super) fn prepare(plan: &MountPlan, cgroup: &CgroupPlan) -> Result<PreparedMount, LaunchError> {
+/// Whether this kernel mounts the proc filesystem of another PID namespace, from Linux 6.17 on.
+pub(super) fn mounts_proc_of(pids: BorrowedFd<'_>) -> bool {
+    Filesystem::open(c"proc").and_then(|proc| proc.set_fd(c"pidns", pids)).is_ok()
+}
+
+pub(super) fn prepare(
+    plan: &MountPlan,
+    cgroup: &CgroupPlan,
+    pids: Option<&OwnedFd>,
+) -> Result<PreparedMount, LaunchError> {
     let target = c_string(&plan.target)?;
     let (kind, source) = match &plan.source {
         MountSource::Bind { path, recursive } => {
@@ -94,7 +108,12 @@ pub(super) fn prepare(plan: &MountPlan, cgroup: &CgroupPlan) -> Result<PreparedM
             (kind, PreparedSource::Detached(tree))
         }
         MountSource::Filesystem(filesystem) => {
-            let prepared = PreparedFilesystem::new(filesystem)?;
+            let mut prepared = PreparedFilesystem::new(filesystem)?;
+            if let (Some(pids), "proc") = (pids, filesystem.kind.as_str()) {
+                let copy = pids.try_clone();
+                prepared.pids =
+                    Some(copy.map_err(|e| super::other("duplicating a namespace", &e))?);
+            }
             let depends = matches!(filesystem.kind.as_str(), "proc" | "sysfs" | "mqueue");
             let source = if depends {
                 PreparedSource::Fresh { filesystem: prepared, attributes: plan.set }
@@ -108,7 +127,7 @@ pub(super) fn prepare(plan: &MountPlan, cgroup: &CgroupPlan) -> Result<PreparedM
         }
         MountSource::Cgroup if cgroup.legacy_view.is_empty() => {
             let filesystem =
-                PreparedFilesystem { kind: c"cgroup2".to_owned(), options: Vec::new() };
+                PreparedFilesystem { kind: c"cgroup2".to_owned(), options: Vec::new(), pids: None };
             (Kind::Directory, PreparedSource::Fresh { filesystem, attributes: plan.set })
         }
         MountSource::Cgroup => {
@@ -191,7 +210,8 @@ pub(super) fn prepare_root(rootfs: &Rootfs, propagation: u64) -> Result<Prepared
             if !takes_layers_singly() {
                 return overlay_by_path(layers, upper, work);
             }
-            let filesystem = PreparedFilesystem { kind: c"overlay".to_owned(), options };
+            let filesystem =
+                PreparedFilesystem { kind: c"overlay".to_owned(), options, pids: None };
             match filesystem.mount(0) {
                 Ok(mount) => Ok(PreparedRoot::Detached(mount)),
                 // No value beyond 255 bytes.

@@ -2,11 +2,12 @@
 
 use std::ffi::CString;
 use std::fs::File;
-use std::os::fd::{OwnedFd, RawFd};
+use std::os::fd::OwnedFd;
 
-use super::c_string;
+use super::{c_string, child};
 use crate::LaunchError;
 use crate::plan::{CapabilitySets, Limit, ProcessPlan};
+use crate::seccomp;
 use crate::sys::process::{Instruction, StringArray, last_capability, permitted_capabilities};
 
 /// What a shell and Go assume when `PATH` is not set.
@@ -32,18 +33,13 @@ pub(super) struct PreparedProcess {
     pub apparmor: Option<CString>,
     pub seccomp: Option<Vec<Instruction>>,
     pub seccomp_flags: u64,
+    /// Whether the filter lets a process make another one and execute its program in there.
+    pub seccomp_lets_fork: bool,
     pub streams: [OwnedFd; 3],
     pub terminal: bool,
     pub reports: OwnedFd,
-    pub gate: Option<PreparedGate>,
-}
-
-/// Where a child waits before its program.
-pub(super) struct PreparedGate {
-    pub wait: OwnedFd,
-    /// The side that opens it. The child closes its copy: it would not see otherwise that nobody
-    /// is left to open the gate.
-    pub open: RawFd,
+    /// What it waits for before its program.
+    pub gate: Option<OwnedFd>,
 }
 
 impl PreparedProcess {
@@ -52,7 +48,7 @@ impl PreparedProcess {
         streams: [OwnedFd; 3],
         terminal: bool,
         reports: OwnedFd,
-        gate: Option<PreparedGate>,
+        gate: Option<OwnedFd>,
         warnings: &mut Vec<String>,
     ) -> Result<Self, LaunchError> {
         let program = plan.args.first().map_or("", String::as_str);
@@ -98,6 +94,10 @@ impl PreparedProcess {
                 }
                 _ => None,
             },
+            seccomp_lets_fork: plan
+                .seccomp
+                .as_ref()
+                .is_none_or(|program| seccomp::allows(program, &child::AFTER_FORK)),
             seccomp: plan.seccomp.as_ref().map(|program| program.iter().map(unpack).collect()),
             seccomp_flags: plan.seccomp_flags,
             streams,

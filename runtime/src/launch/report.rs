@@ -11,6 +11,7 @@ use crate::{LaunchError, LaunchErrorKind};
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub(super) enum Step {
+    /// Set up and waiting before its program; not a failure.
     Ready,
     Cgroup,
     JoinNamespace,
@@ -41,9 +42,11 @@ pub(super) enum Step {
     AppArmor,
     Execute,
     NotFound,
+    Pid,
+    Keyring,
 }
 
-const STEPS: [Step; 30] = [
+const STEPS: [Step; 32] = [
     Step::Ready,
     Step::Cgroup,
     Step::JoinNamespace,
@@ -74,6 +77,8 @@ const STEPS: [Step; 30] = [
     Step::AppArmor,
     Step::Execute,
     Step::NotFound,
+    Step::Pid,
+    Step::Keyring,
 ];
 
 /// One message of a child.
@@ -82,6 +87,16 @@ pub(super) struct Report {
     pub step: Step,
     pub index: u16,
     pub errno: i32,
+}
+
+/// What a pipe of reports holds.
+pub(super) enum Received {
+    /// Nothing yet.
+    Nothing,
+    /// A report.
+    Report(Report),
+    /// It was closed by every process that could write to it, which exec does too.
+    End,
 }
 
 impl Report {
@@ -93,22 +108,26 @@ impl Report {
         let _ = nix::unistd::write(pipe, &bytes);
     }
 
-    /// Waits for a report; `None` when the pipe was closed, which exec does.
-    pub fn read(pipe: &OwnedFd) -> Option<Self> {
+    /// Takes the next report from a pipe that does not block.
+    pub fn receive(pipe: &OwnedFd) -> Received {
         let mut bytes = [0_u8; 8];
         loop {
             match nix::unistd::read(pipe, &mut bytes) {
                 // Eight bytes are written at once and read at once.
                 Ok(8) => break,
                 Err(Errno::EINTR) => {}
-                _ => return None,
+                Err(Errno::EAGAIN) => return Received::Nothing,
+                _ => return Received::End,
             }
         }
-        Some(Self {
-            step: *STEPS.get(usize::from(bytes[0]))?,
-            index: u16::from_ne_bytes([bytes[2], bytes[3]]),
-            errno: i32::from_ne_bytes([bytes[4], bytes[5], bytes[6], bytes[7]]),
-        })
+        match STEPS.get(usize::from(bytes[0])) {
+            Some(step) => Received::Report(Self {
+                step: *step,
+                index: u16::from_ne_bytes([bytes[2], bytes[3]]),
+                errno: i32::from_ne_bytes([bytes[4], bytes[5], bytes[6], bytes[7]]),
+            }),
+            None => Received::End,
+        }
     }
 
     /// The failure in runc's words.
@@ -203,6 +222,7 @@ fn operation(step: Step) -> &'static str {
         Step::Capabilities => "setting capabilities",
         Step::NoNewPrivileges => "setting no_new_privs",
         Step::Seccomp => "installing the seccomp filter",
+        Step::Keyring => "making a session keyring",
         Step::AppArmor => "setting the AppArmor profile",
         _ => "starting the program",
     }

@@ -48,6 +48,8 @@ const OFFSET_ARCH: u32 = 4;
 const OFFSET_ARGS: u32 = 16;
 
 const AUDIT_ARCH_X86_64: u32 = 0xc000_003e;
+/// The architecture of this program; the numbers of the calls are its.
+const NATIVE_ARCH: u32 = AUDIT_ARCH_X86_64;
 const AUDIT_ARCH_I386: u32 = 0x4000_0003;
 const X32_BIT: u32 = 0x4000_0000;
 const MAX_INSTRUCTIONS: usize = 4096;
@@ -303,6 +305,48 @@ impl Builder {
     }
 }
 
+/// Whether a program allows all of these calls, of which it may look at the first argument only.
+pub fn allows(program: &[u64], calls: &[(libc::c_long, u64)]) -> bool {
+    const LOG: u32 = 0x7ffc_0000;
+    calls.iter().all(|(number, argument)| {
+        let args = [*argument, 0, 0, 0, 0, 0];
+        evaluate(program, NATIVE_ARCH, *number as u32, args).is_some_and(|action| action >= LOG)
+    })
+}
+
+/// Runs a program as the kernel would; `None` for one that the kernel does not take.
+fn evaluate(program: &[u64], arch: u32, number: u32, args: [u64; 6]) -> Option<u32> {
+    let load = |offset: u32| match offset {
+        OFFSET_NUMBER => number,
+        OFFSET_ARCH => arch,
+        offset => {
+            let word = (offset - OFFSET_ARGS) as usize / 4;
+            (args[word / 2] >> (32 * (word % 2))) as u32
+        }
+    };
+    let mut accumulator = 0;
+    let mut at = 0;
+    // Jumps lead forward only.
+    loop {
+        let instruction = *program.get(at)?;
+        let code = instruction as u16;
+        let (jt, jf) = ((instruction >> 16) as u8, (instruction >> 24) as u8);
+        let k = (instruction >> 32) as u32;
+        at += 1;
+        let mut branch = |truth: bool| at += usize::from(if truth { jt } else { jf });
+        match code {
+            LOAD => accumulator = load(k),
+            AND => accumulator &= k,
+            JUMP => at += k as usize,
+            EQUAL => branch(accumulator == k),
+            GREATER => branch(accumulator > k),
+            GREATER_OR_EQUAL => branch(accumulator >= k),
+            RETURN => return Some(k),
+            _ => return None,
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
@@ -310,36 +354,8 @@ mod tests {
     use crate::seccomp::runtime_default;
     use oci_spec::runtime::{Capabilities, Capability};
 
-    /// Runs a program as the kernel would.
     fn run(program: &[u64], arch: u32, number: u32, args: [u64; 6]) -> u32 {
-        let load = |offset: u32| match offset {
-            OFFSET_NUMBER => number,
-            OFFSET_ARCH => arch,
-            offset => {
-                let word = (offset - OFFSET_ARGS) as usize / 4;
-                (args[word / 2] >> (32 * (word % 2))) as u32
-            }
-        };
-        let mut accumulator = 0;
-        let mut at = 0;
-        loop {
-            let instruction = program[at];
-            let code = instruction as u16;
-            let (jt, jf) = ((instruction >> 16) as u8, (instruction >> 24) as u8);
-            let k = (instruction >> 32) as u32;
-            at += 1;
-            let mut branch = |truth: bool| at += usize::from(if truth { jt } else { jf });
-            match code {
-                LOAD => accumulator = load(k),
-                AND => accumulator &= k,
-                JUMP => at += k as usize,
-                EQUAL => branch(accumulator == k),
-                GREATER => branch(accumulator > k),
-                GREATER_OR_EQUAL => branch(accumulator >= k),
-                RETURN => return k,
-                _ => panic!("instruction {code:#x}"),
-            }
-        }
+        evaluate(program, arch, number, args).unwrap()
     }
 
     const ALLOW: u32 = 0x7fff_0000;

@@ -12,7 +12,7 @@ use nix::sys::epoll::EpollFlags;
 
 use super::log::{Log, Stream};
 use super::poller::{Poller, Source, Token};
-use crate::launch::Gate;
+use crate::launch::Launch;
 use crate::plan::Plan;
 use crate::sandbox::Exit;
 
@@ -43,7 +43,7 @@ pub struct Container {
     /// How it ended.
     pub exit: Option<Exit>,
     /// Present while it waits before its program.
-    pub gate: Option<Gate>,
+    pub gate: Option<Launch>,
     /// Its terminal's controlling side.
     pub terminal: Option<OwnedFd>,
     stdin_once: bool,
@@ -100,7 +100,7 @@ pub struct Parts {
     /// Its log.
     pub log: Option<Log>,
     /// Present while it waits before its program.
-    pub gate: Option<Gate>,
+    pub gate: Option<Launch>,
     /// Its terminal's controlling side.
     pub terminal: Option<OwnedFd>,
     /// Our ends of its output pipes.

@@ -1,27 +1,23 @@
 //! What a shim does when it is asked to.
 
-use std::fs;
 use std::os::fd::OwnedFd;
-use std::time::SystemTime;
 
 use nix::fcntl::OFlag;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-use super::container::{Container, Parts};
+use super::container::Container;
+use super::launches::{Asker, Prospect, Purpose};
 use super::log::{Log, Stream};
-use super::poller::Token;
 use super::{Shim, kill_group};
 use crate::LaunchError;
-use crate::launch::{self, Inside, Started, Stdio};
+use crate::launch::{self, Inside, Stdio};
 use crate::plan::ProcessPlan;
-use crate::protocol::{
-    Answer, Failure, Operation, Refusal, Running, Start, StartedRecord, VERSION,
-};
-use crate::records::{self, Durability};
-use crate::sys::{clone, memory, tty};
+use crate::protocol::{Answer, Failure, Operation, Refusal, Running, Start, VERSION};
+use crate::sys::{memory, tty};
 
-type Outcome = Result<(Answer, Vec<OwnedFd>), Failure>;
+/// The answer, or `None` where it comes when a process was started.
+type Outcome = Result<Option<(Answer, Vec<OwnedFd>)>, Failure>;
 
 impl From<LaunchError> for Failure {
     fn from(error: LaunchError) -> Self {
@@ -32,28 +28,32 @@ impl From<LaunchError> for Failure {
 impl Shim {
     pub(super) fn perform(
         &mut self,
-        token: Token,
+        asker: Asker,
         operation: Operation,
         descriptors: Vec<OwnedFd>,
     ) -> Outcome {
-        let done = Ok((Answer::Done, Vec::new()));
+        let done = Ok(Some((Answer::Done, Vec::new())));
         match operation {
             Operation::Setup(setup) => {
                 self.set_up(&setup).inspect_err(|_| self.done = true)?;
                 ready()
             }
             Operation::Hello => ready(),
-            Operation::Start(start) => self.start_container(*start, descriptors),
+            Operation::Start(start) => self.start_container(asker, *start, descriptors),
             Operation::Release { container } => {
-                let container = self.find(&container)?;
-                let gate = container
+                let mut launch = self
+                    .find(&container)?
                     .gate
                     .take()
                     .ok_or_else(|| Failure::State("is not waiting".to_owned()))?;
-                gate.open()?;
-                done
+                launch.open()?;
+                self.follow(launch, container, Purpose::Release, asker)?;
+                Ok(None)
             }
             Operation::Signal { container, signal } => {
+                if signal == libc::SIGKILL {
+                    self.launches.kill(Some(&container));
+                }
                 let container = self.find(&container)?;
                 if container.exit.is_none() {
                     send_signal(container.pid, signal)?;
@@ -66,15 +66,17 @@ impl Shim {
                     pid: container.pid as u32,
                     exit: container.exit.clone(),
                 });
-                Ok((Answer::Status(list.collect()), Vec::new()))
+                Ok(Some((Answer::Status(list.collect()), Vec::new())))
             }
             Operation::Exec { container, exec, process } => {
-                self.start_exec(token, &container, exec, &process, descriptors)
+                self.start_exec(asker, container, exec, &process, descriptors)
             }
             Operation::SignalExec { exec, signal } => {
-                let found = self.execs.iter().find(|(_, owner)| **owner == (exec, token));
+                let found = self.execs.iter().find(|(_, owner)| **owner == (exec, asker.token));
                 if let Some((pid, _)) = found {
                     send_signal(*pid, signal)?;
+                } else if signal == libc::SIGKILL {
+                    self.launches.kill_exec(exec, asker.token);
                 }
                 done
             }
@@ -89,6 +91,7 @@ impl Shim {
                 done
             }
             Operation::Remove { container } => {
+                self.launches.kill(Some(&container));
                 if let Some(mut container) = self.containers.remove(&container) {
                     if container.exit.is_none() {
                         let _ = send_signal(container.pid, libc::SIGKILL);
@@ -108,6 +111,7 @@ impl Shim {
     }
 
     pub(super) fn kill_everything(&self) {
+        self.launches.kill(None);
         for container in self.containers.values() {
             if container.exit.is_none() {
                 let _ = send_signal(container.pid, libc::SIGKILL);
@@ -123,14 +127,19 @@ impl Shim {
         self.containers.get_mut(id).ok_or_else(|| Failure::NotFound(id.to_owned()))
     }
 
-    fn start_container(&mut self, start: Start, descriptors: Vec<OwnedFd>) -> Outcome {
-        if self.containers.contains_key(&start.container) {
+    fn start_container(
+        &mut self,
+        asker: Asker,
+        start: Start,
+        descriptors: Vec<OwnedFd>,
+    ) -> Outcome {
+        if self.containers.contains_key(&start.container) || self.launches.starts(&start.container)
+        {
             return Err(Failure::State("started already".to_owned()));
         }
-        let terminal = start.plan.process.terminal;
-        let mut ours = Vec::new();
+        let mut outputs = Vec::new();
         let mut input = None;
-        let stdio = if terminal {
+        let stdio = if start.plan.process.terminal {
             Stdio::Terminal
         } else if start.inherit_streams {
             Stdio::Streams(three(descriptors)?)
@@ -144,89 +153,42 @@ impl Shim {
             };
             let (out_read, out_write) = pipe()?;
             let (err_read, err_write) = pipe()?;
-            ours.push((Stream::Stdout, out_read));
-            ours.push((Stream::Stderr, err_read));
+            outputs.push((Stream::Stdout, out_read));
+            outputs.push((Stream::Stderr, err_read));
             Stdio::Streams([theirs_in, out_write, err_write])
         };
         let log = start
             .log
+            .clone()
             .map(Log::open)
             .transpose()
             .map_err(|e| Failure::refused("opening the log", &e))?;
         let sandbox_pid = self.init.as_ref().map(|(_, namespace)| namespace);
-        let (Started { pid, terminal: master, warnings }, gate) =
-            launch::container(&start.plan, stdio, sandbox_pid)?;
-        let record = StartedRecord {
-            pid: pid as u32,
-            start_ticks: records::start_ticks(pid as u32).unwrap_or(0),
-            started_at: SystemTime::now(),
-            boot_id: records::boot_id(),
-        };
-        let path = start.records.join(records::STARTED);
-        let _ = records::write(&path, &record, Durability::Cached);
-        // Whatever becomes of this shim, a program that may have run has its record.
-        let gate = if start.gated {
-            Some(gate)
-        } else {
-            gate.open().inspect_err(|_| {
-                let _ = clone::wait(pid);
-                let _ = fs::remove_file(&path);
-            })?;
-            None
-        };
-        let mut sent = Vec::new();
-        let mut kept = None;
-        if let Some(master) = master {
-            let copy = |fd: &OwnedFd| {
-                fd.try_clone().map_err(|e| Failure::refused("duplicating a terminal", &e))
-            };
-            if start.inherit_streams {
-                sent.push(master);
-            } else {
-                ours.push((Stream::Stdout, copy(&master)?));
-                input = Some(copy(&master)?);
-                kept = Some(master);
-            }
-        }
-        let parts = Parts {
-            id: start.container.clone(),
-            pid,
-            plan: start.plan,
-            records: start.records,
-            log,
-            gate,
-            terminal: kept,
-            outputs: ours,
-            input,
-            stdin_once: start.stdin_once,
-            replay: start.stdin || terminal,
-        };
-        let container =
-            Container::new(parts, &mut self.poller).map_err(|e| Failure::refused("epoll", &e))?;
-        self.containers.insert(start.container, container);
-        memory::trim();
-        Ok((Answer::Started { pid: pid as u32, warnings }, sent))
+        let launch = launch::container(&start.plan, stdio, sandbox_pid)?;
+        let container = start.container.clone();
+        let prospect = Prospect { start, log, outputs, input };
+        self.follow(launch, container, Purpose::Container(Box::new(prospect)), asker)?;
+        Ok(None)
     }
 
     fn start_exec(
         &mut self,
-        token: Token,
-        id: &str,
+        asker: Asker,
+        id: String,
         exec: u64,
         process: &ProcessPlan,
         descriptors: Vec<OwnedFd>,
     ) -> Outcome {
-        let container = self.find(id)?;
+        let container = self.find(&id)?;
         if container.exit.is_some() {
             return Err(Failure::State("not running".to_owned()));
         }
         let stdio =
             if process.terminal { Stdio::Terminal } else { Stdio::Streams(three(descriptors)?) };
         let inside = Inside { pid: container.pid, plan: &container.plan };
-        let started = launch::exec(&inside, process, stdio)?;
-        self.execs.insert(started.pid, (exec, token));
-        let answer = Answer::Started { pid: started.pid as u32, warnings: started.warnings };
-        Ok((answer, started.terminal.into_iter().collect()))
+        let launch = launch::exec(&inside, process, stdio)?;
+        self.follow(launch, id, Purpose::Exec(exec), asker)?;
+        Ok(None)
     }
 
     fn attach(&mut self, id: &str, stdin: bool, mut descriptors: Vec<OwnedFd>) -> Outcome {
@@ -242,12 +204,12 @@ impl Shim {
         container
             .attach(input, descriptors, &mut self.poller)
             .map_err(|e| Failure::refused("attaching", &e))?;
-        Ok((Answer::Attached { terminal }, Vec::new()))
+        Ok(Some((Answer::Attached { terminal }, Vec::new())))
     }
 }
 
 fn ready() -> Outcome {
-    Ok((Answer::Ready { version: VERSION, pid: std::process::id() }, Vec::new()))
+    Ok(Some((Answer::Ready { version: VERSION, pid: std::process::id() }, Vec::new())))
 }
 
 fn three(descriptors: Vec<OwnedFd>) -> Result<[OwnedFd; 3], Failure> {

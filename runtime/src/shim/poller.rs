@@ -24,6 +24,8 @@ pub enum Source {
     AttachInput(String),
     /// Room for output to an attached client, or its end.
     AttachOutput(String),
+    /// A report of a process that is being started.
+    Launch(u64),
 }
 
 /// Names a registration.

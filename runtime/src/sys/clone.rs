@@ -39,6 +39,20 @@ pub fn clone3(flags: u64, cgroup: Option<BorrowedFd<'_>>) -> nix::Result<Fork> {
     Ok(if pid == 0 { Fork::Child } else { Fork::Parent(pid as i32) })
 }
 
+/// Creates a process that is a sibling of the caller: its parent, which gets SIGCHLD, is the
+/// caller's. It starts in the PID namespace that the caller has chosen for its children.
+///
+/// By the old call, which seccomp profiles allow where they refuse `clone3`. The caller must be
+/// single-threaded, as for [`clone3`].
+pub fn fork_sibling() -> nix::Result<Fork> {
+    let flags = (libc::CLONE_PARENT | libc::SIGCHLD) as libc::c_long;
+    let none = 0 as libc::c_long;
+    // SAFETY: without CLONE_VM and with a zero stack the child runs on a copy of this stack, as
+    // after fork; no other argument is used with these flags.
+    let pid = check(unsafe { libc::syscall(libc::SYS_clone, flags, none, none, none, none) })?;
+    Ok(if pid == 0 { Fork::Child } else { Fork::Parent(pid as i32) })
+}
+
 /// What became of a child.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Ended {
@@ -60,21 +74,6 @@ pub fn reap() -> nix::Result<Option<Ended>> {
             Errno::ECHILD => Ok(None),
             errno => Err(errno),
         },
-    }
-}
-
-/// Waits for one child to end.
-pub fn wait(pid: i32) -> nix::Result<i32> {
-    let mut status = 0;
-    loop {
-        // SAFETY: `status` is a valid place for an int.
-        match unsafe { libc::waitpid(pid, &raw mut status, libc::__WALL) } {
-            done if done >= 0 => return Ok(status),
-            _ => match Errno::last() {
-                Errno::EINTR => {}
-                errno => return Err(errno),
-            },
-        }
     }
 }
 

@@ -81,6 +81,22 @@ impl Filesystem {
         .map(drop)
     }
 
+    /// Sets `key` to what a descriptor refers to.
+    pub fn set_fd(&self, key: &CStr, fd: BorrowedFd<'_>) -> nix::Result<()> {
+        // SAFETY: `key` is NUL-terminated and outlives the call; this command takes no value.
+        check(unsafe {
+            libc::syscall(
+                libc::SYS_fsconfig,
+                self.0.as_raw_fd(),
+                libc::FSCONFIG_SET_FD,
+                key.as_ptr(),
+                std::ptr::null::<libc::c_char>(),
+                fd.as_raw_fd(),
+            )
+        })
+        .map(drop)
+    }
+
     /// Makes the filesystem and a detached mount of it.
     pub fn mount(self, attributes: u64) -> nix::Result<OwnedFd> {
         // SAFETY: this command takes neither key nor value.

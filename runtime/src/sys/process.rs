@@ -71,6 +71,35 @@ pub fn close_from(first: u32) -> nix::Result<()> {
     check(unsafe { libc::syscall(libc::SYS_close_range, first, u32::MAX, 0) }).map(drop)
 }
 
+/// Closes every descriptor from 3 on except two, which are none of the standard streams.
+pub fn close_except(kept: [RawFd; 2]) -> nix::Result<()> {
+    let [low, high] = [kept[0].min(kept[1]) as u32, kept[0].max(kept[1]) as u32];
+    for (first, last) in [(3, low - 1), (low + 1, high - 1), (high + 1, u32::MAX)] {
+        if first <= last {
+            // SAFETY: the caller is about to execute another program and uses no other descriptor.
+            check(unsafe { libc::syscall(libc::SYS_close_range, first, last, 0) })?;
+        }
+    }
+    Ok(())
+}
+
+/// Gives this process a session keyring of its own; on a kernel without keyrings there is none.
+pub fn new_session_keyring() -> nix::Result<()> {
+    const JOIN_SESSION_KEYRING: libc::c_long = 1;
+    let no_name = std::ptr::null::<libc::c_char>();
+    // SAFETY: without a name the call makes an anonymous keyring.
+    match check(unsafe { libc::syscall(libc::SYS_keyctl, JOIN_SESSION_KEYRING, no_name) }) {
+        Ok(_) | Err(Errno::ENOSYS) => Ok(()),
+        Err(errno) => Err(errno),
+    }
+}
+
+/// One of the standard streams of a process that is about to execute its program.
+pub fn standard_stream(number: RawFd) -> BorrowedFd<'static> {
+    // SAFETY: 0 to 2 were opened by `duplicate` and stay open until the program is executed.
+    unsafe { BorrowedFd::borrow_raw(number) }
+}
+
 /// Makes `to` a copy of `from` that survives exec.
 pub fn duplicate(from: BorrowedFd<'_>, to: RawFd) -> nix::Result<()> {
     if from.as_raw_fd() == to {

@@ -114,7 +114,7 @@ fn odd_names_and_modes_are_no_obstacle() {
     }
     fs::create_dir_all(&inner).unwrap();
     fs::write(inner.join("x"), "x").unwrap();
-    fs::set_permissions(&closed, fs::Permissions::from_mode(0)).unwrap();
+    fs::set_permissions(&closed, fs::Permissions::from_mode(0o0)).unwrap();
     remove(&top).unwrap();
     assert!(!top.exists());
 }

@@ -213,6 +213,16 @@ impl World {
             .collect()
     }
 
+    /// The process ID of the sandbox's shim.
+    pub fn shim(&self) -> Option<i32> {
+        fs::read_dir("/proc").unwrap().flatten().find_map(|process| {
+            let line = fs::read(process.path().join("cmdline")).unwrap_or_default();
+            let line = String::from_utf8_lossy(&line).replace('\0', " ");
+            let ours = line.contains("shim") && line.contains(&self.id);
+            process.file_name().to_str()?.parse().ok().filter(|_| ours)
+        })
+    }
+
     /// Nothing of this test is left: no cgroup, mount, process or record.
     async fn assert_clean(&self) {
         for _ in 0..100 {
