@@ -3,11 +3,10 @@
 //! Invariant: the copy is never older than a write that this process made and reported through
 //! [`Cache::observe`], so that a controller which has just written plans on what it wrote.
 
-use std::collections::BTreeMap;
 use std::fmt;
 use std::fmt::Debug;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard};
 use std::time::Duration;
 
 use ::watch::restart::panic_text;
@@ -18,6 +17,8 @@ use kube::{Client, Resource, ResourceExt};
 use serde::de::DeserializeOwned;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
+
+use crate::held::{Form, Objects};
 
 /// How long one watch request may live. The connection is in-process, so nothing is gained by
 /// asking again often.
@@ -108,30 +109,32 @@ impl<K: Resource + Clone + DeserializeOwned + Debug + Send + Sync + 'static> Cac
 
 /// Every object of a kind, kept current by one watch.
 pub struct Cache<K> {
-    objects: RwLock<BTreeMap<ObjectKey, Arc<K>>>,
+    objects: RwLock<Objects<K>>,
     handlers: RwLock<Vec<Handler<K>>>,
     /// The resource version up to which the watch has been followed. Held while a change is
     /// applied and announced, so that handlers see changes in order.
     followed: Mutex<u64>,
     synced: watch::Sender<bool>,
-    /// Takes away what nobody reads.
-    trim: fn(&mut K),
 }
 
 impl<K: Cached> Cache<K> {
     /// An empty cache; [`Cache::run`] fills it.
     pub fn new() -> Arc<Self> {
-        Self::trimmed(|_| {})
+        Self::with_form(Form::whole())
     }
 
     /// An empty cache that keeps objects without what `trim` takes away.
     pub fn trimmed(trim: fn(&mut K)) -> Arc<Self> {
+        Self::with_form(Form { trim, ..Form::whole() })
+    }
+
+    /// An empty cache that holds its objects in that form.
+    pub(crate) fn with_form(form: Form<K>) -> Arc<Self> {
         Arc::new(Self {
-            objects: RwLock::new(BTreeMap::new()),
+            objects: RwLock::new(Objects::new(form)),
             handlers: RwLock::new(Vec::new()),
             followed: Mutex::new(0),
             synced: watch::Sender::new(false),
-            trim,
         })
     }
 
@@ -143,21 +146,22 @@ impl<K: Cached> Cache<K> {
 
     /// The object of that key.
     pub fn get(&self, key: &ObjectKey) -> Option<Arc<K>> {
-        self.read().get(key).cloned()
+        self.read().get(key)
     }
 
     /// The objects of one namespace, in the order of their names.
     pub fn namespaced(&self, namespace: &str) -> Vec<Arc<K>> {
-        self.read()
-            .range(ObjectKey::new(namespace, "")..)
-            .take_while(|(key, _)| key.namespace == namespace)
-            .map(|(_, object)| object.clone())
-            .collect()
+        self.read().namespaced(namespace)
+    }
+
+    /// The objects of one namespace that belong to a group, in the order of their names.
+    pub fn grouped(&self, namespace: &str, group: &str) -> Vec<Arc<K>> {
+        self.read().grouped(namespace, group)
     }
 
     /// Every object.
     pub fn all(&self) -> Vec<Arc<K>> {
-        self.read().values().cloned().collect()
+        self.read().all()
     }
 
     /// Waits until the cache holds what the server held when it was started.
@@ -226,15 +230,15 @@ impl<K: Cached> Cache<K> {
         let listed = list.metadata.resource_version.unwrap_or_default();
         let mut followed = self.followed.lock().unwrap_or_else(PoisonError::into_inner);
         *followed = (*followed).max(listed.parse().unwrap_or(0));
-        let mut gone: BTreeMap<ObjectKey, Arc<K>> = self.read().clone();
+        let mut gone = self.read().keys();
         for OwnText(object) in list.items {
             gone.remove(&ObjectKey::of(&object));
             let version = self::version(&object);
             self.apply(object, version);
         }
-        for (key, object) in gone {
+        for key in gone {
             // A write reported after the list was taken is not in it and yet is not gone.
-            if self::version(object.as_ref()) <= *followed {
+            if self.get(&key).is_none_or(|object| self::version(object.as_ref()) <= *followed) {
                 self.remove(&key);
             }
         }
@@ -286,19 +290,17 @@ impl<K: Cached> Cache<K> {
     }
 
     fn apply(&self, mut object: K, number: u64) {
-        object.meta_mut().managed_fields = None;
-        (self.trim)(&mut object);
-        let key = ObjectKey::of(&object);
-        let new = Arc::new(object);
-        let old = {
+        let (new, old) = {
             let mut objects = self.objects.write().unwrap_or_else(PoisonError::into_inner);
+            objects.trim(&mut object);
+            let (key, new) = (ObjectKey::of(&object), Arc::new(object));
             let known = objects.get(&key);
-            let recreated = known.is_some_and(|known| known.meta().uid != new.meta().uid);
-            if known.is_some_and(|known| version(known.as_ref()) >= number) {
+            let recreated = known.as_ref().is_some_and(|known| known.meta().uid != new.meta().uid);
+            if known.as_ref().is_some_and(|known| version(known.as_ref()) >= number) {
                 return;
             }
-            let old = objects.insert(key, new.clone());
-            if recreated { Err(old) } else { Ok(old) }
+            objects.insert(key, &new, known.as_ref());
+            (new, if recreated { Err(known) } else { Ok(known) })
         };
         let old = match old {
             Ok(old) => old,
@@ -330,7 +332,7 @@ impl<K: Cached> Cache<K> {
         }
     }
 
-    fn read(&self) -> std::sync::RwLockReadGuard<'_, BTreeMap<ObjectKey, Arc<K>>> {
+    fn read(&self) -> RwLockReadGuard<'_, Objects<K>> {
         self.objects.read().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -410,6 +412,27 @@ mod tests {
         cache.observe(object("a", 1));
         cache.observe(object("b", 2));
         assert_eq!(*seen.lock().unwrap(), ["a", "b"]);
+    }
+
+    #[test]
+    fn packed_objects_are_found_whole_and_by_group() {
+        let group = |object: &ConfigMap| object.data.as_ref()?.get("group").cloned();
+        let cache = Cache::with_form(Form { group: Some(group), ..Form::packed() });
+        let member = |name: &str, version: u64, group: &str| {
+            let data = Some([("group".to_owned(), group.to_owned())].into());
+            ConfigMap { data, ..object(name, version) }
+        };
+        for (name, version, group) in [("a", 1, "x"), ("b", 2, "y"), ("c", 3, "x"), ("a", 4, "y")] {
+            cache.observe(member(name, version, group));
+        }
+        assert_eq!(*cache.get(&ObjectKey::new("default", "a")).unwrap(), member("a", 4, "y"));
+        let names = |group: &str| -> Vec<String> {
+            cache.grouped("default", group).iter().map(|object| object.name_any()).collect()
+        };
+        assert_eq!((names("x"), names("y")), (vec!["c".into()], vec!["a".into(), "b".into()]));
+        cache.remove(&ObjectKey::new("default", "c"));
+        assert!(names("x").is_empty() && cache.grouped("other", "y").is_empty());
+        assert_eq!(cache.all().len(), 2);
     }
 
     #[test]

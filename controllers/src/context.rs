@@ -24,8 +24,10 @@ use kube::Client;
 use tokio_util::sync::CancellationToken;
 
 use crate::cache::{Cache, Selection};
+use crate::endpoint::slices::SERVICE_NAME;
 use crate::error::Error;
 use crate::event::Recorder;
+use crate::held::Form;
 use crate::queue::{Queue, Requeue};
 
 /// What the controllers must be told.
@@ -116,8 +118,9 @@ impl Caches {
             budgets: Cache::new(),
             quotas: Cache::new(),
             services: Cache::new(),
-            endpoints: Cache::new(),
-            endpoint_slices: Cache::new(),
+            // As many as Services, and read only when their Service changes.
+            endpoints: Cache::with_form(Form::packed()),
+            endpoint_slices: Cache::with_form(Form { group: Some(service_name), ..Form::packed() }),
             nodes: Cache::new(),
             namespaces: Cache::new(),
             service_accounts: Cache::new(),
@@ -179,6 +182,11 @@ impl Caches {
             self.root_cas.synced(),
         );
     }
+}
+
+/// The Service that a slice says it belongs to.
+fn service_name(slice: &EndpointSlice) -> Option<String> {
+    slice.metadata.labels.as_ref()?.get(SERVICE_NAME).cloned()
 }
 
 impl Default for Caches {

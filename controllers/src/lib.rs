@@ -18,7 +18,8 @@ pub mod expectation;
 #[cfg(test)]
 mod fixture;
 pub mod garbage_collector;
-pub mod history;
+pub mod held;
+mod history;
 pub mod inventory;
 pub mod job;
 pub mod load_balancer;

@@ -2,9 +2,11 @@
 //! text; and how a loop that does so runs again after it ended.
 
 mod own_text;
+mod packed;
 pub mod restart;
 
 pub use own_text::OwnText;
+pub use packed::Packed;
 pub use restart::keep_running;
 
 use std::fmt::Debug;

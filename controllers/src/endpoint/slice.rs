@@ -110,10 +110,8 @@ pub fn managed(
     service: &ObjectKey,
     controller: &str,
 ) -> Vec<Arc<EndpointSlice>> {
-    let mut slices = context.caches.endpoint_slices.namespaced(&service.namespace);
-    slices.retain(|slice| {
-        is_managed_by(slice, controller) && service_of(slice).as_ref() == Some(service)
-    });
+    let mut slices = context.caches.endpoint_slices.grouped(&service.namespace, &service.name);
+    slices.retain(|slice| is_managed_by(slice, controller));
     slices
 }
 

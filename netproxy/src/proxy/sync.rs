@@ -7,6 +7,7 @@ use ipnet::IpNet;
 use k8s_openapi::api::core::v1::Service;
 use k8s_openapi::api::discovery::v1::{Endpoint, EndpointSlice};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time};
+use watch::Packed;
 
 use crate::pods::Chain;
 
@@ -48,9 +49,9 @@ type Claim = (Option<Time>, ServiceKey);
 
 #[derive(Debug, Default)]
 struct Known {
-    service: Option<Service>,
-    /// Boxed: a node of the map has room for eleven, and nearly every Service has one.
-    slices: BTreeMap<String, Box<EndpointSlice>>,
+    /// Packed, as are the slices: they are read when one of them changes, and there may be many.
+    service: Option<Packed<Service>>,
+    slices: Vec<(String, Packed<EndpointSlice>)>,
     created: Option<Time>,
     targets: BTreeMap<Frontend, Target>,
 }
@@ -104,7 +105,7 @@ impl Proxy {
         if let Some(spec) = &mut service.spec {
             spec.selector = None;
         }
-        self.services.entry(key.clone()).or_default().service = Some(service);
+        self.services.entry(key.clone()).or_default().service = Packed::new(&service);
         self.dirty.insert(key);
     }
 
@@ -126,7 +127,9 @@ impl Proxy {
         let Some(owner) = owner else { return };
         slice.metadata = ObjectMeta::default();
         let known = self.services.entry(owner.clone()).or_default();
-        known.slices.insert(id.1.clone(), Box::new(slice));
+        known.slices.retain(|(name, _)| *name != id.1);
+        known.slices.extend(Packed::new(&slice).map(|slice| (id.1.clone(), slice)));
+        known.slices.sort_unstable_by(|(a, _), (b, _)| a.cmp(b));
         self.slices.insert(id, owner.clone());
         self.dirty.insert(owner);
     }
@@ -136,7 +139,7 @@ impl Proxy {
         let id = slice_id(metadata);
         let Some(owner) = self.slices.remove(&id) else { return };
         if let Some(known) = self.services.get_mut(&owner) {
-            known.slices.remove(&id.1);
+            known.slices.retain(|(name, _)| *name != id.1);
         }
         self.dirty.insert(owner);
     }
@@ -192,7 +195,8 @@ impl Proxy {
         let uid = |endpoint: &Endpoint| {
             endpoint.target_ref.as_ref().and_then(|target| target.uid.clone()).unwrap_or_default()
         };
-        let endpoints = known.slices.values().flat_map(|slice| slice.endpoints.iter());
+        let slices: Vec<EndpointSlice> = unpacked(&known.slices);
+        let endpoints = slices.iter().flat_map(|slice| slice.endpoints.iter());
         let mut named = endpoints.filter(|endpoint| uid(endpoint) == pod_uid).peekable();
         let ready = |endpoint: &Endpoint| {
             endpoint.conditions.as_ref().and_then(|conditions| conditions.ready).unwrap_or(true)
@@ -242,11 +246,11 @@ impl Proxy {
         let old_claim = (known.created.take(), key.clone());
         let old = std::mem::take(&mut known.targets);
         self.health_checks.remove(key);
-        if let Some(service) = &known.service {
+        if let Some(service) = &known.service.as_ref().and_then(Packed::unpack) {
             let node_name = &self.config.node_name;
-            let slices = known.slices.values().map(AsRef::as_ref);
-            known.targets = plan_service(service, slices.clone(), node_name, &self.internal);
-            if let Some(check) = plan_health_check(service, slices, node_name) {
+            let slices = unpacked(&known.slices);
+            known.targets = plan_service(service, slices.iter(), node_name, &self.internal);
+            if let Some(check) = plan_health_check(service, slices.iter(), node_name) {
                 self.health_checks.insert(key.clone(), check);
             }
             known.created = service.metadata.creation_timestamp.clone();
@@ -273,6 +277,10 @@ impl Proxy {
         }
         frontends
     }
+}
+
+fn unpacked(slices: &[(String, Packed<EndpointSlice>)]) -> Vec<EndpointSlice> {
+    slices.iter().filter_map(|(_, slice)| slice.unpack()).collect()
 }
 
 fn slice_id(metadata: &ObjectMeta) -> (String, String) {
