@@ -1,11 +1,14 @@
 //! The agent: from the watch of this node's pods to one worker per pod.
 
 use std::collections::{HashMap, HashSet};
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Duration;
 
 use ::api::pod::is_terminal;
-use futures::StreamExt;
+use ::watch::restart::{Backoff, panic_text};
+use futures::future::BoxFuture;
+use futures::{FutureExt, StreamExt};
 use k8s_openapi::api::core::v1::Pod;
 use kube::api::ListParams;
 use kube::runtime::watcher;
@@ -14,7 +17,7 @@ use netproxy::PodNetwork;
 use netproxy::proxy::Withdrawals;
 use runtime::Runtime;
 use runtime::image::ImageStore;
-use tokio::sync::watch;
+use tokio::sync::{Mutex, watch};
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
@@ -54,7 +57,12 @@ pub enum AgentError {
 pub struct Agent {
     node: Arc<Node>,
     stop: CancellationToken,
+    /// Held by the loop that follows the pods; a restarted one goes on with it.
+    pods: Arc<Mutex<Pods>>,
 }
+
+/// A loop of the agent: its name, and how to run it. It may be run again after it ended.
+pub type Part = (&'static str, Box<dyn Fn() -> BoxFuture<'static, ()> + Send>);
 
 /// After a start, how long pods that run and are not bound to this node are left alone.
 const UNCLAIMED: Duration = Duration::from_secs(60);
@@ -79,6 +87,10 @@ impl Running {
 /// Every pod of the node, by its uid.
 #[derive(Default)]
 struct Pods {
+    /// Whether sandboxes of an earlier process were looked for, and if so whether all were found.
+    adoption: Option<bool>,
+    /// Whether the pods were listed once.
+    listed: bool,
     workers: HashMap<String, Running>,
     /// What an earlier process left running and no worker has taken over yet.
     adopted: HashMap<String, Arc<dyn PodSandbox>>,
@@ -134,12 +146,29 @@ impl Agent {
             client,
             machine,
         };
-        Ok(Self { node: Arc::new(node), stop })
+        Ok(Self { node: Arc::new(node), stop, pods: Arc::default() })
     }
 
-    /// Registers the node and runs its pods until cancelled. Containers stay as they are then.
-    pub async fn run(&self, cancel: CancellationToken) {
-        let _stop = self.stop.clone().drop_guard();
+    /// Returns the loops that register the node and run its pods. Containers stay as they are when
+    /// the loops are stopped.
+    pub fn parts(&self) -> Vec<Part> {
+        let node = &self.node;
+        let (status, volumes, memory) = (node.clone(), node.clone(), node.clone());
+        let pods = self.clone();
+        vec![
+            ("kubelet-status", Box::new(move || registration::run(status.clone()).boxed())),
+            ("kubelet-volumes", Box::new(move || provisioned::reclaim(volumes.clone()).boxed())),
+            ("kubelet-eviction", Box::new(move || pressure::run(memory.clone()).boxed())),
+            ("kubelet-pods", Box::new(move || pods.clone().follow_pods().boxed())),
+        ]
+    }
+
+    /// Ends what the agent does beside its loops.
+    pub fn close(&self) {
+        self.stop.cancel();
+    }
+
+    async fn adopt(&self, pods: &mut Pods) {
         let (adopted, complete) = match self.node.machine.runtime.adopt().await {
             Ok(found) => (found, true),
             Err(error) => {
@@ -147,14 +176,8 @@ impl Agent {
                 (Vec::new(), false)
             }
         };
-        let adopted = adopted.into_iter().map(|(spec, sandbox)| (spec.id, sandbox)).collect();
-        tokio::select! {
-            () = cancel.cancelled() => {}
-            () = registration::run(self.node.clone()) => {}
-            () = provisioned::reclaim(self.node.clone()) => {}
-            () = pressure::run(self.node.clone()) => {}
-            () = self.follow_pods(adopted, complete) => {}
-        }
+        pods.adopted = adopted.into_iter().map(|(spec, sandbox)| (spec.id, sandbox)).collect();
+        pods.adoption = Some(complete);
     }
 
     /// Answers the kubelet API on one connection.
@@ -165,26 +188,28 @@ impl Agent {
         server::serve(self.node.clone(), io).await;
     }
 
-    /// `complete` says that `adopted` is every sandbox there is.
-    async fn follow_pods(&self, adopted: HashMap<String, Arc<dyn PodSandbox>>, complete: bool) {
-        let mut pods = Pods { adopted, ..Pods::default() };
+    async fn follow_pods(self) {
+        let mut pods = self.pods.lock().await;
+        let pods = &mut *pods;
+        if pods.adoption.is_none() {
+            self.adopt(pods).await;
+        }
         let config = watcher::Config::default()
             .fields(&format!("spec.nodeName={}", self.node.config.node_name));
         let stream = ::watch::follow::<Pod>(Api::all(self.node.client.clone()), config);
         let mut stream = std::pin::pin!(stream);
         let mut listed: HashMap<String, Arc<Pod>> = HashMap::new();
-        let mut first = true;
         loop {
             let event = tokio::select! {
                 event = stream.next() => event,
-                () = sleep(UNCLAIMED), if !first && !pods.adopted.is_empty() => {
+                () = sleep(UNCLAIMED), if pods.listed && !pods.adopted.is_empty() => {
                     // Pods that nobody claimed: bound no more, or gone.
                     let known = pods.workers.keys().cloned().collect();
                     self.clean_orphans(known, &mut pods.adopted, false).await;
                     continue;
                 }
                 () = due(pods.next_trial()) => {
-                    self.try_again(&mut pods).await;
+                    self.try_again(pods).await;
                     continue;
                 }
             };
@@ -197,8 +222,9 @@ impl Agent {
                 }
                 Ok(watcher::Event::InitDone) => {
                     let found = std::mem::take(&mut listed);
-                    if std::mem::take(&mut first) {
+                    if !std::mem::replace(&mut pods.listed, true) {
                         let known = found.keys().cloned().collect();
+                        let complete = pods.adoption == Some(true);
                         self.clean_orphans(known, &mut pods.adopted, complete).await;
                     }
                     for (uid, running) in &pods.workers {
@@ -215,10 +241,10 @@ impl Agent {
                         (!known && admission::is_new(pod), admission::turn(pod))
                     });
                     for (_, pod) in found {
-                        self.tell(&mut pods, pod).await;
+                        self.tell(pods, pod).await;
                     }
                 }
-                Ok(watcher::Event::Apply(pod)) => self.tell(&mut pods, slim(pod)).await,
+                Ok(watcher::Event::Apply(pod)) => self.tell(pods, slim(pod)).await,
                 Ok(watcher::Event::Delete(pod)) => {
                     let uid = pod.metadata.uid.clone().unwrap_or_default();
                     pods.held.remove(&uid);
@@ -272,8 +298,7 @@ impl Agent {
         }
         let rejected = refusal.is_some();
         let (news, receiver) = watch::channel(News { pod, vanished: false });
-        let worker = Worker::new(self.node.clone(), receiver, adopted, refusal);
-        let task = tokio::spawn(worker.run());
+        let task = tokio::spawn(attend(self.node.clone(), receiver, adopted, refusal));
         pods.workers.insert(uid, Running { news, task, rejected });
     }
 
@@ -369,6 +394,38 @@ impl Agent {
         });
         if let Err(error) = cleaned.await {
             tracing::warn!(%error, "cleaning was interrupted");
+        }
+    }
+}
+
+/// Runs the worker of a pod. One that panics is replaced after a delay; the next one takes over the
+/// sandbox, as after a restart of the agent.
+async fn attend(
+    node: Arc<Node>,
+    news: watch::Receiver<News>,
+    mut adopted: Option<Arc<dyn PodSandbox>>,
+    refusal: Option<Failure>,
+) {
+    let uid = news.borrow().pod.metadata.uid.clone().unwrap_or_default();
+    let mut backoff = Backoff::default();
+    loop {
+        let started = Instant::now();
+        let worker = Worker::new(node.clone(), news.clone(), adopted.take(), refusal.clone());
+        let Err(panic) = AssertUnwindSafe(worker.run()).catch_unwind().await else { return };
+        let delay = backoff.delay(started.elapsed());
+        let reason = panic_text(&*panic);
+        tracing::error!(uid, reason, ?delay, "the worker of a pod panicked; starting another");
+        sleep(delay).await;
+        match node.machine.runtime.adopt().await {
+            Ok(found) => {
+                let mut sandboxes = found.into_iter();
+                let own = sandboxes.find(|(spec, _)| spec.id == uid);
+                adopted = own.map(|(_, sandbox)| sandbox);
+            }
+            Err(error) => {
+                let error = crate::worker::prepare::chain(&*error);
+                tracing::error!(uid, %error, "cannot adopt the sandbox of a pod");
+            }
         }
     }
 }

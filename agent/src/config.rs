@@ -5,6 +5,8 @@ use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use tokio::sync::watch;
+
 use crate::pressure::threshold::{ENOUGH_BYTES, Threshold};
 
 /// How images are fetched.
@@ -82,6 +84,8 @@ pub struct AgentConfig {
     pub registries: Registries,
     /// Certificate authority of the cluster, for audience of mounted tokens.
     pub api_audiences: Vec<String>,
+    /// Why the node is not ready, as its condition says it; empty while it is ready.
+    pub not_ready: watch::Receiver<String>,
 }
 
 impl AgentConfig {
@@ -113,6 +117,7 @@ impl AgentConfig {
             eviction_transition: Duration::from_secs(300),
             registries: Registries::default(),
             api_audiences: Vec::new(),
+            not_ready: watch::channel(String::new()).1,
         }
     }
 

@@ -2,8 +2,11 @@
 
 use std::collections::HashMap;
 use std::hash::{DefaultHasher, Hash, Hasher};
+use std::panic::AssertUnwindSafe;
 use std::time::Duration;
 
+use ::watch::restart::panic_text;
+use futures::FutureExt;
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Event, EventSource, ObjectReference, Pod};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time};
@@ -172,7 +175,9 @@ impl Writer {
                 occurrence = queue.recv() => occurrence,
             };
             let Some(occurrence) = occurrence else { return };
-            self.write(occurrence).await;
+            if let Err(panic) = AssertUnwindSafe(self.write(occurrence)).catch_unwind().await {
+                tracing::error!(reason = panic_text(&*panic), "writing an event panicked");
+            }
         }
     }
 

@@ -34,7 +34,7 @@ pub mod streaming;
 pub mod volume;
 pub mod worker;
 
-pub use agent::{Agent, AgentError};
+pub use agent::{Agent, AgentError, Part};
 pub use config::{AgentConfig, Registries};
 
 /// Entry points of the coverage-guided fuzzers (`make fuzz`).

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
-use ::watch::OwnText;
+use ::watch::{OwnText, keep_running};
 use futures::StreamExt;
 use k8s_openapi::api::core::v1::{ConfigMap, Secret};
 use kube::runtime::watcher;
@@ -143,34 +143,8 @@ impl Objects {
         let client = self.client.clone();
         let told = listeners.clone();
         let task = tokio::spawn(async move {
-            match key.kind {
-                Kind::Secret => {
-                    let api = Api::namespaced(client, &key.namespace);
-                    follow(api, &key.name, sender, told, |secret: Secret| Payload {
-                        data: secret
-                            .data
-                            .into_iter()
-                            .flatten()
-                            .map(|(key, value)| (key, value.0))
-                            .collect(),
-                    })
-                    .await;
-                }
-                Kind::ConfigMap => {
-                    let api = Api::namespaced(client, &key.namespace);
-                    follow(api, &key.name, sender, told, |map: ConfigMap| {
-                        let text = map.data.into_iter().flatten();
-                        let binary = map.binary_data.into_iter().flatten();
-                        Payload {
-                            data: text
-                                .map(|(key, value)| (key, value.into_bytes()))
-                                .chain(binary.map(|(key, value)| (key, value.0)))
-                                .collect(),
-                        }
-                    })
-                    .await;
-                }
-            }
+            let follow = || follow_kind(&client, &key, &sender, &told);
+            keep_running("watch of a Secret or ConfigMap", follow).await;
         });
         Watched { state, listeners, task }
     }
@@ -194,11 +168,47 @@ impl Objects {
     }
 }
 
+async fn follow_kind(
+    client: &Client,
+    key: &Key,
+    sender: &watch::Sender<Lookup>,
+    told: &Mutex<Vec<Weak<Notify>>>,
+) {
+    match key.kind {
+        Kind::Secret => {
+            let api = Api::namespaced(client.clone(), &key.namespace);
+            follow(api, &key.name, sender, told, |secret: Secret| Payload {
+                data: secret
+                    .data
+                    .into_iter()
+                    .flatten()
+                    .map(|(key, value)| (key, value.0))
+                    .collect(),
+            })
+            .await;
+        }
+        Kind::ConfigMap => {
+            let api = Api::namespaced(client.clone(), &key.namespace);
+            follow(api, &key.name, sender, told, |map: ConfigMap| {
+                let text = map.data.into_iter().flatten();
+                let binary = map.binary_data.into_iter().flatten();
+                Payload {
+                    data: text
+                        .map(|(key, value)| (key, value.into_bytes()))
+                        .chain(binary.map(|(key, value)| (key, value.0)))
+                        .collect(),
+                }
+            })
+            .await;
+        }
+    }
+}
+
 async fn follow<K>(
     api: Api<OwnText<K>>,
     name: &str,
-    state: watch::Sender<Lookup>,
-    listeners: Arc<Mutex<Vec<Weak<Notify>>>>,
+    state: &watch::Sender<Lookup>,
+    listeners: &Mutex<Vec<Weak<Notify>>>,
     payload: impl Fn(K) -> Payload,
 ) where
     K: kube::Resource + Clone + serde::de::DeserializeOwned + fmt::Debug + Send + 'static,

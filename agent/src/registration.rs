@@ -33,6 +33,7 @@ pub async fn run(node: Arc<Node>) {
     }
     node.recorder.record(reference(&node), Level::Normal, "Starting", "Starting kubelet.");
     let mut pressure = node.pressure.subscribe();
+    let mut not_ready = node.config.not_ready.clone();
     let mut known = Value::Null;
     loop {
         if let Err(error) = renew(&node).await {
@@ -41,7 +42,10 @@ pub async fn run(node: Arc<Node>) {
         let status = status(&node).await;
         if comparable(&status) != comparable(&known) {
             match write(&node, &status).await {
-                Ok(()) => known = status,
+                Ok(()) => {
+                    tell_of_readiness(&node, &known, &status);
+                    known = status;
+                }
                 Err(error) => tracing::warn!(%error, "cannot write the status of the node"),
             }
         }
@@ -49,7 +53,23 @@ pub async fn run(node: Arc<Node>) {
             () = sleep(RENEW) => {}
             // The gauge lives as long as the node.
             _ = pressure.changed() => {}
+            // Without a sender it stays what it is.
+            Ok(()) = not_ready.changed() => {}
         }
+    }
+}
+
+/// Says that the node became ready or not ready.
+fn tell_of_readiness(node: &Node, before: &Value, now: &Value) {
+    let ready = |status: &Value| {
+        let mut conditions = status["conditions"].as_array().into_iter().flatten();
+        conditions.find(|c| c["type"] == "Ready").map(|c| c["status"] == "True")
+    };
+    let (Some(before), Some(now)) = (ready(before), ready(now)) else { return };
+    if before != now {
+        let reason = if now { "NodeReady" } else { "NodeNotReady" };
+        let message = format!("Node {} status is now: {reason}", node.config.node_name);
+        node.recorder.record(reference(node), Level::Normal, reason, message);
     }
 }
 
@@ -237,7 +257,10 @@ async fn status(node: &Node) -> Value {
             short("PIDPressure", pressure.pids,
                 ("InsufficientPID", "insufficient PID available"),
                 ("SufficientPID", "sufficient PID available")),
-            condition("Ready", true, "KubeletReady", "kubelet is posting ready status"),
+            match config.not_ready.borrow().as_str() {
+                "" => condition("Ready", true, "KubeletReady", "kubelet is posting ready status"),
+                reason => condition("Ready", false, "KubeletNotReady", reason),
+            },
         ],
         "nodeInfo": {
             "machineID": read("/etc/machine-id"),

@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use ::watch::keep_running;
 use futures::StreamExt;
 use k8s_openapi::api::core::v1::Service;
 use kube::runtime::watcher;
@@ -80,7 +81,7 @@ impl Services {
         tokio::spawn(async move {
             tokio::select! {
                 () = stop.cancelled() => {}
-                () = follow(client, known, sender) => {}
+                () = keep_running("watch of Services", || follow(&client, &known, &sender)) => {}
             }
         });
         services
@@ -131,10 +132,10 @@ fn visible(known: &Known, namespace: &str, links: bool) -> Vec<ServiceFacts> {
     list
 }
 
-async fn follow(client: Client, known: Arc<Mutex<Known>>, synced: watch::Sender<bool>) {
+async fn follow(client: &Client, known: &Mutex<Known>, synced: &watch::Sender<bool>) {
     let lock = || known.lock().unwrap_or_else(PoisonError::into_inner);
     let config = watcher::Config::default();
-    let stream = ::watch::follow::<Service>(Api::all(client), config);
+    let stream = ::watch::follow::<Service>(Api::all(client.clone()), config);
     let mut stream = std::pin::pin!(stream);
     let mut fresh = Known::new();
     while let Some(event) = stream.next().await {

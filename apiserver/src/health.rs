@@ -11,6 +11,12 @@ use crate::public;
 use crate::request::Query;
 use crate::server::ApiServer;
 
+/// The parts of the node besides the server, as `/readyz` shows them.
+pub trait NodeParts: Send + Sync {
+    /// Each part's name, and the reason for which it is down, if it is.
+    fn states(&self) -> Vec<(String, Option<String>)>;
+}
+
 /// What is looked at, in this order. The store is called by the name under which monitors of
 /// Kubernetes ask for it.
 const CHECKS: [&str; 3] = ["ping", "log", STORE];
@@ -24,13 +30,17 @@ pub(crate) async fn answer(
 ) -> Response<Body> {
     let query = Query::parse(parts.uri.query().unwrap_or(""));
     let mut response = match path {
-        [_, check] if CHECKS.contains(check) => match failure(server, check).await {
-            None => body::text(StatusCode::OK, "ok"),
-            Some(error) => body::text(
-                StatusCode::INTERNAL_SERVER_ERROR,
-                format!("internal server error: {error}\n"),
-            ),
-        },
+        [which, check] => {
+            let found = failures(server, which).await.into_iter().find(|(name, _)| name == check);
+            match found {
+                Some((_, None)) => body::text(StatusCode::OK, "ok"),
+                Some((_, Some(error))) => body::text(
+                    StatusCode::INTERNAL_SERVER_ERROR,
+                    format!("internal server error: {error}\n"),
+                ),
+                None => public::page_not_found(),
+            }
+        }
         [which] => all(server, which, &query).await,
         _ => public::page_not_found(),
     };
@@ -42,18 +52,19 @@ async fn all(server: &Arc<ApiServer>, which: &str, query: &Query) -> Response<Bo
     let mut excluded: Vec<&str> = query.all("exclude").collect();
     let mut lines = String::new();
     let mut failed = Vec::new();
-    for check in CHECKS {
+    for (check, failure) in failures(server, which).await {
         if let Some(at) = excluded.iter().position(|name| *name == check) {
             excluded.remove(at);
             lines.push_str(&format!("[+]{check} excluded: ok\n"));
             continue;
         }
-        match failure(server, check).await {
+        match failure {
             None => lines.push_str(&format!("[+]{check} ok\n")),
             Some(error) => {
-                // Anybody may ask; the log tells those who may know.
-                tracing::warn!(check, error, "a health check failed");
-                failed.push(check);
+                // Any client may ask. The reason is in the log, and at the path of the check, which
+                // needs a role.
+                tracing::debug!(check, error, "a health check failed");
+                failed.push(check.clone());
                 lines.push_str(&format!("[-]{check} failed: reason withheld\n"));
             }
         }
@@ -80,11 +91,17 @@ pub(crate) async fn of_store(server: &ApiServer) -> Option<String> {
     server.store.check().await.err().map(|error| error.to_string())
 }
 
-/// Why a check fails, if it does.
-async fn failure(server: &Arc<ApiServer>, check: &str) -> Option<String> {
-    match check {
-        STORE => of_store(server).await,
-        // Who gets an answer has reached a server that works.
-        _ => None,
+/// Every check with the reason for which it fails, if it does. Parts that are down make the node not
+/// ready; restarting the process, which the other two paths suggest, would not help.
+async fn failures(server: &Arc<ApiServer>, which: &str) -> Vec<(String, Option<String>)> {
+    let mut checks = Vec::with_capacity(CHECKS.len());
+    for check in CHECKS {
+        // A client that gets an answer has reached a server that works.
+        let failure = if check == STORE { of_store(server).await } else { None };
+        checks.push((check.to_owned(), failure));
     }
+    if which == "readyz" {
+        checks.extend(server.parts.get().map(|parts| parts.states()).unwrap_or_default());
+    }
+    checks
 }

@@ -53,6 +53,7 @@ pub use catalog::Catalog;
 pub use config::Config;
 pub use connections::Connections;
 pub use error::ApiError;
+pub use health::NodeParts;
 pub use meta::Meta;
 pub use request::{Query, RequestInfo};
 pub use server::{ApiServer, open_store};

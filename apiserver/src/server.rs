@@ -1,7 +1,7 @@
 //! The server: from an HTTP request to a response.
 
 use std::panic::AssertUnwindSafe;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
 use api::{Resource, Subresource};
@@ -17,6 +17,7 @@ use crate::call::Call;
 use crate::catalog::Catalog;
 use crate::config::Config;
 use crate::error::ApiError;
+use crate::health::NodeParts;
 use crate::intake::{self, Intake};
 use crate::meta::{self, Meta};
 use crate::negotiate::Encoding;
@@ -53,6 +54,8 @@ pub struct ApiServer {
     pub(crate) sampler: metrics::Sampler,
     /// What has been answered so far.
     pub(crate) requests: Requests,
+    /// The other parts of the node, once they are known.
+    pub(crate) parts: OnceLock<Arc<dyn NodeParts>>,
     intake: Intake,
     nodes: Nodes,
 }
@@ -89,6 +92,7 @@ impl ApiServer {
             quota_turn: tokio::sync::Mutex::default(),
             sampler: metrics::Sampler::default(),
             requests: Requests::default(),
+            parts: OnceLock::new(),
             intake,
             nodes: Nodes::default(),
         })
@@ -102,6 +106,11 @@ impl ApiServer {
     /// Tells the server how to reach the kubelets of its nodes; once.
     pub fn set_node_dialer(&self, dialer: Arc<dyn NodeDialer>) {
         self.nodes.set(dialer);
+    }
+
+    /// Tells the server of the other parts of the node; once.
+    pub fn set_parts(&self, parts: Arc<dyn NodeParts>) {
+        let _ = self.parts.set(parts);
     }
 
     /// Requests from outside the process that are being answered.

@@ -14,6 +14,7 @@ mod remote;
 mod reset;
 mod state;
 mod status;
+mod supervise;
 mod up;
 
 use std::process::ExitCode;

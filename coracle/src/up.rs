@@ -3,34 +3,31 @@
 //! The parts meet in the API only: each gets a client of its own that runs straight into the
 //! server (see [`crate::in_process`]), as a user whose roles say what it may do.
 
+mod kubelet;
+
+use std::convert::Infallible;
+use std::error::Error;
 use std::future::Future;
-use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use agent::pressure::threshold::{ENOUGH_BYTES, Threshold};
-use agent::{Agent, AgentConfig, Registries};
-use api::quantity::Quantity;
+use agent::AgentConfig;
 use apiserver::security::pki::{Pki, ServingNames, merge_into};
 use apiserver::security::{Security, SecurityConfig, User};
-use apiserver::stream_proxy::{AsyncReadWrite, NodeDialer};
-use apiserver::{ApiServer, Catalog};
+use apiserver::{ApiServer, Catalog, Connections};
 use dns::DnsConfig;
-use futures::future::BoxFuture;
 use http_body_util::BodyExt;
 use ipnet::Ipv4Net;
 use k8s_openapi::api::core::v1::ServiceAccount;
 use kube::{Api, Client};
 use netproxy::proxy::{ProxyConfig, Withdrawals};
 use netproxy::{NetworkConfig, PodNetwork};
-use runtime::Runtime;
-use runtime::image::ImageStore;
-use runtime::sandbox::{RuntimeConfig, shim_group};
 use tokio::net::TcpListener;
 use tokio::runtime::{Handle, Runtime as Threads};
 use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::Mutex;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing_subscriber::Layer;
@@ -41,7 +38,8 @@ use tracing_subscriber::util::SubscriberInitExt;
 use crate::cli::UpOptions;
 use crate::in_process::{client, component};
 use crate::paths::Paths;
-use crate::{Failure, check, manifests, notify, registries, state};
+use crate::supervise::Parts;
+use crate::{Failure, check, manifests, notify, state};
 
 /// Threads that serve the API: connections, the handlers of all requests, watches. Nothing else runs
 /// on them, so that no computation of another part can stop them.
@@ -60,10 +58,6 @@ const OOM_SCORE: i32 = -999;
 const API_PORT: u16 = 6443;
 /// How long the parts may take to end after SIGTERM.
 const END_TIMEOUT: Duration = Duration::from_secs(10);
-/// Bytes that may wait between the apiserver and the kubelet, per connection and direction.
-const PIPE_BYTES: usize = 64 << 10;
-/// Images are removed from a disk that is fuller than this.
-const IMAGE_GC_HIGH_PERCENT: u8 = 85;
 /// Where DNS is served.
 const DNS_PORT: u16 = 53;
 /// The resolvers behind systemd-resolved's stub.
@@ -138,9 +132,19 @@ struct Launch<'a> {
     api: Handle,
     token: CancellationToken,
     tasks: TaskTracker,
+    parts: Parts,
 }
 
 impl Launch<'_> {
+    /// Starts a part of the node: `make` runs it, and again whenever it has ended.
+    fn start<F, E>(&self, name: &str, make: impl FnMut() -> F + Send + 'static)
+    where
+        F: Future<Output = Result<(), E>> + Send + 'static,
+        E: Error + Send + 'static,
+    {
+        self.tasks.spawn(self.parts.run(name, &self.token, make));
+    }
+
     fn client(&self, server: &Arc<ApiServer>, user: User) -> Client {
         client(server, user, &self.api)
     }
@@ -150,7 +154,8 @@ async fn run_node(options: &UpOptions, paths: &Paths, api: &Handle) -> Result<()
     let started = std::time::Instant::now();
     let facts = facts(options)?;
     let (token, tasks) = (CancellationToken::new(), TaskTracker::new());
-    let launch = Launch { options, paths, facts, api: api.clone(), token, tasks };
+    let parts = Parts::new();
+    let launch = Launch { options, paths, facts, api: api.clone(), token, tasks, parts };
 
     let pki = Pki::open(
         &paths.pki(),
@@ -162,6 +167,7 @@ async fn run_node(options: &UpOptions, paths: &Paths, api: &Handle) -> Result<()
         Arc::new(SystemTime::now),
     )?;
     let server = api_server(&launch, &pki).await?;
+    server.set_parts(Arc::new(launch.parts.clone()));
     let addresses = serve(&launch, &server, &pki).await?;
     let kubeconfig = pki.admin_kubeconfig(&format!("https://{}", addresses[0]));
     kubeconfig.write(&options.dirs.kubeconfig)?;
@@ -175,7 +181,7 @@ async fn run_node(options: &UpOptions, paths: &Paths, api: &Handle) -> Result<()
         tracing::warn!("no pods, Services or DNS (--no-pods); containers that run are left alone");
     } else {
         let network = start_network(&launch, &server).await?;
-        start_agent(&launch, &server, network).await?;
+        kubelet::start(&launch, &server, network).await?;
     }
 
     wait_for_default_account(&ready_client).await?;
@@ -259,8 +265,11 @@ async fn api_server(launch: &Launch<'_>, pki: &Pki) -> Result<Arc<ApiServer>, Fa
     };
     let server = ApiServer::new(config, catalog, store, Arc::new(security));
     server.bootstrap().await?;
-    let expiry = launch.token.clone().run_until_cancelled_owned(server.clone().expire_events());
-    launch.tasks.spawn(expiry);
+    let (expiring, token) = (server.clone(), launch.token.clone());
+    launch.start("event-expiry", move || {
+        let (token, expire) = (token.clone(), expiring.clone().expire_events());
+        async move { until_cancelled(&token, expire).await }
+    });
     Ok(server)
 }
 
@@ -284,27 +293,54 @@ async fn serve(
     let addresses = api_addresses(launch.options, launch.facts.ip);
     let open_files =
         runtime::own_limits::open_files().map_err(|e| format!("RLIMIT_NOFILE: {e}"))?;
-    let connections = apiserver::Connections::new(open_files);
+    let connections = Connections::new(open_files);
     for address in addresses.clone() {
         // A listener belongs to the threads that it was made on.
         let listener = launch.api.spawn(TcpListener::bind(address)).await?;
-        let listener = listener.map_err(|e| format!("listen on {address}: {e}"))?;
-        let server = server.clone();
-        let handle = move |request: http::Request<hyper::body::Incoming>| {
-            let server = server.clone();
-            let request = request.map(|body| body.map_err(Into::into).boxed_unsync());
-            async move { server.handle(request).await }
-        };
-        let served = apiserver::tls_listener::serve_tls(
-            listener,
-            pki.server_config()?,
-            handle,
-            connections.clone(),
-            launch.token.clone(),
-        );
-        launch.tasks.spawn_on(served, &launch.api);
+        let mut first = Some(listener.map_err(|e| format!("listen on {address}: {e}"))?);
+        let (server, tls, token) = (server.clone(), pki.server_config()?, launch.token.clone());
+        let connections = connections.clone();
+        let name = format!("listener-{address}");
+        let part = launch.parts.run(&name, &launch.token, move || {
+            let (listener, server) = (first.take(), server.clone());
+            let (tls, connections, token) = (tls.clone(), connections.clone(), token.clone());
+            async move {
+                let listener = match listener {
+                    Some(listener) => listener,
+                    None => TcpListener::bind(address).await?,
+                };
+                listen(listener, server, tls, connections, token).await;
+                Ok::<_, std::io::Error>(())
+            }
+        });
+        launch.tasks.spawn_on(part, &launch.api);
     }
     Ok(addresses)
+}
+
+/// Serves the API at one address until cancelled.
+async fn listen(
+    listener: TcpListener,
+    server: Arc<ApiServer>,
+    tls: Arc<rustls::ServerConfig>,
+    connections: Arc<Connections>,
+    token: CancellationToken,
+) {
+    let handle = move |request: http::Request<hyper::body::Incoming>| {
+        let server = server.clone();
+        let request = request.map(|body| body.map_err(Into::into).boxed_unsync());
+        async move { server.handle(request).await }
+    };
+    apiserver::tls_listener::serve_tls(listener, tls, handle, connections, token).await;
+}
+
+/// Runs a loop that does not end by itself until `token` is cancelled.
+async fn until_cancelled(
+    token: &CancellationToken,
+    work: impl Future<Output = ()>,
+) -> Result<(), Infallible> {
+    token.run_until_cancelled(work).await;
+    Ok(())
 }
 
 fn start_controllers(launch: &Launch<'_>, server: &Arc<ApiServer>, pki: &Pki) {
@@ -320,7 +356,10 @@ fn start_controllers(launch: &Launch<'_>, server: &Arc<ApiServer>, pki: &Pki) {
     };
     let user = component("system:kube-controller-manager", &["system:masters"]);
     let client = launch.client(server, user);
-    launch.tasks.spawn(controllers::run(client, config, launch.token.clone()));
+    let token = launch.token.clone();
+    launch.start("controllers", move || {
+        controllers::run(client.clone(), config.clone(), token.clone())
+    });
 }
 
 /// The pod network, the Service rules and the cluster's DNS.
@@ -336,35 +375,35 @@ async fn start_network(
     })
     .await?;
     let (withdrawals, questions) = netproxy::proxy::withdrawals();
-    let proxy = netproxy::proxy::run(
-        launch.client(server, component("system:kube-proxy", &[])),
-        ProxyConfig {
-            node_name: facts.name.clone(),
-            pod_cidrs: vec![options.pod_cidr.into()],
-            service_cidrs: vec![options.service_cidr.into()],
-            dns_ip: Some(facts.dns_ip),
-            api: api_addresses(options, facts.ip),
-        },
-        questions,
-        launch.token.clone(),
-    );
-    launch.tasks.spawn(ended("Service proxy", proxy));
-    let dns = dns::run(
-        launch.client(
-            server,
-            component("system:serviceaccount:kube-system:kube-dns", &["system:serviceaccounts"]),
-        ),
-        DnsConfig {
-            listen: vec![SocketAddr::new(facts.dns_ip.into(), DNS_PORT)],
-            cluster_domain: options.cluster_domain.clone(),
-            service_cidr: options.service_cidr.into(),
-            pod_cidr: options.pod_cidr.into(),
-            resolv_conf: resolv_conf(options),
-            upstreams: None,
-        },
-        launch.token.clone(),
-    );
-    launch.tasks.spawn(ended("DNS server", dns));
+    let questions = Arc::new(Mutex::new(questions));
+    let client = launch.client(server, component("system:kube-proxy", &[]));
+    let config = ProxyConfig {
+        node_name: facts.name.clone(),
+        pod_cidrs: vec![options.pod_cidr.into()],
+        service_cidrs: vec![options.service_cidr.into()],
+        dns_ip: Some(facts.dns_ip),
+        api: api_addresses(options, facts.ip),
+    };
+    let token = launch.token.clone();
+    launch.start("service-proxy", move || {
+        let (client, config, token) = (client.clone(), config.clone(), token.clone());
+        let questions = questions.clone();
+        async move {
+            netproxy::proxy::run(client, config, &mut *questions.lock().await, token).await
+        }
+    });
+    let user = component("system:serviceaccount:kube-system:kube-dns", &["system:serviceaccounts"]);
+    let client = launch.client(server, user);
+    let config = DnsConfig {
+        listen: vec![SocketAddr::new(facts.dns_ip.into(), DNS_PORT)],
+        cluster_domain: options.cluster_domain.clone(),
+        service_cidr: options.service_cidr.into(),
+        pod_cidr: options.pod_cidr.into(),
+        resolv_conf: resolv_conf(options),
+        upstreams: None,
+    };
+    let token = launch.token.clone();
+    launch.start("dns", move || dns::run(client.clone(), config.clone(), token.clone()));
     Ok((network, withdrawals))
 }
 
@@ -377,94 +416,6 @@ fn start_log() {
     });
     let lines = tracing_subscriber::fmt::layer().with_writer(std::io::stderr).with_target(false);
     tracing_subscriber::registry().with(lines.with_filter(targets)).init();
-}
-
-/// The kubelet, and the apiserver's way to it: a pipe in this process.
-async fn start_agent(
-    launch: &Launch<'_>,
-    server: &Arc<ApiServer>,
-    (network, withdrawals): (PodNetwork, Withdrawals),
-) -> Result<(), Failure> {
-    let (options, paths, facts) = (launch.options, launch.paths, &launch.facts);
-    let runtime = Runtime::open(RuntimeConfig {
-        state_dir: paths.containers(),
-        run_dir: paths.run_dir.clone(),
-        shim_binary: "/proc/self/exe".into(),
-        shim_group: shim_group(&options.dirs.cgroup_root),
-    })?;
-    let images = ImageStore::open(&paths.images())?.sparing_containers(&paths.containers());
-    let node_user = component(&format!("system:node:{}", facts.name), &["system:nodes"]);
-    let container_logs = options.dirs.log_dir.parent().unwrap_or(Path::new("/")).join("containers");
-    let (mirrors, plain_http) =
-        registries::resolve(&options.registry_mirror, &options.plain_http_registry);
-    let config = AgentConfig {
-        registries: Registries { mirrors, plain_http, ..Registries::default() },
-        node_ips: vec![facts.ip],
-        pod_log_dir: options.dirs.log_dir.clone(),
-        cgroup_root: options.dirs.cgroup_root.clone(),
-        container_log_dir: container_logs,
-        cluster_dns: vec![facts.dns_ip.into()],
-        cluster_domain: options.cluster_domain.clone(),
-        host_resolv_conf: resolv_conf(options),
-        reported_version: options.report_version.clone(),
-        eviction_hard: match &options.eviction_hard {
-            Some(texts) => thresholds(texts)?,
-            None => Threshold::usual(),
-        },
-        eviction_transition: Duration::from_secs(options.eviction_pressure_transition_period),
-        image_gc_high_percent: options.image_gc_high_threshold.unwrap_or(IMAGE_GC_HIGH_PERCENT),
-        image_gc_enough_bytes: match options.image_gc_high_threshold {
-            Some(_) => u64::MAX,
-            None => ENOUGH_BYTES,
-        },
-        image_gc_low_percent: options.image_gc_low_threshold,
-        image_gc_min_age: Duration::from_secs(options.image_gc_minimum_age),
-        log_max_bytes: size(&options.container_log_max_size)?,
-        log_max_files: options.container_log_max_files,
-        ..AgentConfig::new(&facts.name, &paths.data_dir)
-    };
-    let client = launch.client(server, node_user);
-    let agent = Agent::start(config, client, runtime, images, network, withdrawals).await?;
-    let dialer = PipeDialer { agent: agent.clone(), threads: Handle::current() };
-    server.set_node_dialer(Arc::new(dialer));
-    let token = launch.token.clone();
-    launch.tasks.spawn(async move { agent.run(token).await });
-    Ok(())
-}
-
-fn thresholds(texts: &[String]) -> Result<Vec<Threshold>, Failure> {
-    let texts = texts.iter().filter(|text| !text.is_empty());
-    Ok(texts.map(|text| text.parse()).collect::<Result<_, _>>()?)
-}
-
-/// A number of bytes written as a quantity.
-fn size(text: &str) -> Result<u64, Failure> {
-    let quantity: Quantity = Quantity::parse(text).map_err(|e| format!("{text}: {e}"))?;
-    u64::try_from(quantity.value()).map_err(|_| format!("{text}: negative").into())
-}
-
-/// Connects the apiserver to the kubelet of the same process.
-struct PipeDialer {
-    agent: Agent,
-    /// Those of the agent: it serves its end of the pipe there.
-    threads: Handle,
-}
-
-impl NodeDialer for PipeDialer {
-    fn dial(&self, _node: &str) -> BoxFuture<'static, io::Result<Box<dyn AsyncReadWrite>>> {
-        let (near, far) = tokio::io::duplex(PIPE_BYTES);
-        let agent = self.agent.clone();
-        self.threads.spawn(async move { agent.serve(far).await });
-        Box::pin(async move { Ok(Box::new(near) as Box<dyn AsyncReadWrite>) })
-    }
-}
-
-/// Reports a part that ends with an error: nobody waits for its result.
-async fn ended<E: std::error::Error>(part: &'static str, run: impl Future<Output = Result<(), E>>) {
-    if let Err(error) = run.await {
-        let cause = error.source().map(ToString::to_string).unwrap_or_default();
-        tracing::error!(part, %error, cause, "ended");
-    }
 }
 
 /// Where the machine's real resolvers stand: systemd's stub list names only itself.

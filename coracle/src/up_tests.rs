@@ -118,6 +118,7 @@ async fn names_and_rules_follow_the_api() {
         api: Handle::current(),
         token: CancellationToken::new(),
         tasks: TaskTracker::new(),
+        parts: Parts::new(),
     };
     let addresses = vec![launch.facts.ip];
     let names = ServingNames { addresses, names: Vec::new(), cluster_domain: "c".into() };

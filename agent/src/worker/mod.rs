@@ -189,7 +189,15 @@ impl Worker {
                     }
                 }
                 () = self.objects_changed.notified() => self.follow_objects(),
-                Some(_) = self.tasks.join_next(), if !self.tasks.is_empty() => {}
+                Some(done) = self.tasks.join_next(), if !self.tasks.is_empty() => {
+                    // A worker would wait for the outcome of a task that panicked for ever: it shares
+                    // the panic, and a new worker takes over.
+                    if let Err(error) = done
+                        && let Ok(panic) = error.try_into_panic()
+                    {
+                        std::panic::resume_unwind(panic);
+                    }
+                }
                 () = async {
                     match next {
                         Some(at) => sleep_until(at).await,

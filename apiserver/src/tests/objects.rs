@@ -6,6 +6,7 @@ use serde_json::json;
 
 use super::harness::{self, Cluster};
 use crate::body::full;
+use crate::security::User;
 use crate::tls_listener::FromThisMachine;
 
 const MAPS: &str = "/api/v1/namespaces/default/configmaps";
@@ -164,6 +165,42 @@ async fn discovery_lists_what_is_served() {
          warn: some health checks cannot be excluded: no matches for \"x\"\nlivez check passed\n"
     );
     assert_eq!(cluster.get("/livez/nothing").await.code, 404);
+}
+
+struct DnsIsDown;
+
+impl crate::NodeParts for DnsIsDown {
+    fn states(&self) -> Vec<(String, Option<String>)> {
+        vec![("dns".into(), Some("the port is taken".into())), ("kubelet-pods".into(), None)]
+    }
+}
+
+#[tokio::test]
+async fn part_that_is_down_fails_readyz_alone() {
+    let cluster = Cluster::new().await;
+    cluster.server.set_parts(std::sync::Arc::new(DnsIsDown));
+    let shown = cluster.get("/readyz").await;
+    assert_eq!(
+        (shown.code.as_u16(), shown.json.as_str().unwrap()),
+        (
+            500,
+            "[+]ping ok\n[+]log ok\n[+]etcd ok\n[-]dns failed: reason withheld\n\
+             [+]kubelet-pods ok\nreadyz check failed\n"
+        )
+    );
+    for path in ["/healthz", "/livez", "/readyz?exclude=dns", "/readyz/kubelet-pods"] {
+        assert_eq!(cluster.get(path).await.ok(), "ok", "{path}");
+    }
+    let reason = "internal server error: the port is taken\n";
+    assert_eq!(cluster.get("/readyz/dns").await.fails(500), reason);
+    // Only clients with a role learn the reason.
+    let anonymous = |path: &str| {
+        let mut request = Request::get(path).body(full("")).unwrap();
+        request.extensions_mut().insert(User::anonymous());
+        cluster.server.handle(request)
+    };
+    assert_eq!(anonymous("/readyz").await.status(), 500);
+    assert_eq!(anonymous("/readyz/dns").await.status(), 403);
 }
 
 #[tokio::test]

@@ -29,7 +29,7 @@ const RETRY: Duration = Duration::from_secs(1);
 pub async fn run(
     client: Client,
     config: ProxyConfig,
-    mut questions: Questions,
+    questions: &mut Questions,
     token: CancellationToken,
 ) -> Result<()> {
     let mut proxy = Proxy::open(config)?;
