@@ -60,7 +60,7 @@ build: prerequisites dashboard/dist/assets.rs
 	@ls -la $(RELEASE) | awk '{ printf "built %s (%.1f MB)\n", $$9, $$5 / 1000000 }'
 
 ## bench: measures the release binary against its budgets (a table, and build/bench.json).
-##        ONLY="idle pods" measures only these: size start idle pods deployments services dns api connect.
+##        ONLY="idle pods" measures only these: size start idle pods deployments services dns api connect memory.
 bench: build images
 	cargo build --release --workspace --bin bench
 	@CORACLE_BINARY=$(abspath $(RELEASE)) RUST_LOG=warn,coracle=info $(dir $(RELEASE))bench $(ONLY)

@@ -29,6 +29,7 @@ mod openapi;
 mod options;
 mod percent;
 mod public;
+mod removals;
 mod render;
 mod request;
 mod requests;

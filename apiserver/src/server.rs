@@ -23,6 +23,7 @@ use crate::meta::{self, Meta};
 use crate::negotiate::Encoding;
 use crate::openapi::Documents;
 use crate::public::PublicPaths;
+use crate::removals::Removals;
 use crate::request::{Query, RequestInfo};
 use crate::requests::Requests;
 use crate::security::{Attributes, Security, User};
@@ -54,6 +55,8 @@ pub struct ApiServer {
     pub(crate) sampler: metrics::Sampler,
     /// What has been answered so far.
     pub(crate) requests: Requests,
+    /// What was removed of late.
+    pub(crate) removals: Removals,
     /// The other parts of the node, once they are known.
     pub(crate) parts: OnceLock<Arc<dyn NodeParts>>,
     intake: Intake,
@@ -92,6 +95,7 @@ impl ApiServer {
             quota_turn: tokio::sync::Mutex::default(),
             sampler: metrics::Sampler::default(),
             requests: Requests::default(),
+            removals: Removals::default(),
             parts: OnceLock::new(),
             intake,
             nodes: Nodes::default(),
@@ -111,6 +115,11 @@ impl ApiServer {
     /// Tells the server of the other parts of the node; once.
     pub fn set_parts(&self, parts: Arc<dyn NodeParts>) {
         let _ = self.parts.set(parts);
+    }
+
+    /// Waits until very many more objects were removed.
+    pub async fn many_removed(&self) {
+        self.removals.many().await;
     }
 
     /// Requests from outside the process that are being answered.

@@ -210,7 +210,10 @@ pub(crate) async fn commit(
     };
     match call.server.store.write(key, durability, decide).await {
         Ok(Written::Put(record)) => Ok(Committed::Done(Stored::Object(record))),
-        Ok(Written::Deleted(record)) => Ok(Committed::Done(Stored::Removed(record))),
+        Ok(Written::Deleted(record)) => {
+            call.server.removals.note();
+            Ok(Committed::Done(Stored::Removed(record)))
+        }
         Ok(Written::Kept) => Ok(Committed::Done(Stored::Object(record.clone()))),
         Err(WriteError::Rejected(newer)) => Ok(Committed::Overtaken(newer)),
         Err(other) => Err(disk_failure(other)),

@@ -52,6 +52,8 @@ const API_BLOCKING_THREADS_MAX: usize = 64;
 const NODE_BLOCKING_THREADS_MAX: usize = 256;
 /// How long calls that block may hold up the end of the process.
 const BLOCKED_CALLS_TIMEOUT: Duration = Duration::from_secs(1);
+/// After very many removals, the delays after which free memory is given back.
+const MEMORY_DELAYS: [Duration; 2] = [Duration::from_secs(10), Duration::from_secs(30)];
 /// The kernel's OOM killer takes this process last of those that it may take.
 const OOM_SCORE: i32 = -999;
 /// The API's port unless `--listen` says otherwise.
@@ -265,6 +267,11 @@ async fn api_server(launch: &Launch<'_>, pki: &Pki) -> Result<Arc<ApiServer>, Fa
     };
     let server = ApiServer::new(config, catalog, store, Arc::new(security));
     server.bootstrap().await?;
+    let (removing, token) = (server.clone(), launch.token.clone());
+    launch.start("memory", move || {
+        let (token, give_back) = (token.clone(), give_memory_back(removing.clone()));
+        async move { until_cancelled(&token, give_back).await }
+    });
     let (expiring, token) = (server.clone(), launch.token.clone());
     launch.start("event-expiry", move || {
         let (token, expire) = (token.clone(), expiring.clone().expire_events());
@@ -282,6 +289,21 @@ fn api_addresses(options: &UpOptions, node_ip: IpAddr) -> Vec<SocketAddr> {
         addresses.dedup();
     }
     addresses
+}
+
+/// Gives free memory back to the machine some time after very many objects were removed: the heap
+/// keeps it otherwise.
+async fn give_memory_back(server: Arc<ApiServer>) {
+    loop {
+        server.many_removed().await;
+        // The removals go on, or reach the caches of all parts and the history of watches later.
+        for delay in MEMORY_DELAYS {
+            tokio::time::sleep(delay).await;
+            let trimmed = tokio::task::spawn_blocking(runtime::give_memory_back);
+            // A panic is impossible, and a runtime that ends needs no memory.
+            let _ = trimmed.await;
+        }
+    }
 }
 
 /// Opens the API's addresses; returns them.

@@ -10,6 +10,7 @@ mod deployments;
 mod dns;
 mod idle;
 mod manifests;
+mod memory;
 mod pods;
 mod process;
 mod report;
@@ -32,7 +33,7 @@ const SERVICE_CIDR: &str = "10.96.0.0/14";
 type Measurement = fn(&World, &mut Report);
 
 /// The measurements that share one node, in the order of the least disturbance.
-const MEASUREMENTS: [(&str, Measurement); 7] = [
+const MEASUREMENTS: [(&str, Measurement); 8] = [
     ("idle", |world, report| world.block_on(idle::measure(world, report))),
     ("pods", |world, report| world.block_on(pods::measure(world, report))),
     ("deployments", |world, report| world.block_on(deployments::measure(world, report))),
@@ -40,6 +41,7 @@ const MEASUREMENTS: [(&str, Measurement); 7] = [
     ("dns", |world, report| world.block_on(dns::measure(world, report))),
     ("api", |world, report| world.block_on(api::measure(world, report))),
     ("connect", |world, report| world.block_on(connect::measure(world, report))),
+    ("memory", |world, report| world.block_on(memory::measure(world, report))),
 ];
 
 fn main() -> ExitCode {

@@ -31,7 +31,7 @@ pub mod tree;
 pub use engine::Runtime;
 pub use error::{Error, LaunchError, LaunchErrorKind, Result};
 pub use handle::Sandbox;
-pub use sys::memory::use_one_arena;
+pub use sys::memory::{trim as give_memory_back, use_one_arena};
 
 /// Entry points of the coverage-guided fuzzers (`make fuzz`).
 #[cfg(fuzzing)]
