@@ -14,6 +14,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use agent::AgentConfig;
+use api::quantity::Quantity;
 use apiserver::security::pki::{Pki, ServingNames, merge_into};
 use apiserver::security::{Security, SecurityConfig, User};
 use apiserver::{ApiServer, Catalog, Connections};
@@ -468,6 +469,12 @@ fn signals() -> Result<impl Future<Output = ()>, Failure> {
             _ = interrupt.recv() => {}
         }
     })
+}
+
+/// Reads a number of bytes that is written as a quantity.
+fn size(text: &str) -> Result<u64, Failure> {
+    let quantity: Quantity = Quantity::parse(text).map_err(|e| format!("{text}: {e}"))?;
+    u64::try_from(quantity.value()).map_err(|_| format!("{text}: negative").into())
 }
 
 #[cfg(test)]

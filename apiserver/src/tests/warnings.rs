@@ -54,8 +54,13 @@ async fn field_of_template_is_named() {
                     plugin: the pod does not start\"";
     let made = cluster.post(DEPLOYMENTS, &deployment).await;
     assert_eq!(warnings(&made), [expected]);
-    let dry = cluster.post(&format!("{DEPLOYMENTS}?dryRun=All"), &json!({"metadata": {"name": "other"},
-        "spec": deployment["spec"]})).await;
+    let dry = cluster
+        .post(
+            &format!("{DEPLOYMENTS}?dryRun=All"),
+            &json!({"metadata": {"name": "other"},
+        "spec": deployment["spec"]}),
+        )
+        .await;
     assert_eq!(warnings(&dry), [expected]);
     let status = json!({"status": {"observedGeneration": 1}});
     let uri = format!("{DEPLOYMENTS}/web/status");

@@ -7,7 +7,6 @@ use std::time::Duration;
 
 use agent::pressure::threshold::{ENOUGH_BYTES, Threshold};
 use agent::{Agent, AgentConfig, Registries};
-use api::quantity::Quantity;
 use apiserver::ApiServer;
 use apiserver::stream_proxy::{AsyncReadWrite, NodeDialer};
 use futures::future::BoxFuture;
@@ -67,7 +66,7 @@ pub(super) async fn start(
         },
         image_gc_low_percent: options.image_gc_low_threshold,
         image_gc_min_age: Duration::from_secs(options.image_gc_minimum_age),
-        log_max_bytes: size(&options.container_log_max_size)?,
+        log_max_bytes: super::size(&options.container_log_max_size)?,
         log_max_files: options.container_log_max_files,
         not_ready: launch.parts.not_ready(),
         ..AgentConfig::new(&facts.name, &paths.data_dir)
@@ -94,12 +93,6 @@ pub(super) async fn start(
 fn thresholds(texts: &[String]) -> Result<Vec<Threshold>, Failure> {
     let texts = texts.iter().filter(|text| !text.is_empty());
     Ok(texts.map(|text| text.parse()).collect::<Result<_, _>>()?)
-}
-
-/// A number of bytes written as a quantity.
-fn size(text: &str) -> Result<u64, Failure> {
-    let quantity: Quantity = Quantity::parse(text).map_err(|e| format!("{text}: {e}"))?;
-    u64::try_from(quantity.value()).map_err(|_| format!("{text}: negative").into())
 }
 
 /// Connects the apiserver to the kubelet of the same process.

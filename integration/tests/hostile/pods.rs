@@ -101,13 +101,13 @@ fn files_of_the_kubelet_may_grow_in_the_container(ground: &Ground) {
 
 fn output_without_lines_is_bounded(ground: &Ground) {
     let never = json!({"restartPolicy": "Never"});
-    ground.pod("loud", "head -c 64M /dev/zero | tr '\\0' x", never);
+    ground.pod("loud", "head -c 67108864 /dev/zero | tr '\\0' x", never);
     within(120, "the output ends", || {
         ground.tenant.jsonpath(&["pod", "loud"], "{.status.phase}") == "Succeeded"
     });
     let tail = ground.tenant.ok(&["logs", "loud", "--tail=1", "--limit-bytes=1000"]);
     assert_eq!(tail, "x".repeat(tail.len()));
-    ground.is_sound("64 MB without the end of a line");
+    ground.is_sound("64 MiB without the end of a line");
     ground.delete("loud");
 }
 
