@@ -20,6 +20,9 @@ use tokio_util::sync::CancellationToken;
 
 use crate::error::Error;
 
+/// The longest delay of a key: deadlines of any length are looked at once a day.
+const DELAY_MAX: Duration = Duration::from_secs(24 * 3600);
+
 /// The delay before the first retry of a failed key; it doubles with every further failure.
 const FIRST_RETRY: Duration = Duration::from_millis(5);
 /// The longest delay before a retry.
@@ -91,7 +94,7 @@ impl<K: Clone + Eq + Hash + Debug + Send + 'static> Queue<K> {
         if delay.is_zero() {
             return self.add(key);
         }
-        self.lock().add_at(key, Instant::now() + delay);
+        self.lock().add_at(key, due_in(delay));
         self.wake.notify_one();
     }
 
@@ -174,7 +177,7 @@ impl<K: Clone + Eq + Hash + Debug + Send + 'static> Queue<K> {
             Ok(requeue) => {
                 state.failures.remove(&key);
                 if let Requeue::After(delay) = requeue {
-                    state.add_at(key, Instant::now() + delay);
+                    state.add_at(key, due_in(delay));
                 }
             }
             Err(error) => {
@@ -187,7 +190,7 @@ impl<K: Clone + Eq + Hash + Debug + Send + 'static> Queue<K> {
                 } else {
                     tracing::warn!(controller, ?key, %error, ?delay, "trying again");
                 }
-                state.add_at(key, Instant::now() + delay);
+                state.add_at(key, due_in(delay));
             }
         }
         drop(state);
@@ -240,6 +243,12 @@ impl<K: Clone + Eq + Hash> State<K> {
     }
 }
 
+/// The time after `delay`, which may be as long as a field of an object says; a key that is served
+/// too soon asks again.
+fn due_in(delay: Duration) -> Instant {
+    Instant::now() + delay.min(DELAY_MAX)
+}
+
 fn retry_delay(failures: u32) -> Duration {
     FIRST_RETRY.saturating_mul(1_u32.checked_shl(failures).unwrap_or(u32::MAX)).min(LAST_RETRY)
 }
@@ -257,6 +266,16 @@ mod tests {
         assert_eq!(retry_delay(17), Duration::from_millis(655_360));
         assert_eq!(retry_delay(18), LAST_RETRY);
         assert_eq!(retry_delay(400), LAST_RETRY);
+    }
+
+    #[tokio::test]
+    async fn delay_may_be_any_length() {
+        let queue = Queue::<&'static str>::new();
+        queue.add_after("a", Duration::from_secs(i64::MAX as u64));
+        queue.add_after("b", Duration::MAX);
+        queue.add("c");
+        assert_eq!(queue.next().await, "c");
+        queue.finish("test", "c", Ok(Requeue::After(Duration::MAX)));
     }
 
     #[tokio::test]

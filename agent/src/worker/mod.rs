@@ -273,11 +273,10 @@ impl Worker {
         if !deleted && !self.state.vanished {
             return;
         }
-        let seconds = metadata.deletion_grace_period_seconds;
-        let seconds = seconds.and_then(|seconds| u64::try_from(seconds).ok());
+        let seconds = metadata.deletion_grace_period_seconds.filter(|seconds| *seconds >= 0);
         // Gone from the API means killed now; one second lets a process say goodbye.
         let grace = match (seconds, self.state.vanished) {
-            (Some(seconds), false) => Duration::from_secs(seconds),
+            (Some(seconds), false) => plan::bounded(seconds),
             (Some(_), true) => Duration::from_secs(1),
             (None, _) => spec_grace(&self.pod),
         };

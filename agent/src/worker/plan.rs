@@ -136,7 +136,7 @@ fn overdue(pod: &Pod, state: &PodState, now: Instant, plan: &mut Plan) -> Option
     if has_ended(pod, state) {
         return None;
     }
-    let at = state.started_clock + Duration::from_secs(u64::try_from(seconds).unwrap_or(0));
+    let at = state.started_clock + bounded(seconds);
     if at > now {
         plan.wake_at(at);
         return None;
@@ -318,7 +318,15 @@ pub fn has_ended(pod: &Pod, state: &PodState) -> bool {
 /// The grace period that the pod asks for.
 pub fn spec_grace(pod: &Pod) -> Duration {
     let seconds = pod.spec.as_ref().and_then(|spec| spec.termination_grace_period_seconds);
-    Duration::from_secs(u64::try_from(seconds.unwrap_or(30)).unwrap_or(0))
+    bounded(seconds.unwrap_or(30))
+}
+
+/// The longest time that a field of a pod asks for, so that clocks can count it: a century.
+const TIME_MAX: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
+
+/// A time that a pod states in seconds, which may be any number.
+pub fn bounded(seconds: i64) -> Duration {
+    Duration::from_secs(u64::try_from(seconds).unwrap_or(0)).min(TIME_MAX)
 }
 
 /// Ends what runs (sidecars after the others, the last one first), then releases everything.

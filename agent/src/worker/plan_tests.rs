@@ -205,3 +205,13 @@ fn a_vanished_pod_finishes_without_the_api() {
     state.setup = Setup::Removed;
     assert_eq!(plan(&pod, &state, now).actions, [Action::Finish]);
 }
+
+#[test]
+fn times_of_any_length_can_be_counted() {
+    for seconds in [i64::MIN, -1, 0, 30, i64::MAX] {
+        let (now, then) = (Instant::now(), bounded(seconds));
+        assert!(now + then >= now && now + 2 * then >= now, "{seconds}");
+    }
+    assert_eq!(bounded(30), Duration::from_secs(30));
+    assert_eq!(bounded(-1), Duration::ZERO);
+}
