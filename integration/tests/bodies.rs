@@ -17,7 +17,7 @@ use serde_json::{Value, json};
 /// Objects that are written, unless `CORACLE_OBJECTS` names another number.
 const OBJECTS: usize = 300;
 /// Objects that are there at the same time.
-const BATCH: usize = 25;
+const BATCH: usize = 50;
 /// The contents of the largest object; upstream's limit is 1 MiB for all of its values together.
 const CONTENT_BYTES_MAX: u64 = (1 << 20) - 64;
 /// The largest object that kubectl applies on its side, which keeps a copy in an annotation.
@@ -130,7 +130,7 @@ impl Thing {
 
     fn yaml(&self) -> String {
         let kind = if self.secret { "Secret" } else { "ConfigMap" };
-        let value = Value::from(self.value());
+        let value = yaml_text(&self.value());
         format!(
             "apiVersion: v1\nkind: {kind}\nmetadata:\n  name: {}\ndata:\n  key: {value}\n",
             self.name
@@ -146,6 +146,21 @@ impl Thing {
         let type_meta = [field(1, b"v1"), field(2, kind.as_bytes())].concat();
         [b"k8s\0".to_vec(), field(1, &type_meta), field(2, &raw)].concat()
     }
+}
+
+/// A text between double quotes as YAML has it, which would take some letters for the end of a line.
+fn yaml_text(text: &str) -> String {
+    let mut quoted = String::with_capacity(text.len() + 2);
+    quoted.push('"');
+    for letter in text.chars() {
+        match letter {
+            '"' | '\\' => quoted.extend(['\\', letter]),
+            ' '..='~' => quoted.push(letter),
+            other => quoted.push_str(&format!("\\U{:08x}", u32::from(other))),
+        }
+    }
+    quoted.push('"');
+    quoted
 }
 
 /// A length-delimited field of protobuf.
