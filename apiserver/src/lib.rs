@@ -5,6 +5,7 @@
 
 mod admission;
 mod apply;
+pub mod audit;
 pub mod body;
 mod bootstrap;
 mod budget;

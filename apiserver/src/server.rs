@@ -12,6 +12,7 @@ use http::request::Parts;
 use http::{Method, Request, Response, StatusCode};
 use store::{DiskError, Options, Store};
 
+use crate::audit::Audit;
 use crate::body::{self, Body};
 use crate::call::Call;
 use crate::catalog::Catalog;
@@ -26,12 +27,12 @@ use crate::public::PublicPaths;
 use crate::removals::Removals;
 use crate::request::{Query, RequestInfo};
 use crate::requests::Requests;
-use crate::security::{Attributes, Security, User};
+use crate::security::{Attributes, Decision, Security, User};
 use crate::services::Services;
 use crate::stream_proxy::{NodeDialer, Nodes};
 use crate::tls_listener::{FromNetwork, FromThisMachine};
 use crate::ui::{self, Dashboard};
-use crate::{components, metrics, public, subresources, verbs};
+use crate::{audit, components, metrics, public, subresources, verbs};
 
 /// Bytes of a body and of the stored object that it changes from which on a request is heavy: below
 /// that, its work takes about as long as reading and answering it.
@@ -59,6 +60,7 @@ pub struct ApiServer {
     pub(crate) removals: Removals,
     /// The other parts of the node, once they are known.
     pub(crate) parts: OnceLock<Arc<dyn NodeParts>>,
+    pub(crate) audit: OnceLock<Arc<Audit>>,
     intake: Intake,
     nodes: Nodes,
 }
@@ -97,6 +99,7 @@ impl ApiServer {
             requests: Requests::default(),
             removals: Removals::default(),
             parts: OnceLock::new(),
+            audit: OnceLock::new(),
             intake,
             nodes: Nodes::default(),
         })
@@ -105,6 +108,19 @@ impl ApiServer {
     /// The store behind the server.
     pub fn store(&self) -> &Store<Meta> {
         &self.store
+    }
+
+    /// Records the requests from now on; once.
+    pub fn set_audit(&self, audit: Arc<Audit>) {
+        // A second log is ignored.
+        let _ = self.audit.set(audit);
+    }
+
+    /// Waits until the events of the audit log are written.
+    pub fn flush_audit(&self) {
+        if let Some(audit) = self.audit.get() {
+            audit.flush();
+        }
     }
 
     /// Tells the server how to reach the kubelets of its nodes; once.
@@ -138,7 +154,10 @@ impl ApiServer {
         async move {
             let from_browser = ui::from_browser(request.headers());
             let application = request.uri().path().contains("/proxy");
+            let mut request = request;
+            let trail = audit::begin(server.audit.get(), &mut request);
             let answer = AssertUnwindSafe(server.answer(request)).catch_unwind().await;
+            let panicked = answer.is_err();
             let mut response = match answer {
                 Ok(Ok(response)) => response,
                 Ok(Err(error)) => body::failure(&error),
@@ -147,7 +166,10 @@ impl ApiServer {
             if from_browser {
                 ui::harden(&mut response, application);
             }
-            response
+            match trail {
+                Some(trail) => trail.respond(response, panicked),
+                None => response,
+            }
         }
         .boxed()
     }
@@ -160,7 +182,9 @@ impl ApiServer {
         if !inside {
             self.admit_browser(&mut parts, &info)?;
         }
-        let user = self.security.authenticate(&parts).await?;
+        let user = self.security.authenticate(&parts).await;
+        let body = audit::admit(self, &mut parts, &info, &user, body).await;
+        let user = user?;
         let holder = intake::holder(&user);
         if ui::owns(&info.path) {
             let place = (!inside).then(|| self.intake.stream(&holder)).transpose()?;
@@ -273,28 +297,22 @@ impl ApiServer {
     }
 
     pub(crate) fn authorize(&self, user: &User, info: &RequestInfo) -> Result<(), ApiError> {
-        let attributes = Attributes {
-            user,
-            verb: info.verb,
-            group: &info.group,
-            version: &info.version,
-            resource: &info.resource,
-            subresource: &info.subresource,
-            namespace: &info.namespace,
-            name: &info.name,
-            path: &info.path,
-            is_resource: info.is_resource,
-        };
-        if !info.is_resource && public::is_open(&info.path) {
-            return Ok(());
-        }
-        let decision = self.security.authorize(&attributes);
+        let decision = self.decision(user, info);
         if decision.allowed {
             return Ok(());
         }
+        let attributes = Attributes::of(user, info);
         let message = attributes.forbidden_message(&decision.reason);
         let refused = ApiError::new(StatusCode::FORBIDDEN, "Forbidden", message);
         Err(refused.about(&info.group, &info.resource, &info.name))
+    }
+
+    /// Returns whether the user may do this, and the reason.
+    pub(crate) fn decision(&self, user: &User, info: &RequestInfo) -> Decision {
+        if !info.is_resource && public::is_open(&info.path) {
+            return Decision { allowed: true, reason: String::new() };
+        }
+        self.security.authorize(&Attributes::of(user, info))
     }
 
     async fn route(

@@ -3,7 +3,7 @@
 use std::convert::Infallible;
 use std::future::Future;
 use std::io;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -49,6 +49,10 @@ pub struct FromNetwork;
 /// way but compressing them does.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct FromThisMachine;
+
+/// Among a request's extensions: the other end of its connection.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct PeerAddress(pub(crate) SocketAddr);
 
 /// Accepts connections until `shutdown`, then lets open requests finish for a few seconds.
 ///
@@ -160,6 +164,7 @@ where
     B::Data: Send,
     B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
 {
+    let peer = stream.peer_addr().ok().map(PeerAddress);
     let stream = timeout(HANDSHAKE_TIMEOUT, acceptor.accept(stream))
         .await
         .map_err(|_| ConnectionError::HandshakeTimeout)?
@@ -177,6 +182,9 @@ where
         place.speaks();
         let ongoing = requests.begin();
         request.extensions_mut().insert(FromNetwork);
+        if let Some(peer) = peer {
+            request.extensions_mut().insert(peer);
+        }
         if local {
             request.extensions_mut().insert(FromThisMachine);
         }

@@ -4,6 +4,7 @@
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 
+use apiserver::audit::FileOptions;
 use clap::{Args, Parser, Subcommand};
 use ipnet::Ipv4Net;
 
@@ -157,9 +158,37 @@ pub struct UpOptions {
     /// A name (besides this machine's own) that the dashboard answers to, as behind a proxy.
     #[arg(long, value_name = "NAME", value_delimiter = ',')]
     pub dashboard_host: Vec<String>,
+    /// Record requests to the API in this file, a line of JSON each; `-` is standard output.
+    #[arg(long, value_name = "FILE", requires = "audit_policy_file")]
+    pub audit_log_path: Option<PathBuf>,
+    /// Which requests are recorded, and how much of them (a `Policy` of audit.k8s.io/v1).
+    #[arg(long, value_name = "FILE", requires = "audit_log_path")]
+    pub audit_policy_file: Option<PathBuf>,
+    /// Remove files of the audit log that are older than this, in days; 0 is never.
+    #[arg(long, default_value_t = 0, value_name = "DAYS")]
+    pub audit_log_maxage: u32,
+    /// Keep so many older files of the audit log; 0 is all.
+    #[arg(long, default_value_t = 0, value_name = "FILES")]
+    pub audit_log_maxbackup: u32,
+    /// Begin another file when the audit log has so many megabytes; 0 is 100.
+    #[arg(long, default_value_t = 0, value_name = "MEGABYTES")]
+    pub audit_log_maxsize: u32,
     /// Do not reconstruct `kubectl set image` as change-cause where the client left a stale one.
     #[arg(long)]
     pub no_change_cause: bool,
+}
+
+impl UpOptions {
+    /// The policy and the file of the audit log, if there is to be one.
+    pub fn audit(&self) -> Option<(PathBuf, FileOptions)> {
+        let file = FileOptions {
+            path: self.audit_log_path.clone()?,
+            max_age_days: self.audit_log_maxage,
+            max_backups: self.audit_log_maxbackup,
+            max_megabytes: self.audit_log_maxsize,
+        };
+        Some((self.audit_policy_file.clone()?, file))
+    }
 }
 
 #[derive(Args, Clone, Debug)]

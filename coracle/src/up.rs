@@ -15,6 +15,7 @@ use std::time::{Duration, SystemTime};
 
 use agent::AgentConfig;
 use api::quantity::Quantity;
+use apiserver::audit::Audit;
 use apiserver::security::pki::{Pki, ServingNames, merge_into};
 use apiserver::security::{Security, SecurityConfig, User};
 use apiserver::{ApiServer, Catalog, Connections};
@@ -210,6 +211,7 @@ async fn run_node(options: &UpOptions, paths: &Paths, api: &Handle) -> Result<()
         tracing::warn!("some parts did not end in time");
     }
     server.store().close();
+    server.flush_audit();
     Ok(())
 }
 
@@ -267,6 +269,9 @@ async fn api_server(launch: &Launch<'_>, pki: &Pki) -> Result<Arc<ApiServer>, Fa
         ..apiserver::Config::default()
     };
     let server = ApiServer::new(config, catalog, store, Arc::new(security));
+    if let Some((policy, log)) = options.audit() {
+        server.set_audit(Audit::open(policy, log)?);
+    }
     server.bootstrap().await?;
     let (removing, token) = (server.clone(), launch.token.clone());
     launch.start("memory", move || {

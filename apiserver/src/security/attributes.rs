@@ -1,6 +1,7 @@
 //! What a request wants to do, and whether it may.
 
 use super::User;
+use crate::request::RequestInfo;
 
 /// What an authorizer looks at (upstream `authorizer.Attributes`).
 #[derive(Clone, Copy, Debug)]
@@ -27,7 +28,23 @@ pub struct Attributes<'a> {
     pub is_resource: bool,
 }
 
-impl Attributes<'_> {
+impl<'a> Attributes<'a> {
+    /// Returns the attributes of a request.
+    pub(crate) fn of(user: &'a User, info: &'a RequestInfo) -> Self {
+        Self {
+            user,
+            verb: info.verb,
+            group: &info.group,
+            version: &info.version,
+            resource: &info.resource,
+            subresource: &info.subresource,
+            namespace: &info.namespace,
+            name: &info.name,
+            path: &info.path,
+            is_resource: info.is_resource,
+        }
+    }
+
     /// `pods/log`, or `pods` without a subresource.
     pub fn full_resource(&self) -> String {
         if self.subresource.is_empty() {

@@ -44,14 +44,18 @@ impl Security {
     /// may act as somebody else and asks for it (`kubectl --as`) becomes that user.
     #[allow(clippy::unused_async)]
     pub async fn authenticate(&self, parts: &Parts) -> Result<User, Refusal> {
-        let user = match parts.extensions.get::<User>() {
-            Some(user) => user.clone(),
-            None => match parts.headers.get(AUTHORIZATION) {
-                Some(value) => self.user_of_token(value.as_bytes())?,
-                None => User::anonymous(),
-            },
-        };
-        impersonate(&self.rbac, user, &parts.headers)
+        impersonate(&self.rbac, self.identify(parts)?, &parts.headers)
+    }
+
+    /// Returns the user that sends a request, before any impersonation.
+    pub(crate) fn identify(&self, parts: &Parts) -> Result<User, Refusal> {
+        if let Some(user) = parts.extensions.get::<User>() {
+            return Ok(user.clone());
+        }
+        match parts.headers.get(AUTHORIZATION) {
+            Some(value) => self.user_of_token(value.as_bytes()),
+            None => Ok(User::anonymous()),
+        }
     }
 
     fn user_of_token(&self, authorization: &[u8]) -> Result<User, Refusal> {
