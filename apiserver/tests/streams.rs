@@ -2,7 +2,7 @@
 //! and port-forward through the apiserver to a kubelet server, over SPDY and WebSockets.
 //!
 //! `CORACLE_TEST_KUBECTLS` names the kubectl binaries, separated by colons; without it, those of
-//! the cloud SDK are used. Without any the test is skipped, and says so.
+//! build/kubectl are used. Without any the test is skipped, and says so.
 
 #![allow(clippy::unwrap_used, missing_docs)]
 
@@ -29,12 +29,16 @@ use tokio::process::Command;
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
+#[path = "../../integration/src/skip.rs"]
+mod skip;
+
 fn kubectls() -> Vec<PathBuf> {
     match std::env::var("CORACLE_TEST_KUBECTLS") {
         Ok(list) => list.split(':').map(PathBuf::from).collect(),
         Err(_) => ["1.27", "1.30", "1.31", "1.33"]
             .iter()
-            .map(|v| PathBuf::from(format!("/usr/lib/google-cloud-sdk/bin/kubectl.{v}")))
+            .map(|v| Path::new(env!("CARGO_MANIFEST_DIR")).join("../build/kubectl").join(v))
+            .map(|directory| directory.join("kubectl"))
             .filter(|path| path.exists())
             .collect(),
     }
@@ -215,7 +219,7 @@ async fn kubectl(binary: &Path, kubeconfig: &Path, args: &[&str], input: &str) -
 async fn kubectls_of_all_ages_stream() {
     let binaries = kubectls();
     if binaries.is_empty() {
-        eprintln!("SKIPPED: no kubectl (set CORACLE_TEST_KUBECTLS)");
+        skip::skip("there is no kubectl (set CORACLE_TEST_KUBECTLS)", "kubectl");
         return;
     }
     let dir = tempfile::tempdir().unwrap();

@@ -15,6 +15,9 @@ use serde_json::json;
 
 use super::*;
 
+#[path = "../../integration/src/skip.rs"]
+mod skip;
+
 const NODE: &str = "192.0.2.10";
 const DNS: &str = "10.47.240.10:53";
 /// Longest that anything here may take on a busy machine.
@@ -162,8 +165,7 @@ async fn names_and_rules_follow_the_api() {
 
 #[test]
 fn the_network_follows_the_api() {
-    if !nix::unistd::geteuid().is_root() {
-        eprintln!("SKIPPED: a network namespace needs root");
+    if !skip::is_root("a network namespace") {
         return;
     }
     let inside = std::thread::spawn(|| {

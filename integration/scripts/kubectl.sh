@@ -52,3 +52,9 @@ if ! ls "$out"/1.3[6-9] >/dev/null 2>&1 && [ ! -f "$out/no-sid" ]; then
 fi
 
 echo "kubectl: $(ls "$out" | grep '^1\.' | sort -V | tr '\n' ' ')"
+
+# Versions that cannot be had here; their tests may be skipped in strict mode, too.
+mkdir -p "$out/../unobtainable"
+for minor in 1.20 1.27 1.30 1.31 1.33 1.36; do
+    [ -x "$out/$minor/kubectl" ] || echo "kubectl-$minor"
+done >"$out/../unobtainable/kubectl"

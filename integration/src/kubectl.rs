@@ -29,14 +29,16 @@ pub struct Kubectl {
 }
 
 impl Kubectl {
-    /// The binary of a minor version, or `None` with a note that the test skips it.
+    /// The binary of a minor version, or `None` where there is none.
     pub fn binary(version: &str) -> Option<PathBuf> {
         let path = crate::workspace().join("build/kubectl").join(version).join("kubectl");
-        if path.exists() {
-            return Some(path);
-        }
-        eprintln!("SKIPPED: kubectl {version} is not on this machine");
-        None
+        path.exists().then_some(path)
+    }
+
+    /// Reports that tests go on without this version.
+    pub fn skip(version: &str) {
+        let tool = format!("kubectl-{version}");
+        crate::skip::skip("the client is not in build/kubectl (make kubectl)", &tool);
     }
 
     pub fn new(

@@ -12,6 +12,7 @@ pub mod node;
 pub mod random;
 mod reboot;
 pub mod registry;
+pub mod skip;
 pub mod terminal;
 pub mod wait;
 
@@ -56,19 +57,18 @@ fn with_kubectls(versions: &[&str], steps: impl Fn(&Node, &Kubectl)) {
         return;
     }
     let node = Node::start();
+    let mut ran = false;
     for version in versions {
         let Some(kubectl) = node.kubectl_in_own_namespace(version) else { continue };
         eprintln!("--- kubectl {version}");
         steps(&node, &kubectl);
         kubectl.delete_namespace();
+        ran = true;
     }
+    assert!(ran, "none of kubectl {} is in build/kubectl (make kubectl)", versions.join(", "));
 }
 
-/// Whether this process may run pods; prints why a test is skipped otherwise.
+/// Whether this process may run pods; the test is skipped otherwise.
 pub fn privileged() -> bool {
-    let root = nix::unistd::geteuid().is_root();
-    if !root {
-        eprintln!("SKIPPED: end-to-end tests need root");
-    }
-    root
+    skip::is_root("a node")
 }

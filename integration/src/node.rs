@@ -255,25 +255,31 @@ impl Node {
         }
     }
 
-    /// A kubectl of one version, or `None` (with a note) where it is not on the machine.
+    /// A kubectl of one version, or `None` where it is not on the machine.
     pub fn kubectl(&self, version: &str) -> Option<Kubectl> {
         let binary = Kubectl::binary(version)?;
         Some(Kubectl::new(version, binary, &self.kubeconfig(), self.dir.path(), &self.ns.path()))
     }
 
-    /// The same in a namespace that is made for it.
+    /// The same in a namespace that is made for it; a version that is missing is a skip.
     pub fn kubectl_in_own_namespace(&self, version: &str) -> Option<Kubectl> {
-        let kubectl = self.kubectl(version)?;
+        let Some(kubectl) = self.kubectl(version) else {
+            Kubectl::skip(version);
+            return None;
+        };
         let namespace = format!("v{}", version.replace('.', "-"));
         kubectl.ok(&["create", "namespace", &namespace]);
         Some(kubectl.in_namespace(&namespace))
     }
 
     /// The oldest client and a new one, each in a namespace of its own: for what takes so long that
-    /// both have to wait at once. Those missing are left out, with a note.
+    /// both have to wait at once. One that is missing is left out and reported.
     pub fn old_and_new_kubectl(&self) -> Vec<Kubectl> {
         let versions = crate::kubectl::OLD_AND_NEW.iter();
-        versions.filter_map(|version| self.kubectl_in_own_namespace(version)).collect()
+        let clients = versions.filter_map(|version| self.kubectl_in_own_namespace(version));
+        let clients: Vec<Kubectl> = clients.collect();
+        assert!(!clients.is_empty(), "there is no kubectl in build/kubectl (make kubectl)");
+        clients
     }
 
     /// The newest of the kubectls that are always tested first.

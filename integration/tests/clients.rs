@@ -1,13 +1,14 @@
 //! Clients that were not written for coracle.
 #![allow(clippy::unwrap_used, clippy::panic)]
 
+use coracle_integration::skip::skip;
 use coracle_integration::{Node, privileged, workspace};
 
 #[test]
 fn the_python_client() {
     let python = workspace().join("build/python/bin/python3");
     if !python.exists() {
-        eprintln!("SKIPPED: the Python client of Kubernetes is not installed in build/python");
+        skip("the Python client is not in build/python (make clients)", "python-kubernetes");
         return;
     }
     if !privileged() {

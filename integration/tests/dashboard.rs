@@ -4,6 +4,7 @@
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 
+use coracle_integration::skip::skip;
 use coracle_integration::{Kubectl, Node, within, workspace};
 
 /// The oldest Node that the browser's driver runs on.
@@ -102,7 +103,7 @@ fn proxy(node: &Node, kubectl: &Kubectl, arguments: &[&str], url: &str) -> Backg
 #[test]
 fn step_16_dashboard_in_a_browser() {
     if let Some(obstacle) = obstacle() {
-        eprintln!("SKIPPED: the dashboard is not driven in a browser: {obstacle}");
+        skip(&format!("the dashboard is not driven in a browser: {obstacle}"), "browser");
         return;
     }
     let node = Node::start();

@@ -9,6 +9,8 @@
 mod cases;
 #[path = "kernel/hostile.rs"]
 mod hostile;
+#[path = "../../integration/src/skip.rs"]
+mod skip;
 #[path = "kernel/world.rs"]
 mod world;
 
@@ -38,7 +40,7 @@ fn main() -> ExitCode {
             })
     });
     if !nix::unistd::geteuid().is_root() {
-        chosen.for_each(|(name, _)| println!("{name}: skipped, needs root"));
+        chosen.for_each(|(name, _)| skip::skip(&format!("{name} needs root"), "root"));
         return ExitCode::SUCCESS;
     }
     let mut failed = 0;

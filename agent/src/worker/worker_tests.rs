@@ -7,6 +7,9 @@ use serde_json::{Value, json};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
+#[path = "../../../integration/src/skip.rs"]
+mod skip;
+
 use super::fake_api::FakeApi;
 use super::fakes::FakeMachine;
 use super::*;
@@ -220,8 +223,7 @@ async fn a_pod_starts_the_moment_its_secret_appears() {
     stand.until("the reason is told", |stand| stand.has_told(missing)).await;
     assert_eq!(stand.waits("a").as_deref(), Some("ContainerCreating"));
     stand.api.add_secret("s");
-    if !nix::unistd::geteuid().is_root() {
-        eprintln!("SKIPPED: a volume on tmpfs needs root");
+    if !skip::is_root("a volume on tmpfs") {
         return;
     }
     let held =

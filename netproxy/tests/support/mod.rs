@@ -17,6 +17,9 @@ use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, setns, unshare};
 use serde_json::{Value, json};
 
+#[path = "../../../integration/src/skip.rs"]
+mod skip;
+
 pub const NODE_IP: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 1);
 pub const CLIENT_IP: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 2);
 pub const DNS_IP: Ipv4Addr = Ipv4Addr::new(10, 47, 240, 10);
@@ -32,8 +35,7 @@ const WAIT: Duration = Duration::from_millis(2500);
 
 /// Runs the test in fresh namespaces; says why when it cannot.
 pub fn on_a_node<F: Future<Output = ()>>(test: impl FnOnce(Node) -> F + Send + 'static) {
-    if !nix::unistd::geteuid().is_root() {
-        eprintln!("skipped: needs root to make network namespaces");
+    if !skip::is_root("a network namespace") {
         return;
     }
     let thread = std::thread::spawn(move || {
