@@ -4,6 +4,7 @@
 mod arrows;
 mod documents;
 mod licences;
+mod limits;
 mod sources;
 
 use std::path::{Path, PathBuf};
@@ -22,11 +23,12 @@ pub fn violations() -> Result<Vec<String>, String> {
     found.extend(licences::violations(&metadata));
     found.extend(sources::violations(&root, &metadata)?);
     found.extend(documents::violations(&root)?);
+    found.extend(limits::violations(&root)?);
     Ok(found)
 }
 
 /// The root of the checkout.
-fn root() -> PathBuf {
+pub fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
 }
 

@@ -154,6 +154,7 @@ pub const FIELD_RULES: &[FieldRule] = &[
         |key| key == "kubernetes.io/enforce-mountable-secrets",
         "pods may mount every Secret of the namespace",
     ),
+    key("meta.v1.ObjectMeta", "annotations", is_superseded, "use the field that replaced it"),
     set("storage.v1.StorageClass", "allowVolumeExpansion", "only the recorded size changes"),
     set("storage.v1.StorageClass", "allowedTopologies", "volumes are made on the one node"),
     set("storage.v1.StorageClass", "mountOptions", "the directory is mounted without them"),
@@ -221,6 +222,25 @@ fn is_load_balancer_setting(key: &str) -> bool {
     ];
     PREFIXES.iter().any(|prefix| key.starts_with(prefix))
         && key != "service.beta.kubernetes.io/load-balancer-source-ranges"
+}
+
+/// Annotations of old manifests that became fields, and that nothing reads any more.
+fn is_superseded(key: &str) -> bool {
+    key.starts_with("container.seccomp.security.alpha.kubernetes.io/")
+        || matches!(
+            key,
+            "seccomp.security.alpha.kubernetes.io/pod"
+                | "security.alpha.kubernetes.io/sysctls"
+                | "security.alpha.kubernetes.io/unsafe-sysctls"
+                | "scheduler.alpha.kubernetes.io/affinity"
+                | "scheduler.alpha.kubernetes.io/tolerations"
+                | "scheduler.alpha.kubernetes.io/critical-pod"
+                | "pod.alpha.kubernetes.io/init-containers"
+                | "pod.beta.kubernetes.io/init-containers"
+                | "volume.alpha.kubernetes.io/storage-class"
+                | "volume.beta.kubernetes.io/storage-class"
+                | "volume.beta.kubernetes.io/mount-options"
+        )
 }
 
 fn is_foreign(class: &Map<String, Value>) -> bool {

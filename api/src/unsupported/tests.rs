@@ -1,3 +1,4 @@
+//! The table of fields against objects, and against the whole schema.
 #![allow(clippy::unwrap_used)]
 
 use std::collections::{BTreeMap, BTreeSet};

@@ -4,7 +4,9 @@ use std::fs;
 use std::path::Path;
 
 /// Documents whose words are held to the tree, besides every page in `docs`.
-const DOCUMENTS: &[&str] = &["README.md", "ARCHITECTURE.md", "CONTRIBUTING.md"];
+const DOCUMENTS: &[&str] = &["README.md", "ARCHITECTURE.md", "CONTRIBUTING.md", "SECURITY.md"];
+/// Directories of further pages.
+const DIRECTORIES: &[&str] = &["docs", "docs/decisions"];
 
 /// Every name in a document behind which there is nothing.
 pub fn violations(root: &Path) -> Result<Vec<String>, String> {
@@ -14,16 +16,22 @@ pub fn violations(root: &Path) -> Result<Vec<String>, String> {
     let makefile = read(&root.join("Makefile"))?;
     let targets = targets(&makefile);
     let mut pages: Vec<_> = DOCUMENTS.iter().map(|name| root.join(name)).collect();
-    let decisions = root.join("docs/decisions");
-    for entry in fs::read_dir(&decisions).map_err(|e| format!("{}: {e}", decisions.display()))? {
-        pages.push(entry.map_err(|error| error.to_string())?.path());
+    for directory in DIRECTORIES.iter().map(|name| root.join(name)) {
+        let entries = fs::read_dir(&directory);
+        for entry in entries.map_err(|error| format!("{}: {error}", directory.display()))? {
+            pages.push(entry.map_err(|error| error.to_string())?.path());
+        }
     }
+    pages.retain(|page| page.extension().is_some_and(|extension| extension == "md"));
     pages.sort();
     let mut found = Vec::new();
     for page in pages {
         let text = read(&page)?;
         let name = page.strip_prefix(root).unwrap_or(&page).display();
-        for path in paths(&text).filter(|path| !root.join(path).exists()) {
+        let beside = page.parent().unwrap_or(root);
+        let missing = quoted_paths(&text).filter(|path| !root.join(path).exists());
+        let links = links(&text).filter(|link| !beside.join(link).exists());
+        for path in missing.chain(links) {
             found.push(format!("{name}: there is no {path}"));
         }
         for target in made(&text).filter(|target| !targets.contains(target)) {
@@ -42,11 +50,15 @@ fn targets(makefile: &str) -> Vec<&str> {
         .collect()
 }
 
-/// Words in backquotes that are paths in the checkout, and the targets of relative links.
-fn paths(text: &str) -> impl Iterator<Item = &str> {
-    let quoted = text.split('`').skip(1).step_by(2).filter(|word| is_path(word));
+/// Words in backquotes that are paths in the checkout.
+fn quoted_paths(text: &str) -> impl Iterator<Item = &str> {
+    text.split('`').skip(1).step_by(2).filter(|word| is_path(word))
+}
+
+/// The targets of links to other pages, from the directory of the page.
+fn links(text: &str) -> impl Iterator<Item = &str> {
     let links = text.split("](").skip(1).filter_map(|rest| rest.split(')').next());
-    quoted.chain(links.filter(|link| !link.contains("://") && !link.starts_with('#')))
+    links.filter(|link| !link.contains("://") && !link.starts_with('#'))
 }
 
 /// A path begins with a directory of the checkout or ends as its files do; what begins with `/`
@@ -97,8 +109,8 @@ mod tests {
     fn names_are_found_in_prose() {
         let text = "See `api/src/kinds/` and [this](docs/decisions/0001-x.md), `apps/v1`,\n\
             `/etc/coracle/kubeconfig`, `node.rs`, [web](https://a.b/c.md), `coracle/<x>`.";
-        let found: Vec<&str> = paths(text).collect();
-        assert_eq!(found, ["api/src/kinds/", "node.rs", "docs/decisions/0001-x.md"]);
+        assert_eq!(quoted_paths(text).collect::<Vec<_>>(), ["api/src/kinds/", "node.rs"]);
+        assert_eq!(links(text).collect::<Vec<_>>(), ["docs/decisions/0001-x.md"]);
     }
 
     #[test]
@@ -114,6 +126,6 @@ mod tests {
         let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
         assert!(root.join("api/src/kinds/").exists());
         assert!(!root.join("api/src/no_such_file.rs").exists());
-        assert!(paths("`api/src/no_such_file.rs`").next().is_some());
+        assert!(quoted_paths("`api/src/no_such_file.rs`").next().is_some());
     }
 }
