@@ -185,3 +185,47 @@ fn the_network_follows_the_api() {
     });
     inside.join().expect("the test passes inside");
 }
+
+/// Notes the name of the thread that asks for the parts.
+#[derive(Default)]
+struct ThreadName(std::sync::Mutex<Option<String>>);
+
+impl apiserver::NodeParts for ThreadName {
+    fn states(&self) -> Vec<(String, Option<String>)> {
+        *self.0.lock().unwrap() = std::thread::current().name().map(ToOwned::to_owned);
+        Vec::new()
+    }
+}
+
+#[test]
+fn requests_of_the_node_run_on_api_threads() {
+    let dir = tempfile::tempdir().unwrap();
+    let options = options(dir.path());
+    let paths = Paths::new(&options.dirs);
+    paths.create().unwrap();
+    let api = threads("api", 1, 1).unwrap();
+    let node = threads("node", 1, 1).unwrap();
+    node.block_on(async {
+        let launch = Launch {
+            options: &options,
+            paths: &paths,
+            facts: facts(&options).unwrap(),
+            api: api.handle().clone(),
+            token: CancellationToken::new(),
+            tasks: TaskTracker::new(),
+            parts: Parts::new(),
+        };
+        let addresses = vec![launch.facts.ip];
+        let names = ServingNames { addresses, names: Vec::new(), cluster_domain: "c".into() };
+        let pki = Pki::open(&paths.pki(), &names, Arc::new(SystemTime::now)).unwrap();
+        let server = api_server(&launch, &pki).await.unwrap();
+        let asked = Arc::new(ThreadName::default());
+        server.set_parts(asked.clone());
+        let client = launch.client(&server, component("anyone", &[]));
+        let request = http::Request::get("/readyz").body(Vec::new()).unwrap();
+        assert_eq!(client.request_text(request).await.unwrap(), "ok");
+        assert_eq!(asked.0.lock().unwrap().as_deref(), Some("api"));
+        launch.token.cancel();
+        server.store().close();
+    });
+}
