@@ -13,6 +13,9 @@ use kube::{Api, Client};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
+/// Room for Services that is not worth giving back.
+const SPARE_SERVICES: usize = 1024;
+
 /// What an environment says of a Service.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ServiceFacts {
@@ -38,7 +41,8 @@ pub struct PortFacts {
 /// Which pods a Service leads to while they are ready.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Selection {
-    labels: BTreeMap<String, String>,
+    /// No tree: its nodes have room for eleven, and a selector has one or two.
+    labels: Box<[(String, String)]>,
     ipv4: bool,
     ipv6: bool,
 }
@@ -47,7 +51,7 @@ impl Selection {
     fn matches(&self, labels: Option<&BTreeMap<String, String>>, addresses: &[IpAddr]) -> bool {
         let reachable =
             addresses.iter().any(|address| if address.is_ipv6() { self.ipv6 } else { self.ipv4 });
-        let has = |(name, value): (&String, &String)| {
+        let has = |(name, value): &(String, String)| {
             labels.and_then(|labels| labels.get(name)) == Some(value)
         };
         reachable && self.labels.iter().all(has)
@@ -148,7 +152,11 @@ async fn follow(client: &Client, known: &Mutex<Known>, synced: &watch::Sender<bo
             }
             Ok(watcher::Event::Apply(service)) => put(&mut lock(), &service),
             Ok(watcher::Event::Delete(service)) => {
-                lock().remove(&key(&service));
+                let mut known = lock();
+                known.remove(&key(&service));
+                if known.capacity() > SPARE_SERVICES + 4 * known.len() {
+                    known.shrink_to_fit();
+                }
             }
             Err(error) => tracing::debug!(%error, "watch of services"),
         }
@@ -174,6 +182,7 @@ fn selection(service: &Service) -> Option<Selection> {
     }
     let families = spec.ip_families.as_deref().unwrap_or_default();
     let has = |family: &str| families.iter().any(|known| known == family);
+    let labels = labels.into_iter().collect();
     Some(Selection { labels, ipv4: families.is_empty() || has("IPv4"), ipv6: has("IPv6") })
 }
 

@@ -123,11 +123,6 @@ impl<K: Cached> Cache<K> {
         Self::with_form(Form::whole())
     }
 
-    /// An empty cache that keeps objects without what `trim` takes away.
-    pub fn trimmed(trim: fn(&mut K)) -> Arc<Self> {
-        Self::with_form(Form { trim, ..Form::whole() })
-    }
-
     /// An empty cache that holds its objects in that form.
     pub(crate) fn with_form(form: Form<K>) -> Arc<Self> {
         Arc::new(Self {

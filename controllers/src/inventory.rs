@@ -13,6 +13,7 @@ use kube::core::PartialObjectMeta;
 
 use crate::cache::{Cache, Cached, Change, Selection};
 use crate::context::Context;
+use crate::held::Form;
 
 /// One kind of the registry.
 #[derive(Clone, Debug)]
@@ -119,10 +120,12 @@ impl Inventory {
             ("", "namespaces") => self.listen(&caches.namespaces, index),
             ("", "serviceaccounts") => self.listen(&caches.service_accounts, index),
             _ => {
-                let cache = Cache::<Metadata>::trimmed(|object| {
+                // Nearly all of them are only ever looked at when they change.
+                let trim = |object: &mut Metadata| {
                     object.metadata.annotations = None;
                     object.metadata.labels = None;
-                });
+                };
+                let cache = Cache::with_form(Form { trim, ..Form::packed() });
                 self.listen(&cache, index);
                 self.caches.push((resource.clone(), cache));
             }

@@ -8,7 +8,7 @@ use crate::report::Report;
 use crate::services::SERVICES;
 use crate::world::World;
 
-/// Objects of each kind.
+/// Objects of each kind, unless `MEMORY_OBJECTS` says otherwise; the budget is for these.
 const MANY: usize = 10_000;
 /// Connections that create and delete at once.
 const CLIENTS: usize = 8;
@@ -47,8 +47,10 @@ async fn cost(
 ) {
     let rss_mib = || world.agent.memory().rss_kib as f64 / 1024.0;
     let before = rss_mib();
-    let names: Vec<String> = (0..MANY).map(|number| format!("memory-{number}")).collect();
-    let share = MANY.div_ceil(CLIENTS);
+    let many = std::env::var("MEMORY_OBJECTS").ok().and_then(|text| text.parse().ok());
+    let many = many.unwrap_or(MANY);
+    let names: Vec<String> = (0..many).map(|number| format!("memory-{number}")).collect();
+    let share = many.div_ceil(CLIENTS);
     futures::future::join_all(names.chunks(share).map(async |names| {
         let mut api = world.connect().await;
         for name in names {
@@ -57,7 +59,7 @@ async fn cost(
     }))
     .await;
     tokio::time::sleep(SETTLE).await;
-    let what = format!("{MANY} {kind}, memory");
+    let what = format!("{many} {kind}, memory");
     report.at_most(&what, rss_mib() - before, COST_BUDGET_MIB, "MiB");
     futures::future::join_all(names.chunks(share).map(async |names| {
         let mut api = world.connect().await;

@@ -64,6 +64,9 @@ pub struct Graph {
     dependents: HashMap<String, HashSet<String>>,
 }
 
+/// Room in the graph that is not worth giving back.
+const SPARE_OBJECTS: usize = 1024;
+
 /// What to do about one object.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Decision {
@@ -143,6 +146,11 @@ impl Graph {
         for owner in &object.owners {
             self.detach(&owner.uid, uid);
             look.extend(self.foreground_owner(&owner.uid));
+        }
+        // Maps keep the room of the most that they ever held.
+        if self.objects.capacity() > SPARE_OBJECTS + 4 * self.objects.len() {
+            self.objects.shrink_to_fit();
+            self.dependents.shrink_to_fit();
         }
         look
     }

@@ -19,6 +19,9 @@ use super::plan::{Frontend, HealthCheck, Target, plan_health_check, plan_service
 /// The Service that an EndpointSlice belongs to.
 const SERVICE_NAME_LABEL: &str = "kubernetes.io/service-name";
 
+/// Room for Services that is not worth giving back.
+const SPARE_SERVICES: usize = 1024;
+
 /// Namespace and name of a Service.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct ServiceKey {
@@ -53,7 +56,16 @@ struct Known {
     service: Option<Packed<Service>>,
     slices: Vec<(String, Packed<EndpointSlice>)>,
     created: Option<Time>,
-    targets: BTreeMap<Frontend, Target>,
+    /// In the order of the frontends. No tree: nearly every Service has one, and a node has room for
+    /// eleven.
+    targets: Box<[(Frontend, Target)]>,
+}
+
+impl Known {
+    fn target(&self, frontend: &Frontend) -> Option<&Target> {
+        let at = self.targets.binary_search_by_key(&frontend, |(known, _)| known).ok()?;
+        Some(&self.targets[at].1)
+    }
 }
 
 /// Keeps the kernel's Service rules equal to the objects that it is told of.
@@ -65,7 +77,8 @@ pub struct Proxy {
     services: HashMap<ServiceKey, Known>,
     /// Which Service a slice belongs to; its label may change.
     slices: HashMap<(String, String), ServiceKey>,
-    claims: HashMap<Frontend, BTreeSet<Claim>>,
+    /// In order, of which the first has the frontend.
+    claims: HashMap<Frontend, Vec<Claim>>,
     installed: HashMap<Frontend, Installed>,
     health_checks: BTreeMap<ServiceKey, HealthCheck>,
     dirty: HashSet<ServiceKey>,
@@ -230,14 +243,23 @@ impl Proxy {
             .filter_map(|frontend| {
                 let before = self.installed.get(&frontend).cloned().unwrap_or_default();
                 let winner = self.claims.get(&frontend).and_then(|claims| claims.first());
-                let target =
-                    winner.and_then(|(_, key)| self.services.get(key)?.targets.get(&frontend));
+                let target = winner.and_then(|(_, key)| self.services.get(key)?.target(&frontend));
                 let after = target
                     .map(|target| Installed::place(frontend, target, &before))
                     .unwrap_or_default();
                 (before != after).then_some(Change { frontend, before, after })
             })
             .collect()
+    }
+
+    /// Gives the room of Services that are gone back.
+    fn shrink(&mut self) {
+        if self.services.capacity() > SPARE_SERVICES + 4 * self.services.len() {
+            self.services.shrink_to_fit();
+            self.slices.shrink_to_fit();
+            self.claims.shrink_to_fit();
+            self.installed.shrink_to_fit();
+        }
     }
 
     /// Plans one Service anew; returns the frontends that it had or has.
@@ -249,31 +271,35 @@ impl Proxy {
         if let Some(service) = &known.service.as_ref().and_then(Packed::unpack) {
             let node_name = &self.config.node_name;
             let slices = unpacked(&known.slices);
-            known.targets = plan_service(service, slices.iter(), node_name, &self.internal);
+            let targets = plan_service(service, slices.iter(), node_name, &self.internal);
+            known.targets = targets.into_iter().collect();
             if let Some(check) = plan_health_check(service, slices.iter(), node_name) {
                 self.health_checks.insert(key.clone(), check);
             }
             known.created = service.metadata.creation_timestamp.clone();
         }
         let new_claim = (known.created.clone(), key.clone());
-        for frontend in old.keys() {
+        for (frontend, _) in &old {
             if let Some(claims) = self.claims.get_mut(frontend) {
-                claims.remove(&old_claim);
+                claims.retain(|claim| *claim != old_claim);
                 if claims.is_empty() {
                     self.claims.remove(frontend);
                 }
             }
         }
-        for frontend in known.targets.keys() {
+        for (frontend, _) in &known.targets {
             let claims = self.claims.entry(*frontend).or_default();
-            claims.insert(new_claim.clone());
+            claims.push(new_claim.clone());
+            claims.sort();
             if claims.len() > 1 {
                 tracing::debug!(?frontend, service = ?key, "claimed by several Services");
             }
         }
-        let frontends = old.keys().chain(known.targets.keys()).copied().collect();
+        let both = old.iter().chain(&known.targets);
+        let frontends = both.map(|(frontend, _)| *frontend).collect();
         if known.service.is_none() && known.slices.is_empty() {
             self.services.remove(key);
+            self.shrink();
         }
         frontends
     }
