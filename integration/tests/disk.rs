@@ -46,6 +46,7 @@ fn a_full_disk_loses_nothing() {
         arguments: ["--eviction-hard=", "--image-gc-high-threshold=100"].map(Into::into).into(),
         without_images: true,
         disk: Some("48m"),
+        ..NodeOptions::default()
     });
     node.load_image("busybox-latest");
     let (kubectl, api) = (node.any_kubectl(), Api::of(&node));
