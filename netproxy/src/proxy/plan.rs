@@ -1,6 +1,6 @@
 //! Says what one Service needs of the kernel: pure, (Service, EndpointSlices, node) → frontends.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::IpAddr;
 
 use ipnet::IpNet;
@@ -14,6 +14,8 @@ const FOREIGN_PROXY_LABEL: &str = "service.kubernetes.io/service-proxy-name";
 /// Upstream's default of `sessionAffinityConfig.clientIP.timeoutSeconds`.
 const DEFAULT_AFFINITY_SECONDS: u32 = 10_800;
 const MAX_AFFINITY_SECONDS: u32 = 86_400;
+/// Endpoints of all ports of a Service together; with more, each port gets its share of them.
+const MAX_ENDPOINTS_OF_PORTS: usize = 1 << 17;
 
 /// Where clients connect to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -44,6 +46,13 @@ impl Frontend {
         match self {
             Self::Address { address, .. } => address.is_ipv6(),
             Self::NodePort { ipv6, .. } => ipv6,
+        }
+    }
+
+    /// The port.
+    pub fn port(self) -> u16 {
+        match self {
+            Self::Address { port, .. } | Self::NodePort { port, .. } => port,
         }
     }
 
@@ -147,14 +156,17 @@ pub fn plan_service<'a>(
     let externals: Vec<IpAddr> =
         addresses(spec.external_ips.iter().flatten()).filter(may_claim).collect();
 
-    for port in spec.ports.iter().flatten() {
+    let ports = spec.ports.as_deref().unwrap_or_default();
+    let limit = (MAX_ENDPOINTS_OF_PORTS / ports.len().max(1)).max(1);
+    let endpoints = [false, true].map(|ipv6| Endpoints::of(slices.clone(), node_name, ipv6, limit));
+    for port in ports {
         let (Some(protocol), Ok(number)) =
             (Protocol::parse(port.protocol.as_deref()), u16::try_from(port.port))
         else {
             continue;
         };
         for family in [false, true] {
-            let pools = Pools::of(port, protocol, slices.clone(), node_name, family);
+            let pools = endpoints[usize::from(family)].at(port, protocol);
             let same_family = |address: &IpAddr| address.is_ipv6() == family;
             let at = |address| Frontend::Address { address, protocol, port: number };
             let inside = if internal_local { pools.local() } else { pools.cluster() };
@@ -195,6 +207,100 @@ pub fn plan_service<'a>(
     frontends
 }
 
+/// The usable endpoints of one slice.
+struct Usable<'a> {
+    slice: &'a EndpointSlice,
+    ready: Vec<(IpAddr, bool)>,
+    terminating: Vec<(IpAddr, bool)>,
+}
+
+impl<'a> Usable<'a> {
+    /// Addresses with whether they are on this node, each once.
+    fn of(slice: &'a EndpointSlice, node_name: &str, ipv6: bool) -> Self {
+        let (mut ready, mut terminating) = (BTreeMap::new(), BTreeMap::new());
+        for endpoint in &slice.endpoints {
+            let conditions = endpoint.conditions.as_ref();
+            let is_ready = conditions.and_then(|c| c.ready).unwrap_or(true);
+            let is_serving = conditions.and_then(|c| c.serving).unwrap_or(is_ready);
+            let is_terminating = conditions.and_then(|c| c.terminating).unwrap_or(false);
+            let candidates = match (is_ready, is_serving && is_terminating) {
+                (true, _) => &mut ready,
+                (false, true) => &mut terminating,
+                (false, false) => continue,
+            };
+            // Upstream consumers use the first address only.
+            let address = endpoint.addresses.first().and_then(|a| a.parse::<IpAddr>().ok());
+            if let Some(address) = address.filter(|address| address.is_ipv6() == ipv6) {
+                *candidates.entry(address).or_insert(false) |=
+                    endpoint.node_name.as_deref() == Some(node_name);
+            }
+        }
+        let list = |found: BTreeMap<IpAddr, bool>| found.into_iter().collect();
+        Self { slice, ready: list(ready), terminating: list(terminating) }
+    }
+}
+
+/// The endpoints of every port of a Service, found by name and protocol.
+struct Endpoints<'a> {
+    slices: Vec<Usable<'a>>,
+    /// Index of the slice and the port's number there.
+    ports: HashMap<(&'a str, Protocol), Vec<(usize, u16)>>,
+    /// How many endpoints one port of the Service may have.
+    limit: usize,
+}
+
+impl<'a> Endpoints<'a> {
+    fn of(
+        slices: impl Iterator<Item = &'a EndpointSlice>,
+        node_name: &str,
+        ipv6: bool,
+        limit: usize,
+    ) -> Self {
+        let wanted = if ipv6 { "IPv6" } else { "IPv4" };
+        let slices: Vec<Usable<'a>> = slices
+            .filter(|slice| slice.address_type == wanted)
+            .map(|slice| Usable::of(slice, node_name, ipv6))
+            .collect();
+        let mut ports: HashMap<_, Vec<(usize, u16)>> = HashMap::new();
+        for (index, usable) in slices.iter().enumerate() {
+            for port in usable.slice.ports.iter().flatten() {
+                let Some(protocol) = Protocol::parse(port.protocol.as_deref()) else { continue };
+                let Some(number) = port.port.and_then(|p| u16::try_from(p).ok()) else { continue };
+                let found =
+                    ports.entry((port.name.as_deref().unwrap_or(""), protocol)).or_default();
+                // Of several ports with one name in a slice the first counts.
+                if found.last().is_none_or(|(last, _)| *last != index) {
+                    found.push((index, number));
+                }
+            }
+        }
+        Self { slices, ports, limit }
+    }
+
+    fn at(&self, port: &ServicePort, protocol: Protocol) -> Pools {
+        let found = self.ports.get(&(port.name.as_deref().unwrap_or(""), protocol));
+        let choose = |terminating: bool, local_only: bool| {
+            let candidates = found.into_iter().flatten().flat_map(|(index, number)| {
+                let usable = &self.slices[*index];
+                let addresses = if terminating { &usable.terminating } else { &usable.ready };
+                let wanted = addresses.iter().filter(move |(_, local)| *local || !local_only);
+                wanted.take(self.limit).map(|(address, _)| (*address, *number))
+            });
+            let mut endpoints: Vec<Endpoint> = candidates.collect();
+            endpoints.sort_unstable();
+            endpoints.dedup();
+            endpoints.truncate(self.limit);
+            endpoints
+        };
+        // Pods that are going away but still serve are better than nothing.
+        let best = |local_only| {
+            let ready = choose(false, local_only);
+            if ready.is_empty() { choose(true, local_only) } else { ready }
+        };
+        Pools { cluster: best(false), local: best(true) }
+    }
+}
+
 /// The endpoints of one port in one family.
 struct Pools {
     cluster: Vec<Endpoint>,
@@ -202,49 +308,6 @@ struct Pools {
 }
 
 impl Pools {
-    fn of<'a>(
-        port: &ServicePort,
-        protocol: Protocol,
-        slices: impl Iterator<Item = &'a EndpointSlice>,
-        node_name: &str,
-        ipv6: bool,
-    ) -> Self {
-        let mut ready = Candidates::default();
-        let mut terminating = Candidates::default();
-        for slice in slices.filter(|s| s.address_type == if ipv6 { "IPv6" } else { "IPv4" }) {
-            let name = port.name.as_deref().unwrap_or("");
-            let number = slice.ports.iter().flatten().find(|candidate| {
-                candidate.name.as_deref().unwrap_or("") == name
-                    && Protocol::parse(candidate.protocol.as_deref()) == Some(protocol)
-            });
-            let Some(number) = number.and_then(|p| p.port).and_then(|p| u16::try_from(p).ok())
-            else {
-                continue;
-            };
-            for endpoint in slice.endpoints.iter() {
-                let local = endpoint.node_name.as_deref() == Some(node_name);
-                let conditions = endpoint.conditions.clone().unwrap_or_default();
-                let is_ready = conditions.ready.unwrap_or(true);
-                let is_serving = conditions.serving.unwrap_or(is_ready);
-                let candidates = if is_ready {
-                    &mut ready
-                } else if is_serving && conditions.terminating.unwrap_or(false) {
-                    &mut terminating
-                } else {
-                    continue;
-                };
-                // Upstream consumers use the first address only.
-                let address = endpoint.addresses.first().and_then(|a| a.parse::<IpAddr>().ok());
-                if let Some(address) = address.filter(|address| address.is_ipv6() == ipv6) {
-                    candidates.add((address, number), local);
-                }
-            }
-        }
-        // Pods that are going away but still serve are better than nothing.
-        let or = |first: Vec<_>, second| if first.is_empty() { second } else { first };
-        Self { cluster: or(ready.all, terminating.all), local: or(ready.local, terminating.local) }
-    }
-
     fn cluster(&self) -> Pool {
         Pool { endpoints: self.cluster.clone(), empty: When::Reject }
     }
@@ -252,26 +315,6 @@ impl Pools {
     fn local(&self) -> Pool {
         let empty = if self.cluster.is_empty() { When::Reject } else { When::Drop };
         Pool { endpoints: self.local.clone(), empty }
-    }
-}
-
-#[derive(Default)]
-struct Candidates {
-    all: Vec<Endpoint>,
-    local: Vec<Endpoint>,
-}
-
-impl Candidates {
-    fn add(&mut self, endpoint: Endpoint, local: bool) {
-        let insert = |list: &mut Vec<Endpoint>| {
-            if let Err(at) = list.binary_search(&endpoint) {
-                list.insert(at, endpoint);
-            }
-        };
-        insert(&mut self.all);
-        if local {
-            insert(&mut self.local);
-        }
     }
 }
 

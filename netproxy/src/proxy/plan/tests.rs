@@ -145,6 +145,33 @@ fn balancer_addresses_with_source_ranges_and_proxy_mode() {
 }
 
 #[test]
+fn external_addresses_inside_the_cluster_are_ignored() {
+    let spec = json!({
+        "type": "LoadBalancer", "externalIPs": ["10.1.0.2", "127.0.0.1", "198.51.100.1"],
+        "status": {"loadBalancer": {"ingress": [{"ip": "10.0.0.7"}, {"ip": "169.254.169.254"}]}},
+    });
+    let frontends = [at("10.0.0.1", 80), at("198.51.100.1", 80), NODE_PORT];
+    assert_eq!(plan(spec, &[]).into_keys().collect::<Vec<_>>(), frontends);
+}
+
+#[test]
+fn thousands_of_ports_are_planned_at_once() {
+    const PORTS: usize = 20_000;
+    let ports: Vec<Value> =
+        (1..=PORTS).map(|n| json!({"name": format!("p{n}"), "port": n})).collect();
+    let mut slice = slice(&[]);
+    let endpoint = |n: u8| json!({"addresses": [format!("10.1.0.{n}")], "nodeName": "here"});
+    slice.endpoints = serde_json::from_value((1..=200).map(endpoint).collect()).unwrap();
+    slice.ports = serde_json::from_value(ports.clone().into()).unwrap();
+    let start = std::time::Instant::now();
+    let frontends = plan(json!({"ports": ports}), &[slice]);
+    assert!(start.elapsed() < std::time::Duration::from_secs(5), "{:?}", start.elapsed());
+    assert_eq!(frontends.len(), PORTS);
+    let endpoints: usize = frontends.values().map(|target| target.inside.endpoints.len()).sum();
+    assert!((PORTS..=MAX_ENDPOINTS_OF_PORTS).contains(&endpoints), "{endpoints}");
+}
+
+#[test]
 fn affinity_has_upstreams_default() {
     let seconds = |spec: Value| plan(spec, &[])[&NODE_PORT].affinity;
     assert_eq!(seconds(json!({})), None);
