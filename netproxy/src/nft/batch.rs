@@ -75,8 +75,8 @@ pub struct SetSpec<'a> {
     pub key: &'a [DataType],
     /// The fields of its data; empty for a set.
     pub data: &'a [DataType],
-    /// Elements expire and rules may add them.
-    pub expiring: bool,
+    /// How many elements rules may add, which then expire; `None` when rules add none.
+    pub expiring: Option<u32>,
     /// Keys are ranges.
     pub ranges: bool,
 }
@@ -84,7 +84,7 @@ pub struct SetSpec<'a> {
 impl<'a> SetSpec<'a> {
     /// A set (no data) or map of plain, lasting elements.
     pub fn new(name: &'a str, key: &'a [DataType], data: &'a [DataType]) -> Self {
-        Self { name, key, data, expiring: false, ranges: false }
+        Self { name, key, data, expiring: None, ranges: false }
     }
 }
 
@@ -258,7 +258,7 @@ impl Batch {
         if !spec.data.is_empty() {
             flags |= SET_MAP;
         }
-        if spec.expiring {
+        if spec.expiring.is_some() {
             flags |= SET_TIMEOUT | SET_EVAL;
         }
         if spec.ranges {
@@ -274,6 +274,9 @@ impl Batch {
                 a.be32(7, DataType::concatenated_length(spec.data));
             }
             a.be32(10, id);
+            if let Some(size) = spec.expiring {
+                a.nest(9, |a| a.be32(1, size));
+            }
             if spec.ranges && spec.key.len() > 1 {
                 a.nest(9, |a| {
                     a.nest(2, |a| {

@@ -26,6 +26,9 @@ pub const SOURCE_RANGES: &str = "source-ranges";
 
 const REJECT: &str = "reject";
 const NODE_PORTS: &str = "nodeports";
+/// Clients of Services with affinity that are remembered, of all Services together. Others are
+/// served as if there were none.
+const MAX_AFFINE_CLIENTS: u32 = 65_535;
 const DESTINATION_NAT: i32 = -100;
 const SOURCE_NAT: i32 = 100;
 /// Set on the first packet of connections that are to be masqueraded, and cleared with it.
@@ -104,7 +107,7 @@ fn create_sets(batch: &mut Batch, family: Family) {
             batch.set(SetSpec::new(maps.endpoints, &slot, &endpoint));
         }
         let affinity = SetSpec::new(Maps::of(node_port, false).affinity, &client, &endpoint);
-        batch.set(SetSpec { expiring: true, ..affinity });
+        batch.set(SetSpec { expiring: Some(MAX_AFFINE_CLIENTS), ..affinity });
     }
     let range = [address, DataType::Protocol, DataType::Port, address];
     batch.set(SetSpec { ranges: true, ..SetSpec::new(SOURCE_RANGES, &range, &[]) });
@@ -271,4 +274,6 @@ fn pick_with_affinity(batch: &mut Batch, chain: &str, code: Code, slots: u32, se
                 .destination_nat(endpoint, Register(after + words));
         });
     }
+    // A rule ends where the map takes no more clients, before it translates.
+    pick(batch, chain, code, slots);
 }
