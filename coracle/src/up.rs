@@ -402,6 +402,11 @@ async fn start_network(
         ..NetworkConfig::new(options.pod_cidr, options.service_cidr, launch.paths.run_dir.clone())
     })
     .await?;
+    let (rules, token) = (network.clone(), launch.token.clone());
+    launch.start("pod-network", move || {
+        let (rules, token) = (rules.clone(), token.clone());
+        async move { rules.run(token).await }
+    });
     let (withdrawals, questions) = netproxy::proxy::withdrawals();
     let questions = Arc::new(Mutex::new(questions));
     let client = launch.client(server, component("system:kube-proxy", &[]));

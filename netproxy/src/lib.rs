@@ -17,7 +17,10 @@ mod route;
 mod teardown;
 
 pub use netlink::NetlinkError;
-pub use pods::{AttachRequest, HostPort, NetworkConfig, NetworkError, PodLink, PodNetwork, Result};
+pub use pods::{
+    AttachRequest, HostPort, HostPortConflict, NetworkConfig, NetworkError, PodLink, PodNetwork,
+    Result,
+};
 pub use protocol::Protocol;
 pub use teardown::teardown;
 

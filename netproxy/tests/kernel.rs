@@ -4,6 +4,8 @@
 #[path = "kernel/host_first.rs"]
 mod host_first;
 mod support;
+#[path = "kernel/upkeep.rs"]
+mod upkeep;
 
 use std::collections::HashSet;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -374,7 +376,7 @@ fn client_ip_affinity_sticks_and_moves_on() {
         proxy.set_slice(slice("web", "TCP", 8080, &[(a, true), (b, true)]));
         proxy.flush().unwrap();
         let mut seen = HashSet::new();
-        for _ in 0..6 {
+        for _ in 0..16 {
             tokio::time::sleep(std::time::Duration::from_millis(2300)).await;
             seen.insert(in_c.ask(CLUSTER_IP, 80));
             if seen.len() == 2 {

@@ -30,7 +30,7 @@ fn scan_finds_listeners_and_their_process() {
     };
     assert!(udp.takes([127, 0, 0, 2].into()) && !udp.takes([127, 0, 0, 1].into()));
     let client = port(connected.local_addr().unwrap());
-    assert_eq!(ours(&listeners, Protocol::Udp, client), [], "a connected socket serves no one");
+    assert_eq!(ours(&listeners, Protocol::Udp, client), [], "a connected socket is no listener");
     assert_eq!(process_of(0), None);
 }
 

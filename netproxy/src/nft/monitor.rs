@@ -25,7 +25,7 @@ const DEBOUNCE: Duration = Duration::from_millis(300);
 pub struct Foreign {
     /// Something in the tables that are watched.
     pub ours: bool,
-    /// A table, chain or rule of somebody else.
+    /// A table, chain or rule that is not ours.
     pub others: bool,
     /// Notifications were lost, see [`Baseline`].
     pub lost: bool,
@@ -33,7 +33,15 @@ pub struct Foreign {
 
 impl Foreign {
     fn is_any(self) -> bool {
-        self.ours || self.others || self.lost
+        self != Self::default()
+    }
+
+    fn and(self, more: Self) -> Self {
+        Self {
+            ours: self.ours || more.ours,
+            others: self.others || more.others,
+            lost: self.lost || more.lost,
+        }
     }
 }
 
@@ -45,6 +53,8 @@ pub struct Monitor {
     /// Tables of this crate whose changes are not this monitor's matter.
     siblings: &'static [&'static str],
     own_port: u32,
+    /// What was seen and not yet returned.
+    pending: Foreign,
 }
 
 impl Monitor {
@@ -55,44 +65,49 @@ impl Monitor {
         siblings: &'static [&'static str],
     ) -> Result<Self, NetlinkError> {
         let notifications = Notifications::open(NFNLGRP_NFTABLES)?;
-        Ok(Self { notifications, table, siblings, own_port: own.port() })
+        let pending = Foreign::default();
+        Ok(Self { notifications, table, siblings, own_port: own.port(), pending })
     }
 
     /// Waits until another program changed something, and then for what belongs to it. Cancelling
-    /// before the first change loses nothing.
-    pub async fn changed(&self) -> Result<Foreign, NetlinkError> {
-        let mut seen = Foreign::default();
-        while !seen.is_any() {
-            let received = self.notifications.next(|message| self.note(&mut seen, message)).await?;
+    /// loses nothing.
+    pub async fn changed(&mut self) -> Result<Foreign, NetlinkError> {
+        while !self.pending.is_any() {
+            let mut seen = Foreign::default();
+            let note = |message: Message<'_>| seen = seen.and(self.look_at(message));
+            let received = self.notifications.next(note).await?;
             seen.lost |= received == Received::Lost;
+            self.pending = self.pending.and(seen);
         }
         tokio::time::sleep(DEBOUNCE).await;
         loop {
-            match self.notifications.take(|message| self.note(&mut seen, message))? {
-                Received::Nothing => return Ok(seen),
-                Received::Lost => seen.lost = true,
-                Received::Messages => {}
+            let mut seen = Foreign::default();
+            let note = |message: Message<'_>| seen = seen.and(self.look_at(message));
+            let received = self.notifications.take(note)?;
+            seen.lost |= received == Received::Lost;
+            self.pending = self.pending.and(seen);
+            if received == Received::Nothing {
+                return Ok(std::mem::take(&mut self.pending));
             }
         }
     }
 
-    fn note(&self, seen: &mut Foreign, message: Message<'_>) {
+    fn look_at(&self, message: Message<'_>) -> Foreign {
         let kind = message.kind & 0xff;
         let about_nftables = message.kind >> 8 == NFNL_SUBSYS_NFTABLES;
-        if !about_nftables || kind == NEWGEN || message.port == self.own_port {
-            return;
-        }
-        let Some(table) = attribute(message.after(4), ATTRIBUTE_TABLE) else { return };
+        let own = message.port == self.own_port;
+        let table = attribute(message.after(4), ATTRIBUTE_TABLE).unwrap_or_default();
         let table = table.strip_suffix(&[0]).unwrap_or(table);
-        if table == self.table.as_bytes() {
-            seen.ours = true;
-        } else if kind < NEWSET && !self.siblings.iter().any(|name| name.as_bytes() == table) {
-            seen.others = true;
+        if !about_nftables || kind == NEWGEN || own || table.is_empty() {
+            return Foreign::default();
         }
+        let ours = table == self.table.as_bytes();
+        let sibling = self.siblings.iter().any(|name| name.as_bytes() == table);
+        Foreign { ours, others: kind < NEWSET && !ours && !sibling, lost: false }
     }
 }
 
-/// How many transactions the kernel had seen, of everybody and of one socket, when that socket's
+/// How many transactions the kernel had seen, in all and of one socket, when that socket's
 /// rules were known to be right. Tells whether other programs changed rules since, after
 /// notifications were lost.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]

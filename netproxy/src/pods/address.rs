@@ -41,6 +41,11 @@ impl Addresses {
         self.used.insert(address);
     }
 
+    /// Every address that is in use or prepared for use.
+    pub fn in_use(&self) -> impl Iterator<Item = Ipv4Addr> + '_ {
+        self.used.iter().copied()
+    }
+
     /// The next free address; one still in quarantine only when there is no other.
     pub fn allocate(&mut self, now: Instant) -> Option<Ipv4Addr> {
         self.resting.retain(|_, since| now.saturating_duration_since(*since) < QUARANTINE);

@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use ipnet::Ipv4Net;
 use serde::{Deserialize, Serialize};
 
+use crate::listeners::Listener;
 use crate::netlink::NetlinkError;
 use crate::protocol::Protocol;
 
@@ -71,6 +72,17 @@ pub struct PodLink {
     pub mtu: u32,
 }
 
+/// A host port that a process of the host has: packets go to that process and not to the pod.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HostPortConflict {
+    /// The uid of the pod.
+    pub uid: String,
+    /// The port that the pod was to have.
+    pub port: HostPort,
+    /// The socket of the process.
+    pub listener: Listener,
+}
+
 /// Result of a pod network operation.
 pub type Result<T, E = NetworkError> = std::result::Result<T, E>;
 
@@ -118,7 +130,13 @@ pub enum NetworkError {
     /// An interface that was just made is not there.
     #[error("interface {0} disappeared")]
     LinkGone(String),
-    /// The thread that makes namespaces has ended.
+    /// The thread that makes namespaces ended at work; the next attempt starts another.
+    #[error("the thread that makes pod namespaces has ended")]
+    ThreadEnded,
+    /// The caller gave up waiting.
+    #[error("attaching was cancelled")]
+    Cancelled,
+    /// The process is ending.
     #[error("the pod network is shut down")]
     ShutDown,
 }

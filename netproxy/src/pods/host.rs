@@ -55,17 +55,23 @@ pub fn set_up(routes: &Routes, config: &NetworkConfig, gateway: Ipv4Addr, mtu: u
     routes.apply(&changes).map_err(NetworkError::kernel("set up internal link"))
 }
 
-/// Gives links that an earlier version made what links get today.
-pub fn adopt_links(routes: &Routes, pins: &[Pin]) -> Result<()> {
+/// Puts links that an earlier version made into the group by which rules know pods' links.
+pub fn group_links(routes: &Routes, pins: &[Pin]) -> Result<()> {
     let names: HashSet<&str> = pins.iter().map(|pin| pin.host_link.as_str()).collect();
     let links = routes.links().map_err(NetworkError::kernel("list links"))?;
     let mut changes = Changes::new();
     for link in links.iter().filter(|link| names.contains(link.name.as_str())) {
-        admit_localhost(&link.name);
-        refuse_ipv6(&link.name)?;
         changes.group(link.index, POD_LINK_GROUP);
     }
-    routes.apply(&changes).map_err(NetworkError::kernel("adopt pod links"))
+    routes.apply(&changes).map_err(NetworkError::kernel("group pod links"))
+}
+
+/// Gives links that an earlier version made the settings that links get today.
+pub fn set_links(pins: &[Pin]) -> Result<()> {
+    pins.iter().try_for_each(|pin| {
+        admit_localhost(&pin.host_link);
+        refuse_ipv6(&pin.host_link)
+    })
 }
 
 fn internal_link(routes: &Routes, mtu: u32) -> Result<Link, NetlinkError> {

@@ -6,7 +6,7 @@ use std::io::Read;
 use std::net::Ipv4Addr;
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
-use std::sync::mpsc;
+use std::sync::{Mutex, PoisonError, mpsc};
 use std::time::{Duration, Instant};
 
 use ipnet::Ipv4Net;
@@ -42,10 +42,12 @@ struct Job {
     reply: oneshot::Sender<Result<()>>,
 }
 
-/// Hands jobs to the thread; the thread ends with the last handle.
-#[derive(Debug, Clone)]
+/// Hands jobs to the thread; the thread ends with its handle, and is replaced when it ended before.
+#[derive(Debug)]
 pub struct NamespaceMaker {
-    jobs: mpsc::Sender<Job>,
+    node: File,
+    directories: Directories,
+    jobs: Mutex<mpsc::Sender<Job>>,
 }
 
 impl NamespaceMaker {
@@ -53,9 +55,17 @@ impl NamespaceMaker {
     pub fn start(directories: Directories) -> Result<Self> {
         let path = Path::new("/proc/thread-self/ns/net");
         let node = File::open(path).map_err(|e| NetworkError::file("open", path, e))?;
-        let routes = Routes::open().map_err(NetworkError::kernel("open route socket"))?;
+        let jobs = Mutex::new(Self::thread(&node, &directories)?);
+        Ok(Self { node, directories, jobs })
+    }
+
+    /// Starts a thread in the node's namespace.
+    fn thread(node: &File, directories: &Directories) -> Result<mpsc::Sender<Job>> {
+        let node = node
+            .try_clone()
+            .map_err(|source| NetworkError::Namespace { step: "share node namespace", source })?;
         let (jobs, queue) = mpsc::channel::<Job>();
-        let mut workshop = Workshop { node, routes, directories };
+        let mut workshop = Workshop { node, routes: None, directories: directories.clone() };
         std::thread::Builder::new()
             .name(THREAD_NAME.to_owned())
             .stack_size(256 << 10)
@@ -71,30 +81,43 @@ impl NamespaceMaker {
                 }
             })
             .map_err(|source| NetworkError::Namespace { step: "start netns thread", source })?;
-        Ok(Self { jobs })
+        Ok(jobs)
     }
 
     /// Makes, wires and pins one namespace. After an error nothing of it is left.
     pub async fn make(&self, blueprint: Blueprint) -> Result<()> {
         let (reply, answer) = oneshot::channel();
-        self.jobs.send(Job { blueprint, reply }).map_err(|_| NetworkError::ShutDown)?;
-        answer.await.map_err(|_| NetworkError::ShutDown)?
+        self.hand_over(Job { blueprint, reply })?;
+        answer.await.map_err(|_| NetworkError::ThreadEnded)?
+    }
+
+    fn hand_over(&self, job: Job) -> Result<()> {
+        let mut jobs = self.jobs.lock().unwrap_or_else(PoisonError::into_inner);
+        let Err(mpsc::SendError(job)) = jobs.send(job) else { return Ok(()) };
+        tracing::error!("the thread that makes pod namespaces has ended; starting another");
+        *jobs = Self::thread(&self.node, &self.directories)?;
+        jobs.send(job).map_err(|_| NetworkError::ThreadEnded)
     }
 }
 
 struct Workshop {
     node: File,
-    routes: Routes,
+    /// Opened in the node's namespace by the first job.
+    routes: Option<Routes>,
     directories: Directories,
 }
 
 impl Workshop {
     fn make(&mut self, blueprint: &Blueprint) -> Result<()> {
+        // Not into a namespace that the thread was started in by chance.
+        self.return_to_node()?;
+        if self.routes.is_none() {
+            let routes = Routes::open().map_err(NetworkError::kernel("open route socket"))?;
+            self.routes = Some(routes);
+        }
         let name = blueprint.pin.file_name();
         let result = self.make_inside(blueprint, &self.directories.pin(&name));
-        let back = setns(&self.node, CloneFlags::CLONE_NEWNET).map_err(|errno| {
-            NetworkError::Namespace { step: "return to the node's namespace", source: errno.into() }
-        });
+        let back = self.return_to_node();
         let result = match (result, back) {
             (Ok(pod), Ok(())) => self.make_outside(blueprint, &pod),
             (Err(error), _) | (_, Err(error)) => Err(error),
@@ -103,6 +126,13 @@ impl Workshop {
             let _ = self.directories.unpin(&name);
         }
         result
+    }
+
+    fn return_to_node(&self) -> Result<()> {
+        setns(&self.node, CloneFlags::CLONE_NEWNET).map_err(|errno| NetworkError::Namespace {
+            step: "return to the node's namespace",
+            source: errno.into(),
+        })
     }
 
     /// Whether this thread could not return to the node's namespace, and must not go on.
@@ -163,12 +193,12 @@ impl Workshop {
     fn make_outside(&self, blueprint: &Blueprint, pod: &Routes) -> Result<()> {
         let name = &blueprint.pin.host_link;
         let address = blueprint.pin.address;
-        let link = self
-            .routes
+        let node = self.routes.as_ref().ok_or(NetworkError::ThreadEnded)?;
+        let link = node
             .link(name)
             .map_err(NetworkError::kernel("find host link"))?
             .ok_or_else(|| NetworkError::LinkGone(name.clone()))?;
-        without_ipv6(&self.routes, link.index);
+        without_ipv6(node, link.index);
         refuse_ipv6(name)?;
         // A pod may only send from its own address. Where the file is missing, it goes unchecked.
         let _ = std::fs::write(format!("/proc/sys/net/ipv4/conf/{name}/rp_filter"), "1");
@@ -180,8 +210,8 @@ impl Workshop {
             .up(link.index)
             .neighbour(link.index, address, pod_mac(address))
             .route(host_route(address), Via::Link(link.index));
-        self.routes.apply(&changes).map_err(NetworkError::kernel("set up host link"))?;
-        for (routes, name) in [(pod, POD_LINK), (&self.routes, name.as_str())] {
+        node.apply(&changes).map_err(NetworkError::kernel("set up host link"))?;
+        for (routes, name) in [(pod, POD_LINK), (node, name.as_str())] {
             wait_until_ready(routes, name)?;
         }
         Ok(())

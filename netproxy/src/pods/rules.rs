@@ -179,7 +179,7 @@ fn hairpin_element(address: Ipv4Addr) -> Element {
 
 fn host_port_rules(batch: &mut Batch, chain: &str, hook: Hook) {
     batch.rule(chain, |rule| {
-        // An address that is not this node's belongs to somebody else, whatever the pod says.
+        // A pod must not divert the traffic of an address that is not this node's.
         rule.address_type(Direction::Destination, FibResult::Local)
             .load_destination(Register(0))
             .load_meta(Meta::TransportProtocol, Register(1))
@@ -221,8 +221,8 @@ pub fn to_localhost<'r, 'a, 'b>(rule: &'r mut Rule<'a, 'b>) -> &'r mut Rule<'a, 
 }
 
 /// Drops packets from outside the node that name an address of a pod, of a Service or of DNS.
-/// Clients outside use addresses of the node, which are translated after this; whoever else sends
-/// such packets uses the node as a router into the cluster, or pretends to be a pod.
+/// Clients outside use addresses of the node, which are translated after this; any other sender
+/// uses the node as a router into the cluster, or pretends to be a pod.
 fn outside_rules(batch: &mut Batch, config: &NetworkConfig) {
     for network in [config.pod_cidr, config.service_cidr] {
         for direction in [Direction::Source, Direction::Destination] {

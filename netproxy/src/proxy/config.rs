@@ -4,7 +4,9 @@ use std::net::{Ipv4Addr, SocketAddr};
 
 use ipnet::IpNet;
 
+use crate::held::Held;
 use crate::netlink::NetlinkError;
+use crate::nft::Monitor;
 
 use super::frontends::Change;
 
@@ -38,10 +40,13 @@ pub enum ProxyError {
         #[source]
         source: NetlinkError,
     },
+    /// Work was given up because the process is ending, or because it panicked.
+    #[error("writing Service rules was interrupted")]
+    Interrupted,
 }
 
 /// Writes Service rules; nftables now, other mechanisms may follow.
-pub trait Backend: Send {
+pub(crate) trait Backend: Send {
     /// Replaces every rule by these frontends in one step: there is no moment without rules.
     fn replace(&mut self, frontends: &[Change]) -> Result<()>;
 
@@ -51,4 +56,20 @@ pub trait Backend: Send {
     /// Ends UDP flows of these frontends that lead elsewhere than to a current endpoint, and
     /// forgets client affinity to endpoints that are gone.
     fn forget(&mut self, frontends: &[Change]) -> Result<()>;
+
+    /// Leaves these ports to the host from now on.
+    fn hold(&mut self, _held: &Held) -> Result<()> {
+        Ok(())
+    }
+
+    /// Subscribes to changes of the rules by other programs; `None` when there are none.
+    fn monitor(&self) -> Result<Option<Monitor>> {
+        Ok(None)
+    }
+
+    /// Whether other programs may have changed rules since the last call, of which no
+    /// notification came.
+    fn may_be_changed(&mut self) -> Result<bool> {
+        Ok(false)
+    }
 }

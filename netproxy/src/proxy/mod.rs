@@ -4,6 +4,7 @@
 //! writes the difference; [`run`](run()) connects both to the API.
 
 mod config;
+mod conflict;
 mod frontends;
 mod health;
 mod nftables;
@@ -13,9 +14,9 @@ mod run;
 mod sync;
 mod withdrawal;
 
-pub use config::{Backend, ProxyConfig, ProxyError, Result};
+pub use config::{ProxyConfig, ProxyError, Result};
 pub use plan::{Endpoint, Frontend, Target, When, plan_service};
 pub(crate) use rules::TABLE;
 pub use run::run;
-pub use sync::{Proxy, ServiceKey};
+pub use sync::{PortConflict, Proxy, ServiceKey};
 pub use withdrawal::{Questions, Withdrawals, withdrawals};

@@ -8,7 +8,10 @@ use ipnet::IpNet;
 use crate::conntrack::{Flow, forget_udp};
 use crate::held::Held;
 use crate::netlink::{NetlinkError, Protocol as NetlinkProtocol, Socket};
-use crate::nft::{self, Batch, Element, Expiring, Family, Key, dump_elements, dump_expiring};
+use crate::nft::{
+    self, Baseline, Batch, Element, Expiring, Family, Key, Monitor, dump_elements, dump_expiring,
+};
+use crate::pods;
 use crate::protocol::Protocol;
 
 use super::config::{Backend, ProxyConfig, ProxyError, Result};
@@ -28,6 +31,7 @@ pub struct Nftables {
     chains: HashMap<Family, HashSet<Code>>,
     /// The ports of the host, as the kernel has them.
     held: Held,
+    baseline: Baseline,
 }
 
 impl Nftables {
@@ -41,7 +45,9 @@ impl Nftables {
             chains.insert(family, HashSet::new());
         }
         let held = Held::reserved(config.api.iter().map(SocketAddr::port));
-        Ok(Self { socket, config, chains, held })
+        // Without it, the first notifications that are lost lead to one rewrite too many.
+        let baseline = Baseline::now(&socket).unwrap_or_default();
+        Ok(Self { socket, config, chains, held, baseline })
     }
 
     fn families(&self) -> Vec<Family> {
@@ -226,6 +232,37 @@ impl Backend for Nftables {
             self.chains.entry(family).or_default().extend(codes);
         }
         Ok(())
+    }
+
+    fn hold(&mut self, held: &Held) -> Result<()> {
+        if *held == self.held {
+            return Ok(());
+        }
+        for family in self.families() {
+            let mut batch = Batch::new(family, TABLE);
+            held.write(&self.held, &mut batch, family);
+            nft::send(&self.socket, batch).map_err(kernel("hold ports of the host"))?;
+        }
+        self.held = held.clone();
+        for family in self.families() {
+            forget_udp(&self.socket, family, |flow| {
+                let (address, port) = flow.original.destination;
+                flow.reply.source != flow.original.destination
+                    && held.has(address, Protocol::Udp, port)
+            })
+            .map_err(kernel("end UDP flows"))?;
+        }
+        Ok(())
+    }
+
+    fn monitor(&self) -> Result<Option<Monitor>> {
+        Monitor::open(&self.socket, TABLE, &[pods::TABLE]).map(Some).map_err(kernel("watch rules"))
+    }
+
+    fn may_be_changed(&mut self) -> Result<bool> {
+        let now = Baseline::now(&self.socket).map_err(kernel("read the generation of rules"))?;
+        let before = std::mem::replace(&mut self.baseline, now);
+        Ok(!now.is_own_work_since(before))
     }
 
     fn forget(&mut self, changes: &[Change]) -> Result<()> {

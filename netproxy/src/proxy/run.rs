@@ -8,21 +8,29 @@ use futures::{FutureExt, Stream, StreamExt};
 use k8s_openapi::api::core::v1::Service;
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use kube::runtime::events::{Recorder, Reporter};
 use kube::runtime::watcher::{self, Error, Event};
 use kube::{Api, Client};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use crate::netlink::NetlinkError;
+use crate::nft::{Foreign, Monitor};
 use crate::pods::Chain;
 
-use super::config::{ProxyConfig, Result};
+use super::config::{ProxyConfig, ProxyError, Result};
+use super::conflict::Conflicts;
 use super::health::HealthServer;
-use super::sync::{Proxy, ServiceKey};
+use super::sync::{PortConflict, Proxy, ServiceKey};
 use super::withdrawal::Questions;
 
 /// Wait before a failed write is tried again.
 const RETRY: Duration = Duration::from_secs(1);
+/// How often the host's listeners are read, while a Service has a port at the node.
+const LISTENERS_INTERVAL: Duration = Duration::from_secs(2);
 
 /// Keeps the kernel's Service rules equal to the API until cancelled. The rules stay afterwards.
+/// Ends with an error when the kernel's notifications cannot be had, and may be called again then.
 ///
 /// Every event that is ready is taken before rules are written, and rules are written at once:
 /// one change is one small batch, a burst is one bigger batch. Questions are answered in between.
@@ -32,7 +40,11 @@ pub async fn run(
     questions: &mut Questions,
     token: CancellationToken,
 ) -> Result<()> {
+    let reporter =
+        Reporter { controller: "kube-proxy".into(), instance: Some(config.node_name.clone()) };
+    let mut conflicts = Conflicts::new(Recorder::new(client.clone(), reporter));
     let mut proxy = Proxy::open(config)?;
+    let mut monitor = proxy.monitor()?;
     let everything = watcher::Config::default;
     let services = watch::follow::<Service>(Api::all(client.clone()), everything());
     let slices = watch::follow::<EndpointSlice>(Api::all(client), everything());
@@ -40,13 +52,23 @@ pub async fn run(
     let mut slices = Feed::new("EndpointSlices", slices.boxed());
     let mut health = HealthServer::default();
     let (mut failed, mut refused) = (false, false);
+    let mut next_scan = Instant::now() + LISTENERS_INTERVAL;
     loop {
+        let (mut foreign, mut look) = (None, false);
         tokio::select! {
             () = token.cancelled() => return Ok(()),
             event = services.stream.next() => services.take(event, &mut proxy),
             event = slices.stream.next() => slices.take(event, &mut proxy),
             Some(()) = questions.take() => {}
             () = tokio::time::sleep(RETRY), if failed || refused => {}
+            changed = changed(&mut monitor) => {
+                let watched = |source| ProxyError::Kernel { step: "watch rules", source };
+                foreign = Some(changed.map_err(watched)?);
+            }
+            () = tokio::time::sleep_until(next_scan), if proxy.claims_host_ports() => {
+                next_scan = Instant::now() + LISTENERS_INTERVAL;
+                look = true;
+            }
         }
         while let Some(event) = services.stream.next().now_or_never() {
             services.take(event, &mut proxy);
@@ -57,7 +79,11 @@ pub async fn run(
         if !(services.listed && slices.listed) {
             continue;
         }
-        let result = proxy.flush();
+        let result;
+        (proxy, result) = write(proxy, foreign, look).await?;
+        if let Ok(Some(found)) = &result {
+            conflicts.report(found).await;
+        }
         if let Err(error) = &result
             && !failed
         {
@@ -68,6 +94,37 @@ pub async fn run(
             questions.settle(&proxy);
             refused = !health.follow(proxy.health_checks()).await;
         }
+    }
+}
+
+/// Writes what is due on a thread that may wait for the kernel. Returns the conflicts with the
+/// host if they were looked for.
+async fn write(
+    mut proxy: Proxy,
+    foreign: Option<Foreign>,
+    look: bool,
+) -> Result<(Proxy, Result<Option<Vec<PortConflict>>>)> {
+    let work = move || {
+        let result = (|| {
+            if let Some(foreign) = foreign {
+                proxy.note(foreign)?;
+            }
+            let mut found = None;
+            if look {
+                found = Some(proxy.follow_listeners()?);
+            }
+            proxy.flush()?;
+            Ok(found)
+        })();
+        (proxy, result)
+    };
+    tokio::task::spawn_blocking(work).await.map_err(|_| ProxyError::Interrupted)
+}
+
+async fn changed(monitor: &mut Option<Monitor>) -> Result<Foreign, NetlinkError> {
+    match monitor {
+        Some(monitor) => monitor.changed().await,
+        None => std::future::pending().await,
     }
 }
 

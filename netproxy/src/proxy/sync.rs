@@ -2,6 +2,7 @@
 //! changed.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::net::SocketAddr;
 
 use ipnet::IpNet;
 use k8s_openapi::api::core::v1::Service;
@@ -9,9 +10,13 @@ use k8s_openapi::api::discovery::v1::{Endpoint, EndpointSlice};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time};
 use watch::Packed;
 
+use crate::held::Held;
+use crate::listeners::{self, Listener};
+use crate::nft::{Foreign, Monitor};
 use crate::pods::Chain;
+use crate::protocol::Protocol;
 
-use super::config::{Backend, ProxyConfig, Result};
+use super::config::{Backend, ProxyConfig, ProxyError, Result};
 use super::frontends::{Change, Installed};
 use super::nftables::Nftables;
 use super::plan::{Frontend, HealthCheck, Target, plan_health_check, plan_service};
@@ -45,6 +50,19 @@ impl ServiceKey {
         let name = metadata.labels.as_ref()?.get(SERVICE_NAME_LABEL)?.clone();
         Some(Self { namespace: metadata.namespace.clone().unwrap_or_default(), name })
     }
+}
+
+/// A port of a Service at the node that a process of the host has: its packets go to the process.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PortConflict {
+    /// The Service.
+    pub service: ServiceKey,
+    /// The Service's uid.
+    pub uid: Option<String>,
+    /// The port.
+    pub frontend: Frontend,
+    /// The socket of the process.
+    pub listener: Listener,
 }
 
 /// Orders Services that claim the same frontend: the oldest has it.
@@ -81,6 +99,12 @@ pub struct Proxy {
     claims: HashMap<Frontend, Vec<Claim>>,
     installed: HashMap<Frontend, Installed>,
     health_checks: BTreeMap<ServiceKey, HealthCheck>,
+    /// How many frontends outside the cluster's own ranges there are, by port.
+    claimed: HashMap<(Protocol, u16), usize>,
+    /// What the host listens on, as of the last look.
+    listeners: Vec<Listener>,
+    /// Whether a port was claimed since then.
+    look_again: bool,
     dirty: HashSet<ServiceKey>,
     /// Whether the kernel's rules are ours and complete.
     started: bool,
@@ -95,7 +119,7 @@ impl Proxy {
     }
 
     /// A proxy over another backend.
-    pub fn with_backend(config: ProxyConfig, backend: Box<dyn Backend>) -> Self {
+    pub(crate) fn with_backend(config: ProxyConfig, backend: Box<dyn Backend>) -> Self {
         Self {
             internal: [config.pod_cidrs.as_slice(), &config.service_cidrs].concat(),
             config,
@@ -105,6 +129,9 @@ impl Proxy {
             claims: HashMap::new(),
             installed: HashMap::new(),
             health_checks: BTreeMap::new(),
+            claimed: HashMap::new(),
+            listeners: Vec::new(),
+            look_again: false,
             dirty: HashSet::new(),
             started: false,
         }
@@ -164,6 +191,11 @@ impl Proxy {
             return Ok(0);
         }
         let changes = self.changes();
+        if self.look_again {
+            // A process of the host keeps its port from the first packet on.
+            self.look_at_listeners()?;
+        }
+        self.hold()?;
         if self.started
             && let Err(error) = self.backend.update(&changes)
         {
@@ -181,13 +213,122 @@ impl Proxy {
             }
         }
         if !self.started {
-            let all: Vec<Change> = self.everything();
-            self.backend.replace(&all)?;
-            self.started = true;
-            self.forget(&all);
+            self.replace()?;
+            self.hold()?;
         }
         self.forget(&changes);
         Ok(changes.len())
+    }
+
+    fn replace(&mut self) -> Result<()> {
+        let all: Vec<Change> = self.everything();
+        self.backend.replace(&all)?;
+        self.started = true;
+        self.forget(&all);
+        Ok(())
+    }
+
+    /// Writes everything again at the next [`Proxy::flush`] if another program changed our rules.
+    pub(super) fn note(&mut self, foreign: Foreign) -> Result<()> {
+        let missed = self.backend.may_be_changed()? && foreign.lost;
+        if self.started && (foreign.ours || missed) {
+            tracing::warn!("another program changed the rules of Services; writing them again");
+            self.started = false;
+        }
+        Ok(())
+    }
+
+    /// Subscribes to changes of our rules by other programs.
+    pub(super) fn monitor(&self) -> Result<Option<Monitor>> {
+        self.backend.monitor()
+    }
+
+    /// Whether a Service has a port that processes of the host may want.
+    pub fn claims_host_ports(&self) -> bool {
+        !self.claimed.is_empty()
+    }
+
+    /// Looks which of the Services' ports at the node processes of the host have now, and leaves
+    /// those to them. Returns the conflicts.
+    pub fn follow_listeners(&mut self) -> Result<Vec<PortConflict>> {
+        self.look_at_listeners()?;
+        self.hold()?;
+        Ok(self.conflicts())
+    }
+
+    fn look_at_listeners(&mut self) -> Result<()> {
+        self.listeners = match self.claimed.is_empty() {
+            true => Vec::new(),
+            false => listeners::scan()
+                .map_err(|source| ProxyError::Kernel { step: "list listeners", source })?,
+        };
+        self.look_again = false;
+        Ok(())
+    }
+
+    fn hold(&mut self) -> Result<()> {
+        let api = self.config.api.iter().map(SocketAddr::port);
+        // Load balancers' health checks are answered by this process, soon if not yet.
+        let health = self.health_checks.values().map(|check| check.port);
+        let claimed = |protocol, port| self.claimed.contains_key(&(protocol, port));
+        let held = Held::reserved(api.chain(health)).with(&self.listeners, claimed);
+        match self.backend.hold(&held) {
+            Err(error) if self.started => {
+                tracing::warn!(error = %Chain(&error), "the kernel's Service rules are not as expected; replacing them");
+                self.replace()?;
+                self.backend.hold(&held)
+            }
+            // The first table is still to be written.
+            Err(_) => Ok(()),
+            Ok(()) => Ok(()),
+        }
+    }
+
+    /// The ports that processes of the host have, except those of a Service's own endpoint: a pod
+    /// in the host's network that serves the very port.
+    fn conflicts(&self) -> Vec<PortConflict> {
+        let mut found = Vec::new();
+        for (service, known) in &self.services {
+            for (frontend, target) in &known.targets {
+                let (protocol, address, port) = match *frontend {
+                    Frontend::Address { protocol, address, port } => {
+                        (protocol, Some(address), port)
+                    }
+                    Frontend::NodePort { protocol, port, .. } => (protocol, None, port),
+                };
+                if !self.is_outside(*frontend) {
+                    continue;
+                }
+                let Some(listener) = listeners::conflict(&self.listeners, protocol, address, port)
+                else {
+                    continue;
+                };
+                let pods = &self.config.pod_cidrs;
+                let own = target.inside.endpoints.iter().any(|(address, number)| {
+                    *number == port && !pods.iter().any(|pods| pods.contains(address))
+                });
+                if !own {
+                    let uid = known
+                        .service
+                        .as_ref()
+                        .and_then(Packed::unpack)
+                        .and_then(|s| s.metadata.uid);
+                    let (service, listener) = (service.clone(), listener.clone());
+                    found.push(PortConflict { service, uid, frontend: *frontend, listener });
+                }
+            }
+        }
+        found
+    }
+
+    /// Whether a frontend is outside the cluster's own ranges.
+    fn is_outside(&self, frontend: Frontend) -> bool {
+        match frontend {
+            Frontend::NodePort { .. } => true,
+            Frontend::Address { address, .. } => {
+                !self.internal.iter().any(|network| network.contains(&address))
+            }
+        }
     }
 
     /// What load balancers are to be told, as of the last [`Proxy::flush`].
@@ -279,7 +420,12 @@ impl Proxy {
             known.created = service.metadata.creation_timestamp.clone();
         }
         let new_claim = (known.created.clone(), key.clone());
-        for (frontend, _) in &old {
+        let new: Vec<Frontend> = known.targets.iter().map(|(frontend, _)| *frontend).collect();
+        let ended = known.service.is_none() && known.slices.is_empty();
+        let old: BTreeSet<Frontend> = old.iter().map(|(frontend, _)| *frontend).collect();
+        let frontends = old.iter().chain(&new).copied().collect();
+        for frontend in &old {
+            self.release(*frontend);
             if let Some(claims) = self.claims.get_mut(frontend) {
                 claims.retain(|claim| *claim != old_claim);
                 if claims.is_empty() {
@@ -287,21 +433,36 @@ impl Proxy {
                 }
             }
         }
-        for (frontend, _) in &known.targets {
-            let claims = self.claims.entry(*frontend).or_default();
+        for frontend in new {
+            if self.is_outside(frontend) {
+                *self.claimed.entry((frontend.protocol(), frontend.port())).or_default() += 1;
+                self.look_again |= !old.contains(&frontend);
+            }
+            let claims = self.claims.entry(frontend).or_default();
             claims.push(new_claim.clone());
             claims.sort();
             if claims.len() > 1 {
                 tracing::debug!(?frontend, service = ?key, "claimed by several Services");
             }
         }
-        let both = old.iter().chain(&known.targets);
-        let frontends = both.map(|(frontend, _)| *frontend).collect();
-        if known.service.is_none() && known.slices.is_empty() {
+        if ended {
             self.services.remove(key);
             self.shrink();
         }
         frontends
+    }
+
+    /// Takes back what a frontend added to `claimed`.
+    fn release(&mut self, frontend: Frontend) {
+        let port = (frontend.protocol(), frontend.port());
+        if self.is_outside(frontend)
+            && let Some(count) = self.claimed.get_mut(&port)
+        {
+            *count -= 1;
+            if *count == 0 {
+                self.claimed.remove(&port);
+            }
+        }
     }
 }
 
