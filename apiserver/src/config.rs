@@ -1,6 +1,8 @@
 //! Settings of the apiserver.
 
+use std::collections::HashSet;
 use std::net::Ipv4Addr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use ipnet::Ipv4Net;
@@ -14,6 +16,9 @@ pub struct Config {
     pub pod_cidr: Ipv4Net,
     /// First and last port of the range of node ports.
     pub node_ports: (u16, u16),
+    /// Returns the ports on which processes of the machine listen: none of them is chosen as a node
+    /// port. Must be quick.
+    pub host_ports: fn() -> Arc<HashSet<u16>>,
     /// The version that `/version` reports, for example `v1.33.0`; kubectl of some SDKs picks
     /// itself by it.
     pub report_version: String,
@@ -41,6 +46,7 @@ impl Default for Config {
             service_cidr,
             pod_cidr: Ipv4Net::new_assert(Ipv4Addr::new(10, 44, 0, 0), 16),
             node_ports: (30_000, 32_767),
+            host_ports: Arc::default,
             report_version: "v1.33.0".into(),
             server_address: "127.0.0.1:6443".into(),
             request_timeout: Duration::from_secs(60),

@@ -27,6 +27,7 @@ pub(crate) struct Services {
     taken: Arc<Mutex<Taken>>,
     range: Ipv4Net,
     node_ports: (u16, u16),
+    host_ports: fn() -> Arc<HashSet<u16>>,
 }
 
 #[derive(Default)]
@@ -65,6 +66,7 @@ impl Services {
             taken: Arc::new(Mutex::new(taken)),
             range: config.service_cidr,
             node_ports: config.node_ports,
+            host_ports: config.host_ports,
         }
     }
 
@@ -311,9 +313,11 @@ impl Services {
         let (low, high) = self.node_ports;
         let span = u32::from(high - low) + 1;
         let start = rand::random_range(0..span);
+        // A process of the host would keep its port, and the Service would not be reached there.
+        let busy = (self.host_ports)();
         (0..span)
             .map(|step| low + ((start + step) % span) as u16)
-            .find(|port| !taken.ports.contains(port))
+            .find(|port| !taken.ports.contains(port) && !busy.contains(port))
     }
 }
 

@@ -28,6 +28,7 @@ use crate::endpoint::slices::SERVICE_NAME;
 use crate::error::Error;
 use crate::event::Recorder;
 use crate::held::Form;
+use crate::load_balancer::{Announced, HostPorts};
 use crate::queue::{Queue, Requeue};
 
 /// What the controllers must be told.
@@ -48,6 +49,8 @@ pub struct ControllersConfig {
     pub volume_dir: PathBuf,
     /// The PEM text of the certificate authority that pods are to trust.
     pub root_ca_pem: String,
+    /// The ports that processes of this machine have.
+    pub host_ports: Arc<dyn HostPorts>,
 }
 
 /// One cache per kind for the whole process.
@@ -205,6 +208,8 @@ pub struct Context {
     pub caches: Caches,
     /// The event writer.
     pub recorder: Recorder,
+    /// Which port conflicts of Services were reported.
+    pub port_conflicts: Announced,
     /// Cancelled when the process stops.
     pub token: CancellationToken,
 }
@@ -213,7 +218,8 @@ impl Context {
     /// A context with empty caches. Must be called within a runtime.
     pub fn new(client: Client, config: ControllersConfig, token: CancellationToken) -> Arc<Self> {
         let recorder = Recorder::start(client.clone(), "controllermanager", token.clone());
-        Arc::new(Self { client, config, caches: Caches::new(), recorder, token })
+        let (caches, port_conflicts) = (Caches::new(), Announced::default());
+        Arc::new(Self { client, config, caches, recorder, port_conflicts, token })
     }
 
     /// Lets up to `workers` at a time serve the keys of `queue`, until the process stops.

@@ -1,11 +1,15 @@
 //! The Service controller: a Service of type LoadBalancer gets the node's address, unless its
-//! ports are taken there.
+//! ports are taken there. A process of the machine that begins to listen at one of them later takes
+//! the address away again, until it ends.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::future::Future;
-use std::sync::Arc;
+use std::net::IpAddr;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use k8s_openapi::api::core::v1::{LoadBalancerIngress, LoadBalancerStatus, Pod, Service};
+use k8s_openapi::api::discovery::v1::EndpointSlice;
 
 use crate::cache::ObjectKey;
 use crate::context::Context;
@@ -19,11 +23,49 @@ use crate::request;
 /// each sees what the other was given.
 const WORKERS: usize = 1;
 
-/// A port on the node's address.
-type NodePort = (String, i32);
+/// How often the listeners of the machine are read, while a Service has or wants a port.
+const HOST_PORTS_INTERVAL: Duration = Duration::from_secs(2);
+
+/// A port on the node's address: protocol and number.
+pub type NodePort = (String, i32);
+
+/// The ports that processes of the machine have.
+///
+/// The controllers do not link the code that reads them: the program that runs both passes it in.
+pub trait HostPorts: Send + Sync {
+    /// Returns those of the ports at which a process listens on this address, each with a
+    /// description of the process; `None` when that cannot be found out. Blocks for as long as the
+    /// kernel needs.
+    fn holders(&self, address: IpAddr, ports: &BTreeSet<NodePort>) -> Option<Holders>;
+}
+
+/// Conflicts that were reported, so that each is reported once.
+#[derive(Debug, Default)]
+pub struct Announced(Mutex<HashMap<ObjectKey, String>>);
+
+impl Announced {
+    /// Notes the conflict of a Service, `None` when it has none. Returns true if it is a new one.
+    fn is_new(&self, key: &ObjectKey, conflict: Option<&str>) -> bool {
+        let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        match conflict {
+            None => {
+                known.remove(key);
+                false
+            }
+            Some(text) if known.get(key).is_some_and(|known| known == text) => false,
+            Some(text) => {
+                known.insert(key.clone(), text.to_owned());
+                true
+            }
+        }
+    }
+}
 
 /// Who holds which port of the node's address.
 pub type Holders = BTreeMap<NodePort, String>;
+
+/// What the name of a Service that holds a port begins with.
+const SERVICE_HOLDER: &str = "service ";
 
 /// Whether this controller answers for the Service.
 pub fn is_ours(service: &Service) -> bool {
@@ -41,11 +83,19 @@ fn ports(service: &Service) -> impl Iterator<Item = NodePort> + '_ {
         .map(|port| (port.protocol.clone().unwrap_or_else(|| "TCP".to_owned()), port.port))
 }
 
-/// Who holds which port. Of several Services the oldest holds a port; a pod's host port and the
-/// API itself come before Services.
-pub fn holders(services: &[Arc<Service>], pods: &[Arc<Pod>], api_port: u16) -> Holders {
-    let mut holders = Holders::new();
-    holders.insert(("TCP".to_owned(), i32::from(api_port)), "the Kubernetes API".to_owned());
+/// Who holds which port. Of several Services the oldest holds a port; the API, processes of the
+/// machine (`host`) and host ports of pods come before Services. A Service is not in conflict with
+/// what serves it: `served` returns the ports of the node at which its own endpoints listen.
+pub fn holders(
+    services: &[Arc<Service>],
+    pods: &[Arc<Pod>],
+    api_port: u16,
+    host: &Holders,
+    served: impl Fn(&Service) -> BTreeSet<NodePort>,
+) -> Holders {
+    let mut holders = host.clone();
+    let api = ("TCP".to_owned(), i32::from(api_port));
+    holders.insert(api.clone(), "the Kubernetes API".to_owned());
     for pod in pods.iter().filter(|pod| !pod::is_terminal(pod)) {
         let containers = pod.spec.iter().flat_map(|spec| &spec.containers);
         for port in containers.flat_map(|container| container.ports.iter().flatten()) {
@@ -64,12 +114,18 @@ pub fn holders(services: &[Arc<Service>], pods: &[Arc<Pod>], api_port: u16) -> H
     });
     for service in candidates {
         let wanted: Vec<NodePort> = ports(service).collect();
+        let own = served(service);
         // All of its ports or none.
-        if wanted.iter().any(|port| holders.contains_key(port)) {
+        let is_taken = |port: &NodePort| match holders.get(port) {
+            Some(holder) if holder.starts_with(SERVICE_HOLDER) => true,
+            Some(_) => *port == api || !own.contains(port),
+            None => false,
+        };
+        if wanted.iter().any(is_taken) {
             continue;
         }
         for port in wanted {
-            holders.insert(port, format!("service {}", ObjectKey::of(service.as_ref())));
+            holders.insert(port, format!("{SERVICE_HOLDER}{}", ObjectKey::of(service.as_ref())));
         }
     }
     holders
@@ -102,7 +158,7 @@ pub fn plan(service: &Service, holders: &Holders, address: &str) -> Verdict {
     if !is_ours(service) {
         return Verdict::Addresses(Vec::new());
     }
-    let me = format!("service {}", ObjectKey::of(service));
+    let me = format!("{SERVICE_HOLDER}{}", ObjectKey::of(service));
     for port in ports(service) {
         if let Some(holder) = holders.get(&port).filter(|holder| **holder != me) {
             return Verdict::Conflict { port, holder: holder.clone() };
@@ -178,28 +234,39 @@ pub fn workers(context: &Arc<Context>) -> impl Future<Output = ()> + Send + use<
 }
 
 async fn reconcile(context: Arc<Context>, key: ObjectKey) -> Result<Requeue, Error> {
-    let Some(service) = context.caches.services.get(&key) else { return Ok(Requeue::Never) };
+    let Some(service) = context.caches.services.get(&key) else {
+        context.port_conflicts.is_new(&key, None);
+        return Ok(Requeue::Never);
+    };
     if service.metadata.deletion_timestamp.is_some() {
         return Ok(Requeue::Never);
     }
     let recorder = context.recorder.speaking_for("service-controller");
-    let holders = if is_ours(&service) {
-        holders(&context.caches.services.all(), &context.caches.pods.all(), context.config.api_port)
+    let (holders, requeue) = if is_ours(&service) {
+        let again = Requeue::After(HOST_PORTS_INTERVAL);
+        // Without this knowledge a Service keeps what it has.
+        let Some(holders) = all_holders(&context).await else { return Ok(again) };
+        (holders, again)
     } else {
-        Holders::new()
+        (Holders::new(), Requeue::Never)
     };
     let addresses = match plan(&service, &holders, &context.node_ip().to_string()) {
-        Verdict::Addresses(addresses) => addresses,
+        Verdict::Addresses(addresses) => {
+            context.port_conflicts.is_new(&key, None);
+            addresses
+        }
         Verdict::Conflict { port: (protocol, number), holder } => {
             let message = format!(
                 "Port {number}/{protocol} of the node is taken by {holder}; the Service gets its \
                  external address when the port is free"
             );
-            recorder.record(service.as_ref(), Notice::warning("PortConflict", message));
+            if context.port_conflicts.is_new(&key, Some(&message)) {
+                recorder.record(service.as_ref(), Notice::warning("PortConflict", message));
+            }
             Vec::new()
         }
     };
-    let Some(addresses) = correction(&service, addresses) else { return Ok(Requeue::Never) };
+    let Some(addresses) = correction(&service, addresses) else { return Ok(requeue) };
     let ensured = !addresses.is_empty();
     let mut updated = (*service).clone();
     updated.status.get_or_insert_default().load_balancer =
@@ -213,7 +280,38 @@ async fn reconcile(context: Arc<Context>, key: ObjectKey) -> Result<Requeue, Err
         let notice = Notice::normal("EnsuredLoadBalancer", "Ensured load balancer");
         recorder.record(service.as_ref(), notice);
     }
-    Ok(Requeue::Never)
+    Ok(requeue)
+}
+
+/// Who holds the ports that Services of this controller want, processes of the machine included.
+async fn all_holders(context: &Arc<Context>) -> Option<Holders> {
+    let services = context.caches.services.all();
+    let ours = services.iter().filter(|service| is_ours(service));
+    let wanted: BTreeSet<NodePort> = ours.flat_map(|service| ports(service)).collect();
+    let (host_ports, node_ip) = (context.config.host_ports.clone(), context.node_ip());
+    let host = tokio::task::spawn_blocking(move || host_ports.holders(node_ip, &wanted));
+    let host = host.await.ok().flatten()?;
+    let served = |service: &Service| {
+        let key = ObjectKey::of(service);
+        let slices = &context.caches.endpoint_slices;
+        served_at(&slices.grouped(&key.namespace, &key.name), node_ip)
+    };
+    let pods = context.caches.pods.all();
+    Some(holders(&services, &pods, context.config.api_port, &host, served))
+}
+
+/// The ports of the node at which endpoints of a Service listen: pods in the host's network.
+fn served_at(slices: &[Arc<EndpointSlice>], node_ip: IpAddr) -> BTreeSet<NodePort> {
+    let here = |slice: &&Arc<EndpointSlice>| {
+        let mut addresses = slice.endpoints.iter().flat_map(|endpoint| &endpoint.addresses);
+        addresses.any(|address| address.parse() == Ok(node_ip))
+    };
+    let ports = slices.iter().filter(here).flat_map(|slice| slice.ports.iter().flatten());
+    ports
+        .filter_map(|port| {
+            Some((port.protocol.clone().unwrap_or_else(|| "TCP".to_owned()), port.port?))
+        })
+        .collect()
 }
 
 #[cfg(test)]

@@ -19,7 +19,7 @@ fn service(name: &str, created: &str, port: i32, more: &Value) -> Service {
 
 fn verdicts(services: &[Service], pods: &[Arc<Pod>]) -> Vec<Verdict> {
     let shared: Vec<Arc<Service>> = services.iter().cloned().map(Arc::new).collect();
-    let holders = holders(&shared, pods, API_PORT);
+    let holders = holders(&shared, pods, API_PORT, &Holders::new(), |_| BTreeSet::new());
     services.iter().map(|service| plan(service, &holders, NODE)).collect()
 }
 
@@ -117,4 +117,40 @@ fn another_implementations_service_is_left_alone() {
         verdicts(&[service, self::service("mine", LATE, 80, &json!({}))], &[])[1],
         Verdict::Addresses(address())
     );
+}
+
+#[test]
+fn host_processes_come_first_except_own_endpoints() {
+    let nginx = ("TCP".to_owned(), 80);
+    let host = Holders::from([(nginx.clone(), "process nginx (pid 7)".to_owned())]);
+    let slice: EndpointSlice = serde_json::from_value(json!({
+        "metadata": {"namespace": "default", "name": "own-1"},
+        "addressType": "IPv4", "endpoints": [{"addresses": [NODE]}],
+        "ports": [{"port": 80, "protocol": "TCP"}],
+    }))
+    .unwrap();
+    let slices = [Arc::new(slice)];
+    let verdict = |name: &str| {
+        let given = json!({"status": {"loadBalancer": {"ingress": [{"ip": NODE}]}}});
+        let service = service(name, EARLY, 80, &given);
+        let served = |service: &Service| match service.metadata.name.as_deref() {
+            Some("own") => served_at(&slices, NODE.parse().unwrap()),
+            _ => BTreeSet::new(),
+        };
+        let holders = holders(&[Arc::new(service.clone())], &[], API_PORT, &host, served);
+        plan(&service, &holders, NODE)
+    };
+    assert_eq!(held_by(&verdict("other")), "process nginx (pid 7)", "even with its address given");
+    assert_eq!(verdict("own"), Verdict::Addresses(address()));
+}
+
+#[test]
+fn conflicts_are_announced_once() {
+    let announced = Announced::default();
+    let key = ObjectKey::of(&service("web", EARLY, 80, &json!({})));
+    assert!(announced.is_new(&key, Some("nginx")));
+    assert!(!announced.is_new(&key, Some("nginx")));
+    assert!(announced.is_new(&key, Some("apache")));
+    assert!(!announced.is_new(&key, None));
+    assert!(announced.is_new(&key, Some("apache")));
 }

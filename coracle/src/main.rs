@@ -4,6 +4,7 @@ mod check;
 mod cli;
 mod config_file;
 mod dashboard;
+mod host_ports;
 mod images;
 mod in_process;
 mod manifests;

@@ -262,6 +262,7 @@ async fn api_server(launch: &Launch<'_>, pki: &Pki) -> Result<Arc<ApiServer>, Fa
         event_ttl: Duration::from_secs(options.event_ttl),
         service_cidr: options.service_cidr,
         pod_cidr: options.pod_cidr,
+        host_ports: crate::host_ports::busy,
         report_version: options.report_version.clone(),
         server_address: format!("{}:{}", facts.ip, facts.api_port),
         reconstruct_change_cause: !options.no_change_cause,
@@ -381,6 +382,7 @@ fn start_controllers(launch: &Launch<'_>, server: &Arc<ApiServer>, pki: &Pki) {
         cluster_domain: options.cluster_domain.clone(),
         volume_dir: AgentConfig::new(&facts.name, &launch.paths.data_dir).volume_dir(),
         root_ca_pem: pki.authority_pem().to_owned(),
+        host_ports: Arc::new(crate::host_ports::Machine),
     };
     let user = component("system:kube-controller-manager", &["system:masters"]);
     let client = launch.client(server, user);

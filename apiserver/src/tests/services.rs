@@ -1,8 +1,11 @@
 //! Cluster addresses and node ports.
 
+use std::sync::Arc;
+
 use serde_json::{Value, json};
 
 use super::harness::Cluster;
+use crate::config::Config;
 
 const SERVICES: &str = "/api/v1/namespaces/default/services";
 
@@ -64,4 +67,21 @@ async fn in_place_update_without_address_keeps_it() {
         "spec": {"type": "ExternalName", "externalName": "example.com"}});
     let external = cluster.post(SERVICES, &external).await.ok();
     assert!(external["spec"]["clusterIP"].is_null());
+}
+
+#[tokio::test]
+async fn chosen_node_ports_avoid_the_hosts() {
+    const FREE: i64 = 30_007;
+    let cluster = Cluster::with_config(Config {
+        node_ports: (30_000, 30_007),
+        host_ports: || Arc::new((30_000..30_007).collect()),
+        ..Config::default()
+    })
+    .await;
+    let made = cluster.post(SERVICES, &service("np", json!({"type": "NodePort"}))).await.ok();
+    assert_eq!(made["spec"]["ports"][0]["nodePort"], FREE);
+    // An explicit one is the user's choice: the proxy leaves it to the host and says so.
+    let explicit = json!({"type": "NodePort", "ports": [{"port": 80, "nodePort": 30_003}]});
+    cluster.post(SERVICES, &service("explicit", explicit)).await.ok();
+    cluster.post(SERVICES, &service("none", json!({"type": "NodePort"}))).await.fails(500);
 }
