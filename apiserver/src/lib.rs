@@ -6,6 +6,7 @@
 mod admission;
 mod apply;
 pub mod audit;
+mod backup;
 pub mod body;
 mod bootstrap;
 mod budget;

@@ -9,6 +9,7 @@ use http::request::Parts;
 use http::{HeaderValue, Response, StatusCode};
 use serde_json::{Value, json};
 
+use crate::backup;
 use crate::body::{self, Body};
 use crate::catalog::Catalog;
 use crate::config::Config;
@@ -76,6 +77,7 @@ pub(crate) async fn answer(
             let answer = openapi::answer(server, rest, parts).await?;
             return Ok(answer.unwrap_or_else(page_not_found));
         }
+        ["coracle", "backup"] => return Ok(backup::answer(server)),
         ["metrics"] => return Ok(requests::answer(server)),
         ["version"] => Some(server.public.version.clone()),
         ["healthz" | "livez" | "readyz", ..] => {

@@ -30,11 +30,34 @@ pub enum Command {
     Dashboard(DirOptions),
     /// Stop every pod and leave nothing behind: no file, mount, namespace, rule or process.
     Reset(ResetOptions),
+    /// Write the objects, certificates and keys of this node to a file, whether or not it runs.
+    Backup(BackupOptions),
+    /// Put a backup in the place of the state of a node that does not run.
+    Restore(RestoreOptions),
+    /// Look at the stored objects of a node that does not run, and remove those that are in its way.
+    State {
+        #[command(subcommand)]
+        command: StateCommand,
+    },
     /// Work with the images of this machine, whether or not the node runs.
     Image {
         #[command(subcommand)]
         command: ImageCommand,
     },
+}
+
+#[derive(Subcommand)]
+pub enum StateCommand {
+    /// List the keys of the objects, with their sizes in bytes.
+    #[command(visible_alias = "list")]
+    Ls(PrefixOptions),
+    /// Print one object as it is stored.
+    Get(KeyOptions),
+    /// Remove objects.
+    #[command(visible_alias = "remove")]
+    Rm(KeysOptions),
+    /// Print the objects as a List that kubectl can create again.
+    Export(PrefixOptions),
 }
 
 #[derive(Subcommand)]
@@ -201,6 +224,57 @@ pub struct ResetOptions {
     /// Keep the images.
     #[arg(long)]
     pub keep_images: bool,
+}
+
+#[derive(Args, Clone, Debug)]
+pub struct BackupOptions {
+    #[command(flatten)]
+    pub dirs: DirOptions,
+    /// Also the contents of provisioned volumes, as they are while the backup reads them.
+    #[arg(long)]
+    pub volumes: bool,
+    /// The tar archive to write (mode 0600; it holds keys and Secrets).
+    #[arg(value_name = "FILE")]
+    pub file: PathBuf,
+}
+
+#[derive(Args, Clone, Debug)]
+pub struct RestoreOptions {
+    #[command(flatten)]
+    pub dirs: DirOptions,
+    /// Replace the state that is there.
+    #[arg(long)]
+    pub force: bool,
+    /// What `coracle backup` wrote.
+    #[arg(value_name = "FILE")]
+    pub file: PathBuf,
+}
+
+#[derive(Args, Clone, Debug)]
+pub struct PrefixOptions {
+    #[command(flatten)]
+    pub dirs: DirOptions,
+    /// Only keys that begin so (`core.configmaps/default/`).
+    #[arg(default_value = "", value_name = "PREFIX")]
+    pub prefix: String,
+}
+
+#[derive(Args, Clone, Debug)]
+pub struct KeyOptions {
+    #[command(flatten)]
+    pub dirs: DirOptions,
+    /// A key that `ls` prints (`core.pods/default/web`).
+    #[arg(value_name = "KEY")]
+    pub key: String,
+}
+
+#[derive(Args, Clone, Debug)]
+pub struct KeysOptions {
+    #[command(flatten)]
+    pub dirs: DirOptions,
+    /// Keys that `ls` prints.
+    #[arg(required = true, value_name = "KEY")]
+    pub keys: Vec<String>,
 }
 
 #[derive(Args, Clone, Debug)]

@@ -1,5 +1,6 @@
 //! coracle: Kubernetes for one Linux machine. Arguments → parts → exit code.
 
+mod backup;
 mod check;
 mod cli;
 mod config_file;
@@ -10,11 +11,14 @@ mod in_process;
 mod manifests;
 mod notify;
 mod paths;
+mod records;
 mod registries;
 mod remote;
 mod reset;
+mod restore;
 mod state;
 mod status;
+mod store_alarm;
 mod supervise;
 mod up;
 
@@ -22,7 +26,7 @@ use std::process::ExitCode;
 
 use clap::Parser;
 
-use cli::{Cli, Command, ImageCommand};
+use cli::{Cli, Command, ImageCommand, StateCommand};
 
 fn main() -> ExitCode {
     let arguments: Vec<std::ffi::OsString> = std::env::args_os().collect();
@@ -45,6 +49,14 @@ fn main() -> ExitCode {
         Command::Status(options) => status::run(&options),
         Command::Dashboard(options) => dashboard::run(&options),
         Command::Reset(options) => reset::run(&options),
+        Command::Backup(options) => backup::run(&options),
+        Command::Restore(options) => restore::run(&options),
+        Command::State { command } => match command {
+            StateCommand::Ls(options) => records::list(&options),
+            StateCommand::Get(options) => records::get(&options),
+            StateCommand::Rm(options) => records::remove(&options),
+            StateCommand::Export(options) => records::export(&options),
+        },
         Command::Image { command } => match command {
             ImageCommand::Load(options) => images::load(&options),
             ImageCommand::Pull(options) => images::pull(&options),

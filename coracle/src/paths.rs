@@ -1,8 +1,8 @@
 //! Which file is where, and the lock that keeps two nodes out of one directory.
 
-use std::fs::{self, DirBuilder, File, OpenOptions};
-use std::io::{self, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::fs::{self, DirBuilder, File, OpenOptions, Permissions};
+use std::io;
+use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -14,6 +14,11 @@ use crate::cli::DirOptions;
 /// How long the lock may outlive the process that took it: a child that it had just made when it was
 /// killed has the lock until it executes its program.
 const AFTERLIFE: Duration = Duration::from_secs(5);
+
+/// Mode of directories that only root may enter.
+const PRIVATE: u32 = 0o700;
+/// Bytes of the lock file: it is written in place, which needs no room on a full disk.
+const LOCK_BYTES: usize = 16;
 
 /// Why the directories cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -82,6 +87,11 @@ impl Paths {
         self.data_dir.join("images")
     }
 
+    /// Provisioned volumes.
+    pub fn volumes(&self) -> PathBuf {
+        self.data_dir.join("volumes")
+    }
+
     /// Container records and writable layers.
     pub fn containers(&self) -> PathBuf {
         self.data_dir.join("containers")
@@ -96,14 +106,21 @@ impl Paths {
         self.data_dir.join("lock")
     }
 
-    /// Makes the directories that everything else assumes, for root only.
+    /// Makes the directories that everything else assumes, durably. They and those with Secrets and
+    /// images in them become root's alone, whatever they were before: image layers hold setuid files.
     pub fn create(&self) -> Result<(), PathError> {
         for dir in [&self.data_dir, &self.run_dir, &self.network()] {
-            DirBuilder::new()
-                .recursive(true)
-                .mode(0o700)
-                .create(dir)
-                .map_err(PathError::create(dir))?;
+            let create = PathError::create(dir);
+            DirBuilder::new().recursive(true).mode(PRIVATE).create(dir).map_err(&create)?;
+            let parent = dir.parent().filter(|parent| !parent.as_os_str().is_empty());
+            let parent = File::open(parent.unwrap_or(Path::new(".")));
+            parent.and_then(|parent| parent.sync_all()).map_err(&create)?;
+        }
+        let made_later = [self.pki(), self.images(), self.containers()];
+        let private = [self.data_dir.clone(), self.run_dir.clone(), self.network()];
+        for dir in private.iter().chain(made_later.iter().filter(|dir| dir.is_dir())) {
+            let mode = Permissions::from_mode(PRIVATE);
+            fs::set_permissions(dir, mode).map_err(PathError::create(dir))?;
         }
         Ok(())
     }
@@ -124,9 +141,9 @@ impl Paths {
         let mut file = file;
         loop {
             match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
-                Ok(mut lock) => {
-                    lock.set_len(0).map_err(&create)?;
-                    writeln!(lock, "{}", std::process::id()).map_err(&create)?;
+                Ok(lock) => {
+                    let pid = format!("{:<1$}\n", std::process::id(), LOCK_BYTES - 1);
+                    lock.write_all_at(pid.as_bytes(), 0).map_err(&create)?;
                     return Ok(lock);
                 }
                 Err((held, Errno::EWOULDBLOCK)) => file = held,
@@ -170,6 +187,21 @@ pub fn remove(path: &Path) -> io::Result<()> {
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn directories_are_tightened_at_every_start() {
+        let dir = tempfile::tempdir().unwrap();
+        let paths = Paths { data_dir: dir.path().join("data"), run_dir: dir.path().join("run") };
+        for open in [paths.data_dir.clone(), paths.run_dir.clone(), paths.images()] {
+            fs::create_dir_all(&open).unwrap();
+            fs::set_permissions(&open, Permissions::from_mode(0o755)).unwrap();
+        }
+        paths.create().unwrap();
+        for private in [&paths.data_dir, &paths.run_dir, &paths.images(), &paths.network()] {
+            let mode = fs::metadata(private).unwrap().permissions().mode() & 0o7777;
+            assert_eq!(mode, 0o700, "{}", private.display());
+        }
+    }
 
     #[test]
     fn a_lock_is_waited_for_when_who_took_it_is_dead() {

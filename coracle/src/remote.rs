@@ -10,7 +10,7 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use http::Method;
 use http_body_util::{BodyExt, Empty};
-use hyper::body::Bytes;
+use hyper::body::{Bytes, Incoming};
 use hyper_util::rt::TokioIo;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
@@ -20,6 +20,9 @@ use crate::Failure;
 
 /// How long the API may take to answer.
 const TIMEOUT: Duration = Duration::from_secs(5);
+
+/// The task that moves the bytes of a connection.
+type Connection = tokio::task::JoinHandle<Result<(), hyper::Error>>;
 
 /// The server and the credentials of a kubeconfig.
 pub struct Remote {
@@ -69,7 +72,44 @@ impl Remote {
         tokio::time::timeout(TIMEOUT, self.request(Method::POST, path)).await?
     }
 
+    /// GETs `path` into a file, for as long as bytes keep coming.
+    pub async fn download(&self, path: &str, out: &mut std::fs::File) -> Result<(), Failure> {
+        use std::io::Write;
+        let (response, connection) =
+            tokio::time::timeout(TIMEOUT, self.send(Method::GET, path)).await??;
+        let code = response.status();
+        let mut body = response.into_body();
+        while let Some(frame) = tokio::time::timeout(TIMEOUT, body.frame()).await? {
+            if let Ok(bytes) = frame?.into_data() {
+                out.write_all(&bytes)?;
+            }
+        }
+        connection.abort();
+        if !code.is_success() {
+            return Err(format!("{path}: {code}").into());
+        }
+        Ok(())
+    }
+
     async fn request(&self, method: Method, path: &str) -> Result<Value, Failure> {
+        let (response, connection) = self.send(method, path).await?;
+        let code = response.status();
+        let body = response.into_body().collect().await?.to_bytes();
+        connection.abort();
+        let answer: Value = serde_json::from_slice(&body)?;
+        if !code.is_success() {
+            let message = answer["message"].as_str().unwrap_or_default();
+            return Err(format!("{path}: {code}: {message}").into());
+        }
+        Ok(answer)
+    }
+
+    /// Sends a request without a body on a connection of its own.
+    async fn send(
+        &self,
+        method: Method,
+        path: &str,
+    ) -> Result<(http::Response<Incoming>, Connection), Failure> {
         let tcp = tokio::net::TcpStream::connect(self.address).await?;
         let name = ServerName::IpAddress(self.address.ip().into());
         let stream = tokio_rustls::TlsConnector::from(self.tls.clone()).connect(name, tcp).await?;
@@ -83,14 +123,6 @@ impl Remote {
             .header("accept", "application/json")
             .body(Empty::<Bytes>::new())?;
         let response = sender.send_request(request).await?;
-        let code = response.status();
-        let body = response.into_body().collect().await?.to_bytes();
-        connection.abort();
-        let answer: Value = serde_json::from_slice(&body)?;
-        if !code.is_success() {
-            let message = answer["message"].as_str().unwrap_or_default();
-            return Err(format!("{path}: {code}: {message}").into());
-        }
-        Ok(answer)
+        Ok((response, connection))
     }
 }

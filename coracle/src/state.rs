@@ -69,7 +69,8 @@ fn too_new(path: &Path) -> String {
 fn damaged(path: &Path) -> String {
     let path = path.display();
     format!(
-        "the object store {path} is damaged; put a backup of it in its place, \
+        "the object store {path} is damaged; put a backup of it in its place (coracle restore), \
+         remove the object that is (coracle state ls, get, rm), \
          or start without it (mv {path} {path}.damaged) and apply your manifests again"
     )
 }

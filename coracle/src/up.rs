@@ -41,7 +41,7 @@ use crate::cli::UpOptions;
 use crate::in_process::{client, component};
 use crate::paths::Paths;
 use crate::supervise::Parts;
-use crate::{Failure, check, manifests, notify, state};
+use crate::{Failure, check, manifests, notify, restore, state, store_alarm};
 
 /// Threads that serve the API: connections, the handlers of all requests, watches. Nothing else runs
 /// on them, so that no computation of another part can stop them.
@@ -84,6 +84,7 @@ pub fn run(options: UpOptions) -> Result<(), Failure> {
     let paths = Paths::new(&options.dirs);
     paths.create()?;
     let _lock = paths.take_lock()?;
+    restore::finish(&paths)?;
     // Another provider installed first serves as well.
     let _ = rustls::crypto::ring::default_provider().install_default();
     let api = threads("api", API_THREADS, API_BLOCKING_THREADS_MAX)?;
@@ -181,6 +182,13 @@ async fn run_node(options: &UpOptions, paths: &Paths, api: &Handle) -> Result<()
 
     let ready_client = launch.client(&server, component("system:kube-controller-manager", &[]));
     start_controllers(&launch, &server, &pki);
+    let alarm_client = launch.client(&server, component("kubernetes-admin", &["system:masters"]));
+    launch.tasks.spawn(store_alarm::report(
+        alarm_client,
+        launch.facts.name.clone(),
+        server.store().alarms(),
+        launch.token.clone(),
+    ));
     if options.no_pods {
         tracing::warn!("no pods, Services or DNS (--no-pods); containers that run are left alone");
     } else {

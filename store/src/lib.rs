@@ -7,15 +7,19 @@
 //! Invariant: revisions never go back and are never given twice, across crashes too; see
 //! [`disk::Disk::reserve`].
 
+mod archive;
 mod disk;
 mod files;
 mod history;
 mod journal;
+mod offline;
 mod record;
 mod store;
 
+pub use archive::{ARCHIVE_FORMAT, ArchiveError, ArchiveWriter, Stored, read_archive};
 pub use disk::{DiskError, Outcome};
 pub use history::{Change, ChangeKind};
+pub use offline::Offline;
 pub use record::{Record, Revision};
 pub use store::{
     Action, Alarms, Durability, Exceeded, Options, Page, Store, Watch, WatchBatch, WatchError,

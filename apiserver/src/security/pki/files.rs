@@ -40,7 +40,13 @@ impl StateDir {
 }
 
 /// Replaces `path` by a file with mode 0600; after a crash it is the old or the new one.
+/// One that is the same already is left alone, which needs no room on a full disk.
 pub(super) fn replace(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    let private =
+        |meta: fs::Metadata| meta.is_file() && meta.permissions().mode() & 0o7777 == 0o600;
+    if fs::symlink_metadata(path).is_ok_and(private) && fs::read(path).is_ok_and(|b| b == bytes) {
+        return Ok(());
+    }
     let mut staged = path.as_os_str().to_owned();
     staged.push(format!(".{}.new", std::process::id()));
     let staged = PathBuf::from(staged);

@@ -1,0 +1,75 @@
+//! `coracle state`: the stored objects of a node that does not run, by key, even those that keep it
+//! from starting.
+
+use std::io::{self, Write};
+
+use serde_json::{Value, json};
+use store::Offline;
+
+use crate::Failure;
+use crate::cli::{DirOptions, KeyOptions, KeysOptions, PrefixOptions};
+use crate::paths::Paths;
+
+/// Opens the store while no node runs, for as long as the lock is held.
+fn open(options: &DirOptions) -> Result<(impl Sized, Offline), Failure> {
+    let paths = Paths::new(options);
+    let lock = paths.take_lock()?;
+    crate::restore::finish(&paths)?;
+    Ok((lock, Offline::open(&paths.store())?))
+}
+
+/// Prints the keys that begin with a prefix, with the sizes of their objects.
+pub fn list(options: &PrefixOptions) -> Result<(), Failure> {
+    let (_lock, store) = open(&options.dirs)?;
+    let mut out = io::stdout().lock();
+    for record in store.records().iter().filter(|r| r.key.starts_with(&options.prefix)) {
+        writeln!(out, "{:>9}  {}", record.value.len(), record.key)?;
+    }
+    Ok(())
+}
+
+/// Prints one object as it is stored.
+pub fn get(options: &KeyOptions) -> Result<(), Failure> {
+    let (_lock, store) = open(&options.dirs)?;
+    let found = store.records().iter().find(|record| record.key == options.key);
+    let record = found.ok_or_else(|| format!("{}: no such key", options.key))?;
+    let mut out = io::stdout().lock();
+    out.write_all(&record.value)?;
+    writeln!(out)?;
+    Ok(())
+}
+
+/// Removes objects; none if one of the keys is not there.
+pub fn remove(options: &KeysOptions) -> Result<(), Failure> {
+    let (_lock, store) = open(&options.dirs)?;
+    let known = |key: &&String| store.records().iter().any(|record| record.key == **key);
+    if let Some(missing) = options.keys.iter().find(|key| !known(key)) {
+        return Err(format!("{missing}: no such key; nothing was removed").into());
+    }
+    store.remove(&options.keys)?;
+    options.keys.iter().for_each(|key| println!("{key} removed"));
+    Ok(())
+}
+
+/// Prints the objects whose keys begin with a prefix as a List that `kubectl create` takes.
+pub fn export(options: &PrefixOptions) -> Result<(), Failure> {
+    let (_lock, store) = open(&options.dirs)?;
+    let mut items: Vec<Value> = Vec::new();
+    for record in store.records().iter().filter(|r| r.key.starts_with(&options.prefix)) {
+        match serde_json::from_slice::<Value>(&record.value) {
+            Ok(mut object) => {
+                if let Some(metadata) = object["metadata"].as_object_mut() {
+                    metadata.remove("resourceVersion");
+                    metadata.remove("managedFields");
+                }
+                items.push(object);
+            }
+            Err(error) => eprintln!("left out: {}: {error}", record.key),
+        }
+    }
+    let list = json!({ "apiVersion": "v1", "kind": "List", "items": items });
+    let mut out = io::stdout().lock();
+    serde_json::to_writer_pretty(&mut out, &list)?;
+    writeln!(out)?;
+    Ok(())
+}
