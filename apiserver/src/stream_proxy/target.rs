@@ -235,8 +235,8 @@ fn is_proxyable(address: IpAddr) -> bool {
     !(local || address.is_loopback() || address.is_multicast() || address.is_unspecified())
 }
 
-/// Refuses an endpoint that is no pod, unless the user may reach what the node reaches: whoever may
-/// write EndpointSlices could name any address there.
+/// Refuses an endpoint that is no pod, unless the user may reach what the node reaches: the writer of
+/// an EndpointSlice could name any address in it.
 fn check_endpoint(call: &Call<'_>, endpoint: &Value, ip: &str) -> Result<(), ApiError> {
     let refused = |why: &str| {
         ApiError::forbidden(call.served, &call.info.name, &format!("endpoint {ip} {why}"))

@@ -1,7 +1,7 @@
 //! Applications that users have opened through the API's proxy.
 //!
 //! An application is shown without an origin (see [`super::harden`]), so that what it loads looks
-//! like what a page of somebody else loads: both say `cross-site` and neither says where it is from.
+//! like what a page of another origin loads: both say `cross-site` and neither says where it is from.
 //! A page that the user has not opened here may load nothing.
 
 use std::collections::HashMap;
