@@ -2,6 +2,7 @@
 
 use std::collections::{HashMap, HashSet};
 use std::panic::AssertUnwindSafe;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -23,6 +24,7 @@ use tokio::time::{Instant, sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
 
 use crate::admission::{self, Pace};
+use crate::blocking::{self, Deadline};
 use crate::config::AgentConfig;
 use crate::directory::Directory;
 use crate::events::{Level, Recorder};
@@ -362,38 +364,17 @@ impl Agent {
         let pods_dir = self.node.config.data_dir.join("pods");
         let log_dir = self.node.config.pod_log_dir.clone();
         let links = self.node.config.container_log_dir.clone();
-        let cleaned = tokio::task::spawn_blocking(move || {
-            for entry in std::fs::read_dir(&pods_dir).into_iter().flatten().flatten() {
-                let uid = entry.file_name().to_string_lossy().into_owned();
-                if !known.contains(&uid)
-                    && let Err(error) = crate::volume::mount::remove_tree(&entry.path())
-                {
-                    tracing::warn!(uid, %error, "cannot remove an orphaned pod directory");
+        // What is to be removed is listed first: pods that come meanwhile have other names, and
+        // none of them waits for the removal of a large tree.
+        let list = move || leftovers(&pods_dir, &log_dir, &links, &known);
+        let what = "Listing the files of earlier pods";
+        match blocking::run(blocking::NODE, what, Deadline::Short, list).await {
+            Ok(found) => {
+                for leftover in found {
+                    tokio::spawn(remove_leftover(leftover));
                 }
             }
-            for entry in std::fs::read_dir(&log_dir).into_iter().flatten().flatten() {
-                let name = entry.file_name().to_string_lossy().into_owned();
-                let uid = name.rsplit('_').next().unwrap_or_default().to_owned();
-                // Only directories of the form that pods make are ours.
-                if name.matches('_').count() == 2
-                    && !known.contains(&uid)
-                    && let Err(error) = std::fs::remove_dir_all(entry.path())
-                {
-                    tracing::warn!(name, %error, "cannot remove orphaned logs");
-                }
-            }
-            for entry in std::fs::read_dir(&links).into_iter().flatten().flatten() {
-                let target = std::fs::read_link(entry.path()).unwrap_or_default();
-                if target.starts_with(&log_dir)
-                    && !target.exists()
-                    && let Err(error) = std::fs::remove_file(entry.path())
-                {
-                    tracing::warn!(?target, %error, "cannot remove the link of an orphaned log");
-                }
-            }
-        });
-        if let Err(error) = cleaned.await {
-            tracing::warn!(%error, "cleaning was interrupted");
+            Err(error) => tracing::warn!(%error, "files of earlier pods are left"),
         }
     }
 }
@@ -427,6 +408,58 @@ async fn attend(
                 tracing::error!(uid, %error, "cannot adopt the sandbox of a pod");
             }
         }
+    }
+}
+
+/// Something that an earlier pod left.
+enum Leftover {
+    /// The directory of a pod, with mounts below it.
+    Pod(PathBuf),
+    /// The logs of a pod.
+    Logs(PathBuf),
+    /// A link to logs that are gone, or are about to go.
+    Link(PathBuf),
+}
+
+fn leftovers(pods: &Path, logs: &Path, links: &Path, known: &HashSet<String>) -> Vec<Leftover> {
+    let entries = |path: &Path| std::fs::read_dir(path).into_iter().flatten().flatten();
+    let mut found = Vec::new();
+    for entry in entries(pods) {
+        if !known.contains(&*entry.file_name().to_string_lossy()) {
+            found.push(Leftover::Pod(entry.path()));
+        }
+    }
+    let mut gone = HashSet::new();
+    for entry in entries(logs) {
+        let name = entry.file_name().to_string_lossy().into_owned();
+        let uid = name.rsplit('_').next().unwrap_or_default();
+        // Only directories of the form that pods make are ours.
+        if name.matches('_').count() == 2 && !known.contains(uid) {
+            gone.insert(entry.path());
+            found.push(Leftover::Logs(entry.path()));
+        }
+    }
+    for entry in entries(links) {
+        let target = std::fs::read_link(entry.path()).unwrap_or_default();
+        let of_gone = target.ancestors().any(|directory| gone.contains(directory));
+        if target.starts_with(logs) && (of_gone || !target.exists()) {
+            found.push(Leftover::Link(entry.path()));
+        }
+    }
+    found
+}
+
+async fn remove_leftover(leftover: Leftover) {
+    let (Leftover::Pod(path) | Leftover::Logs(path) | Leftover::Link(path)) = &leftover;
+    let (path, owner) = (path.clone(), path.to_string_lossy().into_owned());
+    let remove = move || match leftover {
+        Leftover::Pod(path) => crate::volume::mount::remove_tree(&path),
+        Leftover::Logs(path) => runtime::tree::remove(&path),
+        Leftover::Link(path) => std::fs::remove_file(path),
+    };
+    let removed = blocking::run(&owner, "Removing what a pod left", Deadline::Long, remove).await;
+    if let Err(error) = removed.unwrap_or_else(|error| Err(error.into())) {
+        tracing::warn!(path = %path.display(), %error, "something of an earlier pod is left");
     }
 }
 

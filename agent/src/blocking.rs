@@ -46,7 +46,8 @@ pub enum Deadline {
 }
 
 impl Deadline {
-    fn duration(self) -> Duration {
+    /// Returns the time that a call has.
+    pub fn duration(self) -> Duration {
         Duration::from_secs(match self {
             Self::Short => SHORT_SECONDS,
             Self::Long => LONG_SECONDS,

@@ -16,6 +16,7 @@ use runtime::sandbox::{
 use runtime::{Runtime, Sandbox};
 use tokio::sync::mpsc;
 
+use crate::blocking::{self, Deadline};
 use crate::config::Registries;
 use crate::credential::Credential;
 use crate::machine::{
@@ -137,15 +138,18 @@ impl Images for RealImages {
 
     fn find<'a>(&'a self, reference: &'a str) -> BoxFuture<'a, Option<Image>> {
         async move {
-            let parsed = parse(reference).ok()?;
-            match self.store.find(&parsed) {
-                Ok(Some(image)) => self.store.with_names(image.clone()).ok().or(Some(image)),
-                Ok(None) => None,
-                Err(error) => {
-                    tracing::warn!(%error, reference, "cannot look for an image");
-                    None
-                }
-            }
+            let (parsed, store) = (parse(reference).ok()?, self.store.clone());
+            let find = move || {
+                let found = store.find(&parsed)?;
+                let named = |image: Image| store.with_names(image.clone()).unwrap_or(image);
+                Ok::<_, Cause>(found.map(named))
+            };
+            let found = blocking::run(reference, "Looking for an image", Deadline::Short, find);
+            let found = found.await.unwrap_or_else(|error| Err(error.into()));
+            found.unwrap_or_else(|error| {
+                tracing::warn!(%error, reference, "cannot look for an image");
+                None
+            })
         }
         .boxed()
     }
@@ -160,11 +164,27 @@ impl Images for RealImages {
     }
 
     fn list(&self) -> BoxFuture<'_, Vec<Image>> {
-        async move { self.store.list().unwrap_or_default() }.boxed()
+        let store = self.store.clone();
+        async move {
+            let list = move || store.list().unwrap_or_default();
+            let listed = blocking::run(blocking::NODE, "Listing images", Deadline::Short, list);
+            listed.await.unwrap_or_else(|error| {
+                tracing::warn!(%error, "cannot list images");
+                Vec::new()
+            })
+        }
+        .boxed()
     }
 
     fn remove<'a>(&'a self, id: &'a str) -> BoxFuture<'a, Result<(), Cause>> {
-        async move { Ok(self.store.remove(id).map(drop)?) }.boxed()
+        let (store, id) = (self.store.clone(), id.to_owned());
+        async move {
+            let remove = move || store.remove(&id).map(drop);
+            let removed =
+                blocking::run(blocking::NODE, "Removing an image", Deadline::Long, remove);
+            Ok(removed.await??)
+        }
+        .boxed()
     }
 }
 

@@ -90,17 +90,13 @@ fn end_agent(paths: &Paths) -> Result<(), Failure> {
 
 /// Unmounts what is mounted in a directory, deepest first.
 fn unmount_below(dir: &Path) -> Result<(), Failure> {
-    let mounts = std::fs::read_to_string("/proc/self/mountinfo")?;
-    let mut points: Vec<String> = mounts
-        .lines()
-        .filter_map(|line| line.split(' ').nth(4))
-        .map(|point| point.replace("\\040", " "))
-        .filter(|point| Path::new(point).starts_with(dir))
-        .collect();
-    points.sort_by_key(|point| std::cmp::Reverse(point.len()));
+    let mounts = agent::volume::mountinfo::read()?;
+    let mut points: Vec<_> =
+        mounts.into_iter().map(|mount| mount.point).filter(|point| point.starts_with(dir)).collect();
+    points.sort_by_key(|point| std::cmp::Reverse(point.as_os_str().len()));
     for point in points {
-        umount2(point.as_str(), MntFlags::MNT_DETACH)
-            .map_err(|e| format!("unmount {point}: {e}"))?;
+        umount2(&point, MntFlags::MNT_DETACH)
+            .map_err(|e| format!("unmount {}: {e}", point.display()))?;
     }
     Ok(())
 }

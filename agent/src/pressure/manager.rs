@@ -187,11 +187,8 @@ impl Manager {
     async fn disk(&self, place: &Where) -> u64 {
         let own = self.node.config.pod_dir(&place.uid);
         let layers = place.sandbox.as_ref().map(|sandbox| sandbox.directory());
-        let directories: Vec<_> = [Some(own), Some(place.logs.clone()), layers].into();
-        let counted = tokio::task::spawn_blocking(move || {
-            directories.iter().flatten().map(|path| disk_usage::bytes_below(path)).sum()
-        });
-        counted.await.unwrap_or(0)
+        let directories = [Some(own), Some(place.logs.clone()), layers].into_iter().flatten();
+        disk_usage::bytes_below(&place.uid, directories.collect()).await
     }
 }
 

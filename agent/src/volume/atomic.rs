@@ -69,11 +69,11 @@ pub fn write(directory: &Path, files: &Files, owner: Owner, stamp: &str) -> io::
         }
         // Directories of earlier writers that did not come to their end.
         if name.starts_with("..2") && *name != *fresh && old.as_deref() != Some(Path::new(&*name)) {
-            fs::remove_dir_all(entry.path())?;
+            runtime::tree::remove(&entry.path())?;
         }
     }
     if let Some(old) = old.filter(|old| *old != Path::new(&fresh)) {
-        fs::remove_dir_all(directory.join(old)).or_else(ignore_missing)?;
+        runtime::tree::remove(&directory.join(old))?;
     }
     Ok(true)
 }

@@ -1,11 +1,12 @@
 //! Persistent volume claims: the path on this machine behind a bound claim.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeClaim};
 use kube::{Api, Client};
 
 use super::{host_path, provisioned};
+use crate::blocking::{self, BlockingError, Deadline};
 
 /// Why a claim cannot be mounted.
 #[derive(Debug, thiserror::Error)]
@@ -34,16 +35,32 @@ pub enum ClaimError {
     /// The path is not what the volume says.
     #[error(transparent)]
     HostPath(#[from] host_path::HostPathError),
+    /// Its file system did not answer.
+    #[error(transparent)]
+    Blocking(#[from] BlockingError),
 }
 
-/// Where the data of a claim is, and whether it may only be read. Directories for provisioned
-/// volumes are made below `directory`.
+/// The directory of a claim.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Claimed {
+    /// On this machine.
+    pub path: PathBuf,
+    /// The volume may only be read.
+    pub read_only: bool,
+    /// `fsGroup` applies to it: the node provisioned it, or it is a `local` volume. A `hostPath`
+    /// volume is a part of the machine, whose files no pod gives away (as upstream).
+    pub takes_group: bool,
+}
+
+/// Returns where the data of a claim is. Directories for provisioned volumes are made below
+/// `directory`. `owner` is the pod's uid.
 pub async fn path(
     client: &Client,
     directory: &Path,
+    owner: &str,
     namespace: &str,
     name: &str,
-) -> Result<(String, bool), ClaimError> {
+) -> Result<Claimed, ClaimError> {
     let claims = Api::<PersistentVolumeClaim>::namespaced(client.clone(), namespace);
     let claim = claims.get_opt(name).await?;
     let claim = claim.ok_or_else(|| ClaimError::NotFound(name.to_owned()))?;
@@ -55,22 +72,30 @@ pub async fn path(
     let volume = volume.filter(|name| bound && !name.is_empty()).ok_or(ClaimError::Unbound)?;
     let found = Api::<PersistentVolume>::all(client.clone()).get_opt(&volume).await?;
     let spec = found.and_then(|found| found.spec).ok_or(ClaimError::Unbound)?;
-    let owner = spec.claim_ref.as_ref().and_then(|reference| reference.uid.as_ref());
-    if owner != claim.metadata.uid.as_ref() {
+    let bound_to = spec.claim_ref.as_ref().and_then(|reference| reference.uid.as_ref());
+    if bound_to != claim.metadata.uid.as_ref() {
         return Err(ClaimError::Misbound(volume));
     }
     let modes = spec.access_modes.unwrap_or_default();
     let read_only = !modes.is_empty() && modes.iter().all(|mode| mode == "ReadOnlyMany");
     if let Some(host) = spec.host_path {
-        if provisioned::is_below(directory, &host.path) {
-            provisioned::make(&host.path)?;
-        }
-        host_path::check(&host.path, host.type_.as_deref().unwrap_or_default())?;
-        return Ok((host.path, read_only));
+        let own = provisioned::is_below(directory, &host.path);
+        let kind = host.type_.unwrap_or_default();
+        let path = PathBuf::from(&host.path);
+        blocking::run(owner, "Looking at a volume", Deadline::Short, move || {
+            if own {
+                provisioned::make(&host.path)?;
+            }
+            host_path::check(&host.path, &kind).map_err(ClaimError::from)
+        })
+        .await??;
+        return Ok(Claimed { path, read_only, takes_group: own });
     }
     if let Some(local) = spec.local {
-        host_path::check(&local.path, "Directory")?;
-        return Ok((local.path, read_only));
+        let path = PathBuf::from(&local.path);
+        let look = move || host_path::check(&local.path, "Directory");
+        blocking::run(owner, "Looking at a volume", Deadline::Short, look).await??;
+        return Ok(Claimed { path, read_only, takes_group: true });
     }
     Err(ClaimError::Foreign(volume))
 }

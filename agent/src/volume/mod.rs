@@ -5,6 +5,8 @@ pub mod claim;
 pub mod files;
 pub mod host_path;
 pub mod mount;
+pub mod mountinfo;
+pub mod ownership;
 pub mod prepare;
 pub mod propagation;
 pub mod provisioned;

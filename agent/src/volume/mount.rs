@@ -8,6 +8,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 
+use super::mountinfo::{self, Mount};
+
 /// Mounts an empty memory file system unless one is there already.
 pub fn tmpfs(path: &Path, size_bytes: u64, mode: u32, keep_off_swap: bool) -> io::Result<()> {
     fs::create_dir_all(path)?;
@@ -57,46 +59,21 @@ pub fn unmount(path: &Path) -> io::Result<()> {
 /// Removes a directory tree and every mount below it, the deepest first; what is mounted from
 /// elsewhere keeps its contents.
 pub fn remove_tree(root: &Path) -> io::Result<()> {
-    let mut points = mount_points_below(root, &fs::read_to_string("/proc/self/mountinfo")?);
+    let mut points = mount_points_below(root, &mountinfo::read()?);
     points.sort_by_key(|point| std::cmp::Reverse(point.components().count()));
     for point in &points {
         unmount(point)?;
     }
     // A mount that appeared meanwhile must not lose its contents.
-    if !mount_points_below(root, &fs::read_to_string("/proc/self/mountinfo")?).is_empty() {
+    if !mount_points_below(root, &mountinfo::read()?).is_empty() {
         return Err(io::Error::from(io::ErrorKind::ResourceBusy));
     }
-    match fs::remove_dir_all(root) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-        other => other,
-    }
+    runtime::tree::remove(root)
 }
 
-fn mount_points_below(root: &Path, mountinfo: &str) -> Vec<PathBuf> {
-    let points = mountinfo.lines().filter_map(|line| line.split(' ').nth(4)).map(unescape);
-    points.filter(|point| point.starts_with(root)).collect()
-}
-
-/// mountinfo writes space, tab, newline and backslash in octal.
-pub(super) fn unescape(field: &str) -> PathBuf {
-    let mut text = String::with_capacity(field.len());
-    let mut rest = field;
-    while let Some(position) = rest.find('\\') {
-        text.push_str(&rest[..position]);
-        let code = rest.get(position + 1..position + 4);
-        match code.and_then(|code| u8::from_str_radix(code, 8).ok()) {
-            Some(byte) => {
-                text.push(char::from(byte));
-                rest = &rest[position + 4..];
-            }
-            None => {
-                text.push('\\');
-                rest = &rest[position + 1..];
-            }
-        }
-    }
-    text.push_str(rest);
-    PathBuf::from(text)
+fn mount_points_below(root: &Path, mounts: &[Mount]) -> Vec<PathBuf> {
+    let points = mounts.iter().map(|mount| &mount.point);
+    points.filter(|point| point.starts_with(root)).cloned().collect()
 }
 
 #[cfg(test)]
@@ -105,11 +82,12 @@ mod tests {
 
     #[test]
     fn mounts_below_a_directory() {
-        let info = "1 2 0:1 / /var/pods/u/volumes/s rw - tmpfs tmpfs rw\n\
+        let info = b"1 2 0:1 / /var/pods/u/volumes/s rw - tmpfs tmpfs rw\n\
                     1 2 0:1 / /var/pods/u/volumes/a\\040b rw - tmpfs tmpfs rw\n\
+                    1 2 0:1 / /mnt/caf\xe9 rw - tmpfs tmpfs rw\n\
                     1 2 0:1 / /var/pods/uu rw - tmpfs tmpfs rw\n";
         assert_eq!(
-            mount_points_below(Path::new("/var/pods/u"), info),
+            mount_points_below(Path::new("/var/pods/u"), &mountinfo::parse(info)),
             [Path::new("/var/pods/u/volumes/s"), Path::new("/var/pods/u/volumes/a b")]
         );
     }

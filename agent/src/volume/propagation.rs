@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use super::mount::unescape;
+use super::mountinfo::Mount;
 
 /// What a mount of a container asks of the machine's mount that it comes from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -25,23 +25,16 @@ pub struct Unshared {
     wanted: Wanted,
 }
 
-/// Refuses what would silently do nothing; `path` leads over no symlink, `mountinfo` is the text
-/// of `/proc/self/mountinfo`.
-pub fn check(path: &Path, wanted: Wanted, mountinfo: &str) -> Result<(), Unshared> {
+/// Refuses what would silently do nothing; `path` leads over no symlink.
+pub fn check(path: &Path, wanted: Wanted, mounts: &[Mount]) -> Result<(), Unshared> {
     let mut found: Option<(PathBuf, bool)> = None;
-    for line in mountinfo.lines() {
-        let mut fields = line.split(' ').skip(4);
-        let Some(point) = fields.next().map(unescape) else { continue };
+    for mount in mounts {
         // Of several on one point, the last is the one that is seen.
-        let deepest = found.as_ref().is_none_or(|(known, _)| point.starts_with(known));
-        if !deepest || !path.starts_with(&point) {
-            continue;
+        let deepest = found.as_ref().is_none_or(|(known, _)| mount.point.starts_with(known));
+        if deepest && path.starts_with(&mount.point) {
+            let peers = mount.shared || (wanted == Wanted::Inward && mount.slave);
+            found = Some((mount.point.clone(), peers));
         }
-        let peers = fields.skip(1).take_while(|field| *field != "-").any(|field| {
-            field.starts_with("shared:")
-                || (wanted == Wanted::Inward && field.starts_with("master:"))
-        });
-        found = Some((point, peers));
     }
     match found {
         Some((mount_point, false)) => Err(Unshared { path: path.to_owned(), mount_point, wanted }),
@@ -52,6 +45,7 @@ pub fn check(path: &Path, wanted: Wanted, mountinfo: &str) -> Result<(), Unshare
 
 #[cfg(test)]
 mod tests {
+    use super::super::mountinfo::parse;
     use super::*;
 
     const MOUNTINFO: &str = "\
@@ -97,7 +91,7 @@ mod tests {
             ),
         ];
         for (path, wanted, expected) in cases {
-            let refused = check(Path::new(path), wanted, MOUNTINFO).err();
+            let refused = check(Path::new(path), wanted, &parse(MOUNTINFO.as_bytes())).err();
             assert_eq!(refused.map(|error| error.to_string()).as_deref(), expected, "{path}");
         }
     }

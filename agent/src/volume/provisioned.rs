@@ -19,6 +19,7 @@ use kube::{Api, ResourceExt};
 use serde_json::json;
 use tokio::time::sleep;
 
+use crate::blocking::{self, BlockingError, Deadline};
 use crate::node::Node;
 
 /// The finalizer with which this node holds a volume until its directory is settled.
@@ -51,6 +52,9 @@ pub enum DirectoryError {
         #[source]
         source: io::Error,
     },
+    /// Its file system did not answer.
+    #[error(transparent)]
+    Blocking(#[from] BlockingError),
     /// The API server refused to let the volume go.
     #[error("cannot release the volume: {0}")]
     Release(#[source] kube::Error),
@@ -82,12 +86,8 @@ pub fn make(path: &str) -> Result<(), DirectoryError> {
 }
 
 fn remove(path: &Path) -> Result<(), DirectoryError> {
-    match fs::remove_dir_all(path) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => {
-            Err(DirectoryError::Remove { path: path.to_owned(), source: error })
-        }
-        _ => Ok(()),
-    }
+    runtime::tree::remove(path)
+        .map_err(|source| DirectoryError::Remove { path: path.to_owned(), source })
 }
 
 /// What is to be done about a volume.
@@ -174,10 +174,8 @@ async fn try_settle(
 ) -> Result<(), DirectoryError> {
     if let Step::Remove(path) = step {
         let path = path.clone();
-        let removed = tokio::task::spawn_blocking(move || remove(&path)).await;
-        removed.unwrap_or_else(|stopped| {
-            Err(DirectoryError::Remove { path: PathBuf::new(), source: io::Error::other(stopped) })
-        })?;
+        let name = volume.name_any();
+        blocking::run(&name, "Removing a volume", Deadline::Long, move || remove(&path)).await??;
     }
     let left: Vec<&String> = volume.finalizers().iter().filter(|name| *name != FINALIZER).collect();
     let patch = json!({"metadata": {

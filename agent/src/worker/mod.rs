@@ -29,6 +29,7 @@ use tokio::sync::{Notify, mpsc, watch};
 use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::{Instant, sleep_until};
 
+use crate::blocking::{self, Deadline};
 use crate::directory::{self, Where};
 use crate::machine::{Link, PodSandbox};
 use crate::node::Node;
@@ -161,7 +162,7 @@ impl Worker {
                     break;
                 }
                 if plan.actions.contains(&Action::Finish) {
-                    self.close();
+                    self.close().await;
                     return;
                 }
                 for action in plan.actions {
@@ -431,21 +432,26 @@ impl Worker {
         )
     }
 
-    /// Nothing of the pod is left: the logs go too.
-    fn close(&self) {
+    /// Removes the logs: nothing else of the pod is left.
+    async fn close(&self) {
         let metadata = &self.pod.metadata;
         self.node.directory.remove(
             metadata.namespace.as_deref().unwrap_or_default(),
             metadata.name.as_deref().unwrap_or_default(),
             &self.uid,
         );
-        let logs = self.log_directory();
-        if let Err(error) = std::fs::remove_dir_all(&logs)
-            && error.kind() != std::io::ErrorKind::NotFound
-        {
-            tracing::warn!(%error, path = %logs.display(), "cannot remove the logs of a pod");
+        let (logs, live) = (self.log_directory(), self.log_links());
+        let links = self.node.config.container_log_dir.clone();
+        let remove = move || {
+            if let Err(error) = runtime::tree::remove(&logs) {
+                tracing::warn!(%error, path = %logs.display(), "cannot remove the logs of a pod");
+            }
+            start::remove_log_links(&links, &logs, &live);
+        };
+        let removed = blocking::run(&self.uid, "Removing a pod's logs", Deadline::Long, remove);
+        if let Err(error) = removed.await {
+            tracing::warn!(%error, pod = %self.uid, "cannot remove the logs of a pod");
         }
-        self.remove_log_links();
     }
 }
 

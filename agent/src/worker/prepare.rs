@@ -17,6 +17,7 @@ use super::perform::Outcome;
 use super::state::Setup;
 use super::{Note, Worker};
 use crate::admission::dotted;
+use crate::blocking::{self, Deadline};
 use crate::container::downward::Surroundings;
 use crate::container::{etc_files, resources};
 use crate::events::Level;
@@ -77,8 +78,14 @@ impl Work {
     /// Network and sandbox beside the volumes.
     pub async fn run(self) -> Result<SandboxMade, PrepareError> {
         let directory = self.node.config.pod_dir(&self.uid);
-        std::fs::create_dir_all(&directory).map_err(PrepareError::Directory)?;
-        std::fs::create_dir_all(&self.logs).map_err(PrepareError::Directory)?;
+        let logs = self.logs.clone();
+        let make = move || {
+            std::fs::create_dir_all(&directory).and_then(|()| std::fs::create_dir_all(&logs))
+        };
+        blocking::run(&self.uid, "Making the directories of a pod", Deadline::Short, make)
+            .await
+            .unwrap_or_else(|error| Err(error.into()))
+            .map_err(PrepareError::Directory)?;
         let needs_address = needs_address(&self.pod);
         let volumes = self.volumes.clone();
         let (sandbox, prepared) = tokio::join!(self.sandbox(), async {
@@ -246,6 +253,7 @@ impl Worker {
             around: self.surroundings(),
             objects: self.objects.clone(),
             tokens: self.tokens.clone(),
+            ownership: false,
         }
     }
 
@@ -255,7 +263,11 @@ impl Worker {
             pod: self.pod.clone(),
             uid: self.uid.clone(),
             sandbox: self.sandbox.clone(),
-            volumes: self.volume_preparation(),
+            volumes: Preparation {
+                // No container runs before the volumes are there, except in a pod that is adopted.
+                ownership: self.state.containers.iter().all(|record| record.live().is_none()),
+                ..self.volume_preparation()
+            },
             logs: self.log_directory(),
         }
     }
@@ -385,13 +397,14 @@ impl Worker {
             if !for_good {
                 return Ok(());
             }
-            let unmounted = tokio::task::spawn_blocking(move || mount::remove_tree(&directory));
-            let (detached, unmounted) = tokio::join!(network.detach(&uid), unmounted);
+            let remove = move || mount::remove_tree(&directory);
+            let removed = blocking::run(&uid, "Removing a pod's files", Deadline::Long, remove);
+            let (detached, removed) = tokio::join!(network.detach(&uid), removed);
             detached.map_err(|error| chain(&*error))?;
-            match unmounted {
+            match removed {
                 Ok(Ok(())) => Ok(()),
                 Ok(Err(error)) => Err(error.to_string()),
-                Err(stopped) => Err(stopped.to_string()),
+                Err(error) => Err(error.to_string()),
             }
         }
     }

@@ -25,6 +25,7 @@ use crate::events::Level;
 use crate::machine::{Link, PodSandbox};
 use crate::node::Node;
 use crate::objects::{Key, Subscription};
+use crate::volume::mountinfo;
 use crate::volume::prepare::Ready;
 use crate::volume::propagation::{self, Wanted};
 use crate::volume::sub_path;
@@ -172,21 +173,24 @@ impl Worker {
         (!tail.is_empty()).then_some(tail)
     }
 
-    /// Takes away the links in the directory of all container logs.
-    pub(crate) fn remove_log_links(&self) {
-        for record in &self.state.containers {
-            if let Some(live) = record.live() {
-                let link = log_link(&self.node, &self.pod, &record.name, &live.id);
-                let _ = std::fs::remove_file(link);
-            }
-        }
-        let Ok(entries) = std::fs::read_dir(&self.node.config.container_log_dir) else { return };
-        let logs = self.log_directory();
-        for entry in entries.flatten() {
-            if std::fs::read_link(entry.path()).is_ok_and(|target| target.starts_with(&logs)) {
-                // A link that somebody else removed is just as well.
-                let _ = std::fs::remove_file(entry.path());
-            }
+    /// Returns the links to the logs of the containers that run.
+    pub(crate) fn log_links(&self) -> Vec<PathBuf> {
+        let live = self.state.containers.iter().filter_map(|record| {
+            record.live().map(|live| log_link(&self.node, &self.pod, &record.name, &live.id))
+        });
+        live.collect()
+    }
+}
+
+/// Removes links to the logs of one pod: these, and all in `directory` that lead there. Another
+/// program may have removed some.
+pub(crate) fn remove_log_links(directory: &Path, logs: &Path, links: &[PathBuf]) {
+    for link in links {
+        let _ = std::fs::remove_file(link);
+    }
+    for entry in std::fs::read_dir(directory).into_iter().flatten().flatten() {
+        if std::fs::read_link(entry.path()).is_ok_and(|target| target.starts_with(logs)) {
+            let _ = std::fs::remove_file(entry.path());
         }
     }
 }
@@ -468,9 +472,8 @@ impl Work {
 /// Whether the mount that a path is on propagates as a container wants; says why not.
 fn propagates(source: &Path, wanted: Wanted) -> Result<(), String> {
     let path = std::fs::canonicalize(source).map_err(|error| error.to_string())?;
-    let mountinfo =
-        std::fs::read_to_string("/proc/self/mountinfo").map_err(|error| error.to_string())?;
-    propagation::check(&path, wanted, &mountinfo).map_err(|unshared| unshared.to_string())
+    let mounts = mountinfo::read().map_err(|error| error.to_string())?;
+    propagation::check(&path, wanted, &mounts).map_err(|unshared| unshared.to_string())
 }
 
 /// 64 random hexadecimal digits.
