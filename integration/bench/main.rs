@@ -4,7 +4,6 @@
 #![allow(clippy::unwrap_used, clippy::panic, missing_docs)]
 
 mod api;
-mod client;
 mod connect;
 mod deployments;
 mod dns;

@@ -2,11 +2,11 @@
 
 use std::time::{Duration, Instant};
 
-use crate::client::{Connection, Watch};
 use crate::manifests::pod;
 use crate::process::shims;
 use crate::report::{Report, Times};
 use crate::world::World;
+use coracle_integration::client::{Connection, Watch};
 
 const COLLECTION: &str = "/api/v1/namespaces/default/pods";
 /// How many pods run at the end: as many as a node takes.

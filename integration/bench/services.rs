@@ -3,10 +3,10 @@
 use std::net::{Ipv4Addr, SocketAddr};
 use std::time::{Duration, Instant};
 
-use crate::client::Connection;
 use crate::manifests::{WEB_PORT, bare_service, endpoint_slice, service};
 use crate::report::{Report, Times};
 use crate::world::{World, reach, text};
+use coracle_integration::client::Connection;
 
 pub const SERVICES: &str = "/api/v1/namespaces/default/services";
 pub const SLICES: &str = "/apis/discovery.k8s.io/v1/namespaces/default/endpointslices";

@@ -5,9 +5,9 @@ use std::time::{Duration, Instant};
 
 use coracle_integration::{Node, NodeOptions};
 
-use crate::client::Endpoint;
 use crate::manifests::condition;
 use crate::report::{Report, Times};
+use coracle_integration::client::Endpoint;
 
 /// How often a node is started for the first time and once more.
 const ROUNDS: usize = 5;

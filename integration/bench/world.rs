@@ -9,9 +9,9 @@ use coracle_integration::Node;
 use coracle_integration::node::binary;
 use serde_json::Value;
 
-use crate::client::{Connection, Endpoint};
 use crate::manifests;
 use crate::process::Process;
+use coracle_integration::client::{Connection, Endpoint};
 
 /// How long something may take before its measurement counts as failed.
 const PATIENCE: Duration = Duration::from_secs(30);

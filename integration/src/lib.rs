@@ -4,6 +4,7 @@
 
 pub mod api;
 pub mod census;
+pub mod client;
 pub mod confinement;
 pub mod kubectl;
 pub mod manifest;

@@ -101,7 +101,13 @@ pub struct Connection {
 }
 
 impl Connection {
-    async fn send(&mut self, method: Method, path: &str, body: Bytes) -> hyper::Response<Incoming> {
+    /// Sends a request; returns `None` if the connection breaks before the head of the answer.
+    async fn try_send(
+        &mut self,
+        method: Method,
+        path: &str,
+        body: Bytes,
+    ) -> Option<hyper::Response<Incoming>> {
         let content_type = match method {
             Method::PATCH => "application/merge-patch+json",
             _ => "application/json",
@@ -114,8 +120,24 @@ impl Connection {
             .header("content-type", content_type)
             .body(Full::new(body))
             .unwrap();
-        self.sender.ready().await.expect("the connection stays open");
-        self.sender.send_request(request).await.expect("the API answers")
+        self.sender.ready().await.ok()?;
+        self.sender.send_request(request).await.ok()
+    }
+
+    async fn send(&mut self, method: Method, path: &str, body: Bytes) -> hyper::Response<Incoming> {
+        self.try_send(method, path, body).await.expect("the API answers")
+    }
+
+    /// Returns the status and the whole body, or `None` if the connection breaks before its end.
+    pub async fn try_raw(
+        &mut self,
+        method: Method,
+        path: &str,
+        body: Bytes,
+    ) -> Option<(StatusCode, Bytes)> {
+        let response = self.try_send(method, path, body).await?;
+        let status = response.status();
+        Some((status, response.into_body().collect().await.ok()?.to_bytes()))
     }
 
     /// Sends a request and returns the status and the whole body.
