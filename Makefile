@@ -6,7 +6,7 @@ RELEASE := $(TARGET_DIR)/$(TARGET)/release/coracle
 DEBUG := $(TARGET_DIR)/$(TARGET)/debug/coracle
 export PATH := $(HOME)/.cargo/bin:$(PATH)
 
-.PHONY: run test fuzz kills check clean build bench dashboard browser vm prerequisites images kubectl clients
+.PHONY: run test fuzz kills powerloss check clean build bench dashboard browser vm prerequisites images kubectl clients
 
 ## run: install what is missing, build, start a node, replay the story, stay up until Ctrl-C.
 ##      NETNS=1 puts the node into a network namespace of its own with no way out.
@@ -28,6 +28,13 @@ kills: prerequisites images kubectl
 ##       fuzzers, or those of TARGETS="spdy dns_query" (fuzz/coverage/corpora.txt lists them).
 fuzz: prerequisites
 	integration/scripts/fuzz.sh
+
+## powerloss: the long run of the test that cuts the power and fails the disk (IMAGES=10000): a quarter
+##            of an hour. CORACLE_SEED=… repeats the load, the faults and the choice of images.
+IMAGES ?= 10000
+powerloss: prerequisites
+	cargo build --workspace
+	CORACLE_BINARY=$(abspath $(DEBUG)) CORACLE_POWERLOSS_IMAGES=$(IMAGES) cargo test --package coracle-integration --test powerloss -- --nocapture
 
 ## vm: boots a fresh Debian machine (cgroup v2, systemd, then without) in qemu without KVM and without a
 ##     network, and runs integration/vm/scenario.sh in it; VM_STAGES="first" or "plain" for one boot.

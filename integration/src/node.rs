@@ -75,7 +75,7 @@ impl Node {
     /// A node that is not started yet; its images are loaded.
     pub fn prepare(options: NodeOptions) -> Self {
         let number = COUNTER.fetch_add(1, Ordering::Relaxed);
-        let mark = format!("coracle-e2e-{}-{number}", std::process::id());
+        let mark = format!("coracle-e2e-{}-{number:05}", std::process::id());
         let dir = tempfile::Builder::new().prefix(&format!("{mark}-")).tempdir().unwrap();
         let ns = NetNs::new();
         let outside = NetNs::new();
@@ -183,7 +183,8 @@ impl Node {
         child
     }
 
-    fn up_command(&self, notify: &Path) -> Command {
+    /// `coracle up` as this node starts it; it reports to the socket `notify`.
+    pub fn up_command(&self, notify: &Path) -> Command {
         let mut command = self.coracle(&["up"]);
         command
             .arg(format!("--node-ip={NODE_IP}"))
