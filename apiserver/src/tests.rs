@@ -5,6 +5,7 @@ pub(crate) mod harness;
 
 mod applying;
 mod deletion;
+mod doors;
 mod objects;
 mod patches;
 mod pod_security;
