@@ -143,7 +143,9 @@ impl Mill<'_> {
         let head = answer.windows(4).position(|four| four == b"\r\n\r\n").unwrap();
         assert_same(&answer[head + 4..], self.blob, "port-forward down");
 
-        let receive = "nc -l -p 7000 > /tmp/received; touch /tmp/received-all";
+        // kubectl takes the end of what the pod sends for the end of the connection, so the pod's
+        // input stays open.
+        let receive = "mkfifo /tmp/open; exec 3<>/tmp/open; nc -l -p 7000 <&3 > /tmp/received";
         let mut receiver = self.kubectl.command(&["exec", "mill", "--", "sh", "-c", receive]);
         let mut receiver = receiver.spawn().unwrap();
         let listens = "netstat -ltn | grep -q :7000";
