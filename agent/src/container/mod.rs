@@ -6,6 +6,7 @@ pub mod downward;
 pub mod env;
 pub mod etc_files;
 pub mod expand;
+pub mod masks;
 pub mod own_file;
 pub mod resources;
 pub mod spec;

@@ -10,9 +10,9 @@ use serde_json::{Value, json};
 
 use super::capability;
 use super::command::{arguments, expanded};
-use super::resources;
 use super::user::{self, Identity, UserError};
 use super::variables::{ExcessError, Variables};
+use super::{masks, resources};
 
 /// A file or directory of the machine that the container sees.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -195,8 +195,8 @@ pub fn build(from: &Ingredients<'_>) -> Result<Spec, SpecError> {
     if privileged {
         linux["devices"] = json!(host_devices());
     } else if security.proc_mount.as_deref() != Some("Unmasked") {
-        linux["maskedPaths"] = json!(MASKED);
-        linux["readonlyPaths"] = json!(READ_ONLY);
+        linux["maskedPaths"] = json!(masks::masked());
+        linux["readonlyPaths"] = json!(masks::READ_ONLY);
     }
     let shares_mounts = from.binds.iter().any(|bind| bind.propagation == "rshared");
     let follows_mounts = from.binds.iter().any(|bind| bind.propagation == "rslave");
@@ -332,23 +332,6 @@ fn namespaces(spec: &k8s_openapi::api::core::v1::PodSpec, join_pid: Option<&Path
     json!(list)
 }
 
-const MASKED: [&str; 11] = [
-    "/proc/acpi",
-    "/proc/asound",
-    "/proc/interrupts",
-    "/proc/kcore",
-    "/proc/keys",
-    "/proc/latency_stats",
-    "/proc/timer_list",
-    "/proc/timer_stats",
-    "/proc/sched_debug",
-    "/proc/scsi",
-    "/sys/firmware",
-];
-
-const READ_ONLY: [&str; 5] =
-    ["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"];
-
 fn devices(privileged: bool) -> Value {
     if privileged {
         return json!([{"allow": true, "access": "rwm"}]);
@@ -460,7 +443,7 @@ fn mounts(
     }
     if spec.host_network.unwrap_or(false) && spec.host_pid.unwrap_or(false) {
         mounts.push(json!({"destination": "/sys", "type": "bind", "source": "/sys",
-            "options": ["rbind", "nosuid", "noexec", "nodev", sys]}));
+            "options": ["rbind", "nosuid", "noexec", "nodev", if privileged { "rw" } else { "rro" }]}));
     } else {
         mounts.push(json!({"destination": "/sys", "type": "sysfs", "source": "sysfs",
             "options": ["nosuid", "noexec", "nodev", sys]}));

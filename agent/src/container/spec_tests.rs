@@ -128,3 +128,26 @@ fn supplementary_groups_are_each_listed_once() {
     assert_eq!(error.to_string(), "more than 65536 supplementary groups");
     assert!(begun.elapsed() < std::time::Duration::from_secs(10), "{:?}", begun.elapsed());
 }
+
+#[test]
+fn host_sysfs_is_read_only_with_its_submounts() {
+    let sys = |privileged: bool| {
+        let spec = json!({"hostNetwork": true, "hostPID": true, "containers": [
+            {"name": "c", "command": ["sh"], "securityContext": {"privileged": privileged}}]});
+        let spec = make(spec, json!({})).unwrap();
+        let mounts = spec["mounts"].as_array().unwrap().clone();
+        mounts.into_iter().find(|mount| mount["destination"] == "/sys").unwrap()["options"].clone()
+    };
+    assert_eq!(sys(false), json!(["rbind", "nosuid", "noexec", "nodev", "rro"]));
+    assert_eq!(sys(true), json!(["rbind", "nosuid", "noexec", "nodev", "rw"]));
+}
+
+#[test]
+fn power_and_temperature_of_the_machine_are_masked() {
+    let spec = make(json!({"containers": [{"name": "c", "command": ["sh"]}]}), json!({})).unwrap();
+    let masked = spec["linux"]["maskedPaths"].as_array().unwrap().clone();
+    assert!(masked.contains(&json!("/sys/devices/virtual/powercap")), "{masked:?}");
+    let throttled = Path::new("/sys/devices/system/cpu/cpu0/thermal_throttle");
+    let listed = masked.contains(&json!(throttled));
+    assert_eq!(listed, throttled.is_dir());
+}
