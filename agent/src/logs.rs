@@ -14,10 +14,18 @@ use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
 use tokio::io::unix::AsyncFd;
 use tokio::sync::mpsc;
 
+use crate::blocking::{self, Deadline};
+use crate::container::own_file::open_regular as open_log;
+
 /// Bytes read at a time.
 const CHUNK: usize = 64 << 10;
 /// Most bytes before the text of a line: time, stream and tag.
 const MAX_HEAD_BYTES: usize = 64;
+
+/// Longest line of a log file; runtimes write at most 16 KiB of text in one.
+const MAX_ENTRY_BYTES: usize = 256 << 10;
+/// Reads that are made in one turn on a thread that may block.
+const MAX_READS: usize = 64;
 
 /// What is asked for.
 #[derive(Clone, Debug, Default)]
@@ -142,7 +150,7 @@ fn tail_offset(file: &mut File, lines: usize) -> std::io::Result<(u64, usize)> {
 
 /// The last lines of a log as text, within a bound: for termination messages.
 pub fn tail_text(log: &Path, lines: usize, bytes: usize) -> String {
-    let Ok(mut file) = File::open(log) else { return String::new() };
+    let Ok(mut file) = open_log(log) else { return String::new() };
     let Ok((offset, _)) = tail_offset(&mut file, lines) else { return String::new() };
     // Each line has a head of some 40 bytes; nothing before the last bytes can be in the result.
     let length = file.metadata().map_or(0, |metadata| metadata.len());
@@ -166,130 +174,224 @@ pub fn tail_text(log: &Path, lines: usize, bytes: usize) -> String {
 }
 
 /// Sends a log in pieces; when following, until `running` says that the container has ended and
-/// everything is sent.
+/// everything is sent. The files are read on threads that may block.
 pub async fn read(
     log: PathBuf,
     options: LogOptions,
     running: impl Fn() -> bool + Send + 'static,
     pieces: mpsc::Sender<Bytes>,
 ) -> std::io::Result<()> {
-    let mut sources = files(&log);
-    let follow = options.follow;
-    // From the end backwards until enough lines are found.
-    let mut begin: Vec<u64> = vec![0; sources.len()];
-    if let Some(mut wanted) = options.tail_lines {
-        for index in (0..sources.len()).rev() {
-            let Ok(mut file) = File::open(&sources[index]) else { continue };
-            let (offset, found) = tail_offset(&mut file, wanted)?;
-            begin[index] = offset;
-            wanted -= found.min(wanted);
-        }
-    }
-    let mut filter = Filter { options, sent: 0, continued: false };
-    let watcher = if follow { Some(Watch::new(&log)?) } else { None };
-    let current = sources.pop().unwrap_or(log.clone());
-    for (path, offset) in sources.into_iter().zip(&begin) {
-        let Ok(file) = File::open(&path) else { continue };
-        let mut reader = Lines::new(file, *offset)?;
-        if !reader.drain(&mut filter, &pieces, true).await? {
-            return Ok(());
-        }
-    }
-    let mut reader = match File::open(&current) {
-        Ok(file) => Lines::new(file, begin.last().copied().unwrap_or(0))?,
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound && !follow => return Err(error),
-        Err(error) => return Err(error),
+    let owner = log.to_string_lossy().into_owned();
+    // Watched before it is read, so that nothing is missed.
+    let watcher = if options.follow { Some(Watch::new(&log)?) } else { None };
+    // Asked before reading: what is written before the end is read after it.
+    let mut alive = running() && watcher.is_some();
+    let open = move || {
+        let mut reader = Reader::open(log, options)?;
+        let step = reader.step(!alive)?;
+        Ok((reader, step))
     };
+    let (mut reader, mut step) = turn(&owner, open).await?;
     loop {
-        // Asked before reading: what is written before the end is read after it.
-        let alive = running();
-        if !reader.drain(&mut filter, &pieces, !alive || watcher.is_none()).await? {
-            return Ok(());
-        }
-        let Some(watcher) = &watcher else { return Ok(()) };
-        if reader.was_replaced(&log) {
-            reader.drain(&mut filter, &pieces, true).await?;
-            // Not always the newest: a slow reader may be several files behind.
-            if let Some(file) = reader.next_file(&log).and_then(|path| File::open(path).ok()) {
-                reader = Lines::new(file, 0)?;
+        match step {
+            Step::Piece(piece) => {
+                if pieces.send(piece).await.is_err() {
+                    return Ok(());
+                }
             }
-            continue;
+            Step::More => {}
+            Step::End => return Ok(()),
+            Step::Dry => {
+                let Some(watcher) = watcher.as_ref().filter(|_| alive) else { return Ok(()) };
+                tokio::select! {
+                    changed = watcher.changed() => changed?,
+                    () = pieces.closed() => return Ok(()),
+                    // The end of a container writes nothing to its log: look from time to time, and
+                    // only while a client follows.
+                    () = tokio::time::sleep(std::time::Duration::from_millis(500)) => {}
+                }
+                alive = running();
+            }
         }
-        if !alive {
-            return Ok(());
+        let last = !alive;
+        let read = move || {
+            let step = reader.step(last)?;
+            Ok((reader, step))
+        };
+        (reader, step) = turn(&owner, read).await?;
+    }
+}
+
+/// Makes one turn of a reader on a thread that may block.
+async fn turn(
+    owner: &str,
+    work: impl FnOnce() -> std::io::Result<(Reader, Step)> + Send + 'static,
+) -> std::io::Result<(Reader, Step)> {
+    let made = blocking::run(owner, "Reading a log", Deadline::Short, work).await;
+    made.unwrap_or_else(|error| Err(error.into()))
+}
+
+/// What came of one turn.
+enum Step {
+    /// Output for the client.
+    Piece(Bytes),
+    /// Nothing for the client yet, and more to read.
+    More,
+    /// Everything that is there was read.
+    Dry,
+    /// The client gets no more.
+    End,
+}
+
+/// Reads the files of a log one after the other.
+struct Reader {
+    log: PathBuf,
+    filter: Filter,
+    /// Files that come after the present one, the next one last, and where to begin.
+    later: Vec<(PathBuf, u64)>,
+    lines: Lines,
+}
+
+impl Reader {
+    fn open(log: PathBuf, options: LogOptions) -> std::io::Result<Self> {
+        let sources = files(&log);
+        // From the end backwards until enough lines are found.
+        let mut begin: Vec<u64> = vec![0; sources.len()];
+        if let Some(mut wanted) = options.tail_lines {
+            for index in (0..sources.len()).rev() {
+                let Ok(mut file) = open_log(&sources[index]) else { continue };
+                let (offset, found) = tail_offset(&mut file, wanted)?;
+                begin[index] = offset;
+                wanted -= found.min(wanted);
+            }
         }
-        tokio::select! {
-            changed = watcher.changed() => changed?,
-            () = pieces.closed() => return Ok(()),
-            // The end of a container writes nothing to its log: look from time to time, and only
-            // while somebody follows.
-            () = tokio::time::sleep(std::time::Duration::from_millis(500)) => {}
+        let mut later: Vec<(PathBuf, u64)> = sources.into_iter().zip(begin).rev().collect();
+        let filter = Filter { options, sent: 0, continued: false };
+        loop {
+            let Some((path, offset)) = later.pop() else {
+                return Err(std::io::Error::from(std::io::ErrorKind::NotFound));
+            };
+            match open_log(&path) {
+                Ok(file) => {
+                    let lines = Lines::new(file, offset)?;
+                    return Ok(Self { log, filter, later, lines });
+                }
+                // A rotated file may be removed meanwhile; the present one has to be there.
+                Err(error) if later.is_empty() => return Err(error),
+                Err(_) => {}
+            }
         }
     }
+
+    /// Reads until there is something for the client; `last` says that the log is complete.
+    fn step(&mut self, last: bool) -> std::io::Result<Step> {
+        let mut out = BytesMut::new();
+        for _ in 0..MAX_READS {
+            // A rotated file is complete.
+            let whole = last || !self.later.is_empty();
+            let progress = self.lines.read(&mut self.filter, &mut out, whole)?;
+            if progress == Progress::Enough && out.is_empty() {
+                return Ok(Step::End);
+            }
+            if !out.is_empty() {
+                return Ok(Step::Piece(out.freeze()));
+            }
+            if progress == Progress::Read {
+                continue;
+            }
+            if let Some((path, offset)) = self.later.pop() {
+                match open_log(&path) {
+                    Ok(file) => self.lines = Lines::new(file, offset)?,
+                    Err(error) if self.later.is_empty() => return Err(error),
+                    Err(_) => {}
+                }
+            } else if self.lines.was_replaced(&self.log) {
+                let rest = self.lines.read(&mut self.filter, &mut out, true)?;
+                if rest != Progress::Enough
+                    && let Ok(file) = open_log(&self.log)
+                {
+                    self.lines = Lines::new(file, 0)?;
+                }
+                if !out.is_empty() {
+                    return Ok(Step::Piece(out.freeze()));
+                }
+            } else {
+                return Ok(Step::Dry);
+            }
+        }
+        // Nothing passed the filter for long: other calls get the thread in between.
+        Ok(Step::More)
+    }
+}
+
+/// What one read of a file came to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Progress {
+    /// Something was read.
+    Read,
+    /// The file is at its end.
+    AtEnd,
+    /// The client gets no more.
+    Enough,
 }
 
 struct Lines {
     file: File,
     rest: Vec<u8>,
+    /// The client gets no more.
+    enough: bool,
 }
 
 impl Lines {
     fn new(mut file: File, offset: u64) -> std::io::Result<Self> {
         file.seek(SeekFrom::Start(offset))?;
-        Ok(Self { file, rest: Vec::new() })
-    }
-
-    /// The file that follows this one; the oldest when this one is no longer kept.
-    fn next_file(&self, log: &Path) -> Option<PathBuf> {
-        let own = self.file.metadata().ok()?.ino();
-        let files = files(log);
-        let is_own = |path: &PathBuf| std::fs::metadata(path).is_ok_and(|there| there.ino() == own);
-        let next = files.iter().position(is_own).map_or(0, |at| at + 1);
-        files.into_iter().nth(next)
+        Ok(Self { file, rest: Vec::new(), enough: false })
     }
 
     fn was_replaced(&self, path: &Path) -> bool {
+        use std::os::unix::fs::MetadataExt;
         let own = self.file.metadata().map(|metadata| metadata.ino());
         let there = std::fs::metadata(path).map(|metadata| metadata.ino());
         matches!((own, there), (Ok(own), Ok(there)) if own != there)
     }
 
-    /// Sends everything that is there; says whether more is wanted.
-    async fn drain(
+    /// Reads once and appends the output; `last` says that a line without an end is complete.
+    fn read(
         &mut self,
         filter: &mut Filter,
-        pieces: &mpsc::Sender<Bytes>,
+        out: &mut BytesMut,
         last: bool,
-    ) -> std::io::Result<bool> {
-        let mut buffer = vec![0; CHUNK];
-        loop {
-            let count = self.file.read(&mut buffer)?;
-            let mut out = BytesMut::new();
-            let mut more = true;
-            self.rest.extend_from_slice(&buffer[..count]);
-            let mut consumed = 0;
-            while let Some(end) = self.rest[consumed..].iter().position(|byte| *byte == b'\n') {
-                more = filter.push(&self.rest[consumed..consumed + end], &mut out);
-                consumed += end + 1;
-                if !more {
-                    break;
-                }
-            }
-            self.rest.drain(..consumed);
-            if count == 0 && last && more && !self.rest.is_empty() {
-                let rest = std::mem::take(&mut self.rest);
-                more = filter.push(&rest, &mut out);
-            }
-            if !out.is_empty() && pieces.send(out.freeze()).await.is_err() {
-                return Ok(false);
-            }
-            if !more {
-                return Ok(false);
-            }
-            if count == 0 {
-                return Ok(true);
-            }
+    ) -> std::io::Result<Progress> {
+        if self.enough {
+            return Ok(Progress::Enough);
         }
+        let mut buffer = vec![0; CHUNK];
+        let count = self.file.read(&mut buffer)?;
+        let mut more = true;
+        // What is in `rest` has no newline: only the new bytes are searched.
+        let mut searched = self.rest.len();
+        self.rest.extend_from_slice(&buffer[..count]);
+        let mut consumed = 0;
+        while more && let Some(end) = self.rest[searched..].iter().position(|byte| *byte == b'\n') {
+            more = filter.push(&self.rest[consumed..searched + end], out);
+            searched += end + 1;
+            consumed = searched;
+        }
+        self.rest.drain(..consumed);
+        if self.rest.len() > MAX_ENTRY_BYTES {
+            // No runtime writes such a line.
+            self.rest.clear();
+        }
+        if count == 0 && last && more && !self.rest.is_empty() {
+            let rest = std::mem::take(&mut self.rest);
+            more = filter.push(&rest, out);
+        }
+        self.enough = !more;
+        Ok(match (more, count) {
+            (false, _) => Progress::Enough,
+            (true, 0) => Progress::AtEnd,
+            (true, _) => Progress::Read,
+        })
     }
 }
 
@@ -325,101 +427,5 @@ impl Watch {
 }
 
 #[cfg(test)]
-mod tests {
-    #![allow(clippy::unwrap_used)]
-    use super::*;
-
-    const LOG: &str = "2026-01-01T00:00:00.000000001Z stdout F one\n\
-                       2026-01-01T00:00:01.000000001Z stdout P tw\n\
-                       2026-01-01T00:00:01.000000002Z stdout F o\n\
-                       2026-01-01T00:00:02.000000001Z stderr F three\n";
-
-    async fn all(options: LogOptions, files: &[(&str, &str)]) -> String {
-        let id: u64 = rand::random();
-        let directory = std::env::temp_dir().join(format!("coracle-logs-{id}"));
-        std::fs::create_dir_all(&directory).unwrap();
-        for (name, text) in files {
-            std::fs::write(directory.join(name), text).unwrap();
-        }
-        let (sender, mut receiver) = mpsc::channel(64);
-        read(directory.join("0.log"), options, || false, sender).await.unwrap();
-        let mut text = Vec::new();
-        while let Ok(piece) = receiver.try_recv() {
-            text.extend_from_slice(&piece);
-        }
-        std::fs::remove_dir_all(&directory).unwrap();
-        String::from_utf8(text).unwrap()
-    }
-
-    #[tokio::test]
-    async fn lines_are_joined_cut_and_dated() {
-        let files = [("0.log", LOG)];
-        assert_eq!(all(LogOptions::default(), &files).await, "one\ntwo\nthree\n");
-        let tail = LogOptions { tail_lines: Some(1), ..LogOptions::default() };
-        assert_eq!(all(tail, &files).await, "three\n");
-        let since = "2026-01-01T00:00:02Z".parse().ok();
-        let options = LogOptions { since, ..LogOptions::default() };
-        assert_eq!(all(options, &files).await, "three\n");
-        let options = LogOptions { limit_bytes: Some(5), ..LogOptions::default() };
-        assert_eq!(all(options, &files).await, "one\nt");
-        let options = LogOptions { timestamps: true, tail_lines: Some(1), ..LogOptions::default() };
-        assert_eq!(all(options, &files).await, "2026-01-01T00:00:02.000000001Z three\n");
-    }
-
-    #[tokio::test]
-    async fn rotated_files_come_first() {
-        let old = "2025-01-01T00:00:00Z stdout F zero\n";
-        let files = [("0.log", LOG), ("0.log.20250101-000000", old)];
-        assert_eq!(all(LogOptions::default(), &files).await, "zero\none\ntwo\nthree\n");
-        let tail = LogOptions { tail_lines: Some(5), ..LogOptions::default() };
-        assert_eq!(all(tail, &files).await, "zero\none\ntwo\nthree\n");
-        let follow = LogOptions { follow: true, ..LogOptions::default() };
-        assert_eq!(all(follow, &files).await, "zero\none\ntwo\nthree\n");
-    }
-
-    #[tokio::test]
-    async fn slow_follower_misses_no_file() {
-        let directory = tempfile_directory("rotation");
-        let log = directory.join("0.log");
-        let line = |text: &str| format!("2026-01-01T00:00:00Z stdout F {text}\n");
-        std::fs::write(&log, line("one")).unwrap();
-        let ended = std::sync::Arc::new(std::sync::atomic::AtomicBool::new(false));
-        let (sender, mut receiver) = mpsc::channel(64);
-        let running = {
-            let ended = ended.clone();
-            move || !ended.load(std::sync::atomic::Ordering::SeqCst)
-        };
-        let options = LogOptions { follow: true, ..LogOptions::default() };
-        let reading = tokio::spawn(read(log.clone(), options, running, sender));
-        assert_eq!(receiver.recv().await.unwrap(), "one\n");
-        // Two rotations before the reader looks again.
-        for (number, text) in [(1, "two"), (2, "three")] {
-            let rotated = format!("0.log.2026010{number}-000000");
-            std::fs::rename(&log, directory.join(rotated)).unwrap();
-            std::fs::write(&log, line(text)).unwrap();
-        }
-        ended.store(true, std::sync::atomic::Ordering::SeqCst);
-        reading.await.unwrap().unwrap();
-        let mut rest = Vec::new();
-        while let Ok(piece) = receiver.try_recv() {
-            rest.extend_from_slice(&piece);
-        }
-        std::fs::remove_dir_all(&directory).unwrap();
-        assert_eq!(String::from_utf8(rest).unwrap(), "two\nthree\n");
-    }
-
-    fn tempfile_directory(name: &str) -> PathBuf {
-        let directory = std::env::temp_dir().join(format!("coracle-{name}-{}", std::process::id()));
-        std::fs::create_dir_all(&directory).unwrap();
-        directory
-    }
-
-    #[test]
-    fn last_words() {
-        let path = std::env::temp_dir().join(format!("coracle-tail-{}", std::process::id()));
-        std::fs::write(&path, LOG).unwrap();
-        assert_eq!(tail_text(&path, 80, 2048), "one\ntwo\nthree\n");
-        assert_eq!(tail_text(&path, 80, 6), "three\n");
-        std::fs::remove_file(&path).unwrap();
-    }
-}
+#[path = "logs_tests.rs"]
+mod tests;

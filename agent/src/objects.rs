@@ -12,6 +12,8 @@ use kube::{Api, Client};
 use tokio::sync::{Notify, watch};
 use tokio::task::JoinHandle;
 
+use crate::blocking::{self, Deadline};
+
 /// Which kind of object.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Kind {
@@ -164,7 +166,11 @@ impl Objects {
                 list.items.into_iter().filter_map(|item| item.metadata.name).collect()
             }
         };
-        most_similar(&key.name, &names).map(ToOwned::to_owned)
+        // Thousands of long names take a while.
+        let wanted = key.name.clone();
+        let compare = move || most_similar(&wanted, &names).map(ToOwned::to_owned);
+        let what = "Comparing names";
+        blocking::run(&key.namespace, what, Deadline::Short, compare).await.ok().flatten()
     }
 }
 

@@ -1,8 +1,11 @@
 //! What the kernel says of the TCP sockets in a container's network namespace.
 
 use std::collections::HashSet;
+use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
+
+use crate::blocking::{self, Deadline};
 
 /// State `TCP_SYN_RECV` in `/proc/net/tcp`: a connection whose handshake is not over.
 const HANDSHAKE: u8 = 0x03;
@@ -11,6 +14,9 @@ const LISTEN: u8 = 0x0a;
 /// The kernel tells nobody when a socket begins to listen or its queue empties: looked at after
 /// these delays, the first and the longest.
 const LOOKS: (Duration, Duration) = (Duration::from_millis(1), Duration::from_millis(10));
+
+/// Most bytes read of a table: some 28,000 sockets, those that listen first.
+const MAX_TABLE_BYTES: u64 = 4 << 20;
 
 /// One line of `/proc/net/tcp` or `tcp6`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -77,7 +83,11 @@ impl Sockets {
     async fn until(&self, holds: impl Fn(&[Socket]) -> bool) -> bool {
         let mut wait = LOOKS.0;
         loop {
-            match self.look() {
+            let sockets = self.clone();
+            let look = move || sockets.look();
+            let owner = self.tables[0].to_string_lossy();
+            let seen = blocking::run(&owner, "Looking at sockets", Deadline::Short, look).await;
+            match seen.unwrap_or_else(|_| Some(Vec::new())) {
                 Some(sockets) if holds(&sockets) => return true,
                 Some(_) => tokio::time::sleep(wait).await,
                 None => return false,
@@ -89,9 +99,15 @@ impl Sockets {
     /// `None` once the process is gone.
     fn look(&self) -> Option<Vec<Socket>> {
         let [tcp, tcp6] = &self.tables;
-        let mut sockets = parse(&std::fs::read_to_string(tcp).ok()?);
+        let read = |path: &Path| {
+            let mut text = Vec::new();
+            let file = std::fs::File::open(path)?;
+            std::io::Read::take(file, MAX_TABLE_BYTES).read_to_end(&mut text)?;
+            std::io::Result::Ok(parse(&String::from_utf8_lossy(&text)))
+        };
+        let mut sockets = read(tcp).ok()?;
         // A kernel without IPv6 has no second table.
-        sockets.extend(parse(&std::fs::read_to_string(tcp6).unwrap_or_default()));
+        sockets.extend(read(tcp6).unwrap_or_default());
         Some(sockets)
     }
 }

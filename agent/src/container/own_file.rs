@@ -44,7 +44,7 @@ pub fn make_writable(path: &Path) -> io::Result<()> {
 /// Reads at most so many bytes from the start of a regular file.
 pub fn read_start(path: &Path, bytes: u64) -> io::Result<Vec<u8>> {
     let mut start = Vec::new();
-    open(path, OpenOptions::new().read(true))?.take(bytes).read_to_end(&mut start)?;
+    open_regular(path)?.take(bytes).read_to_end(&mut start)?;
     Ok(start)
 }
 
@@ -58,6 +58,11 @@ pub fn host_text(path: &Path) -> String {
         Ok(_) => String::from_utf8_lossy(&text).into_owned(),
         Err(_) => String::new(),
     }
+}
+
+/// Opens a regular file for reading, as [`read_start`] does.
+pub fn open_regular(path: &Path) -> io::Result<File> {
+    open(path, OpenOptions::new().read(true))
 }
 
 /// Opens a regular file, and nothing that would block or lead elsewhere.

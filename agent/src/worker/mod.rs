@@ -1,6 +1,7 @@
 //! One pod, one task: observe, plan, act, wait for the next thing to happen.
 
 pub mod adopt;
+mod binds;
 pub mod crash;
 #[cfg(test)]
 mod fake_api;

@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Container, Pod};
+use oci_spec::runtime::Spec;
 use runtime::image::Image;
 use runtime::sandbox::{ContainerSpec, Exit};
 
@@ -14,21 +15,19 @@ use super::Worker;
 use super::perform::Outcome;
 use super::prepare::chain;
 use super::state::{Run, container};
+use crate::blocking::{self, Deadline};
 use crate::container::downward::Surroundings;
 use crate::container::env::{self, EnvError, Sources};
-use crate::container::etc_files::{self, Resolver};
-use crate::container::expand::expand_all;
+use crate::container::etc_files;
 use crate::container::own_file;
-use crate::container::spec::{self, Bind, Ingredients};
+use crate::container::spec::{self, Ingredients};
 use crate::container::variables::{ExcessError, Variables};
 use crate::events::Level;
 use crate::machine::{Link, PodSandbox};
 use crate::node::Node;
-use crate::objects::{Key, Subscription};
-use crate::volume::mountinfo;
+use crate::objects::{Key, Payload, Subscription};
+use crate::services::ServiceFacts;
 use crate::volume::prepare::Ready;
-use crate::volume::propagation::{self, Wanted};
-use crate::volume::sub_path;
 
 /// Label with the container's name in its pod.
 pub const NAME_LABEL: &str = "io.kubernetes.container.name";
@@ -43,8 +42,6 @@ pub const STOP_SIGNAL_LABEL: &str = "io.kubernetes.container.stop-signal";
 
 /// Most bytes kept of a termination message.
 const MESSAGE_BYTES: u64 = 4096;
-/// Longest path that the kernel takes (`PATH_MAX`), and so the longest `subPathExpr` expanded.
-const MAX_PATH_BYTES: usize = 4096;
 /// Most bytes and lines kept of a log as a termination message.
 const LOG_MESSAGE: (usize, usize) = (2048, 80);
 
@@ -78,27 +75,27 @@ pub enum StartError {
     },
 }
 
-struct Work {
-    node: Arc<Node>,
-    pod: Arc<Pod>,
-    container: Container,
-    image: Image,
-    sandbox: Arc<dyn PodSandbox>,
-    link: Option<Link>,
-    around: Surroundings,
-    volumes: BTreeMap<String, Ready>,
-    objects: BTreeMap<Key, Subscription>,
-    attempt: u32,
-    uid: String,
-    logs: PathBuf,
-    previous: Option<String>,
-    image_label: (String, String),
+pub(super) struct Work {
+    pub(super) node: Arc<Node>,
+    pub(super) pod: Arc<Pod>,
+    pub(super) container: Container,
+    pub(super) image: Image,
+    pub(super) sandbox: Arc<dyn PodSandbox>,
+    pub(super) link: Option<Link>,
+    pub(super) around: Surroundings,
+    pub(super) volumes: BTreeMap<String, Ready>,
+    pub(super) objects: BTreeMap<Key, Subscription>,
+    pub(super) attempt: u32,
+    pub(super) uid: String,
+    pub(super) logs: PathBuf,
+    pub(super) previous: Option<String>,
+    pub(super) image_label: (String, String),
     /// The container whose processes an ephemeral one wants to see.
-    target: Option<Target>,
+    pub(super) target: Option<Target>,
 }
 
 /// A container by its name, and by its identifier while it runs.
-struct Target {
+pub(super) struct Target {
     name: String,
     id: Option<String>,
 }
@@ -200,7 +197,7 @@ pub fn log_file(directory: &Path, container: &str, attempt: u32) -> PathBuf {
     directory.join(container).join(format!("{attempt}.log"))
 }
 
-fn message_file(pod_directory: &Path, container: &str) -> PathBuf {
+pub(super) fn message_file(pod_directory: &Path, container: &str) -> PathBuf {
     pod_directory.join("containers").join(container).join("termination-log")
 }
 
@@ -210,25 +207,45 @@ fn log_link(node: &Node, pod: &Pod, container: &str, id: &str) -> PathBuf {
     node.config.container_log_dir.join(format!("{name}_{namespace}_{container}-{id}.log"))
 }
 
-fn hold(reason: &'static str, message: String, retry: bool) -> StartError {
+pub(super) fn hold(reason: &'static str, message: String, retry: bool) -> StartError {
     StartError::Hold { reason, message, retry }
 }
 
-fn config(message: impl ToString) -> StartError {
+pub(super) fn config(message: impl ToString) -> StartError {
     hold("CreateContainerConfigError", message.to_string(), false)
 }
 
 impl Work {
     async fn run(self) -> Result<Started, StartError> {
-        let name = &self.container.name;
         if let Some(previous) = &self.previous {
             // The log stays; record, layer and cgroup of the attempt before are of no use.
             if let Err(error) = self.sandbox.remove_container(previous).await {
                 tracing::debug!(%error, "cannot remove an ended container");
             }
         }
-        let variables = self.variables().await?;
+        let payloads = self.payloads().await;
+        let services = self.services().await;
+        let join_pid = self.processes_of_target().await?;
         let id = container_id();
+        let work = Arc::new(self);
+        let (this, own_id) = (work.clone(), id.clone());
+        let make = move || this.specification(&own_id, &services, &payloads, join_pid.as_deref());
+        let what = "Preparing a container";
+        let made = blocking::run(&work.uid, what, Deadline::Short, make).await;
+        let (spec, log_path) =
+            made.map_err(|error| hold("CreateContainerError", error.to_string(), true))??;
+        work.launch(id, spec, log_path).await
+    }
+
+    /// Makes the files, mounts and specification of the container, on a thread that may block.
+    fn specification(
+        &self,
+        id: &str,
+        services: &[ServiceFacts],
+        payloads: &BTreeMap<Key, Arc<Payload>>,
+        join_pid: Option<&Path>,
+    ) -> Result<(Spec, PathBuf), StartError> {
+        let variables = self.variables(services, payloads)?;
         let binds = self.binds(&variables)?;
         let pod_spec = self.pod.spec.as_ref();
         let host_network = pod_spec.and_then(|spec| spec.host_network).unwrap_or(false);
@@ -246,17 +263,28 @@ impl Work {
             env: &variables,
             binds: &binds,
             hostname: &hostname,
-            id: &id,
+            id,
             memory_capacity: self.node.capacity.memory_bytes,
             seccomp_dir: &self.node.config.data_dir.join("seccomp"),
-            join_pid: self.processes_of_target().await?.as_deref(),
+            join_pid,
         })
         .map_err(|error| config(chain(&error)))?;
-        let log_path = log_file(&self.logs, name, self.attempt);
+        let log_path = log_file(&self.logs, &self.container.name, self.attempt);
         if let Some(parent) = log_path.parent() {
             std::fs::create_dir_all(parent)
                 .map_err(|error| hold("CreateContainerError", error.to_string(), true))?;
         }
+        Ok((spec, log_path))
+    }
+
+    /// Creates and starts the container.
+    async fn launch(
+        &self,
+        id: String,
+        spec: Spec,
+        log_path: PathBuf,
+    ) -> Result<Started, StartError> {
+        let name = &self.container.name;
         let image_config = self.image.config.config().clone().unwrap_or_default();
         let stop_signal = image_config.stop_signal().clone().unwrap_or_default();
         let metadata = &self.pod.metadata;
@@ -332,22 +360,33 @@ impl Work {
         }
     }
 
-    async fn variables(&self) -> Result<Variables, StartError> {
-        let namespace = self.pod.metadata.namespace.clone().unwrap_or_default();
+    async fn services(&self) -> Vec<ServiceFacts> {
+        let namespace = self.pod.metadata.namespace.as_deref().unwrap_or_default();
         let links = self.pod.spec.as_ref().and_then(|spec| spec.enable_service_links);
-        let services = self.node.services.visible(&namespace, links.unwrap_or(true)).await;
+        self.node.services.visible(namespace, links.unwrap_or(true)).await
+    }
+
+    async fn payloads(&self) -> BTreeMap<Key, Arc<Payload>> {
         let mut payloads = BTreeMap::new();
         for (key, subscription) in &self.objects {
             if let Some(payload) = subscription.get().await {
                 payloads.insert(key.clone(), payload);
             }
         }
+        payloads
+    }
+
+    fn variables(
+        &self,
+        services: &[ServiceFacts],
+        payloads: &BTreeMap<Key, Arc<Payload>>,
+    ) -> Result<Variables, StartError> {
+        let namespace = self.pod.metadata.namespace.clone().unwrap_or_default();
         let object = |kind, name: &str| {
             let key = Key { kind, namespace: namespace.clone(), name: name.to_owned() };
             payloads.get(&key).cloned()
         };
-        let sources =
-            Sources { pod: &self.pod, around: &self.around, services: &services, object: &object };
+        let sources = Sources { pod: &self.pod, around: &self.around, services, object: &object };
         env::variables(&sources, &self.container).map_err(|error| match error {
             // No referenced object changes when Services go: time alone may help.
             EnvError::Excess(ExcessError::Services(_)) => {
@@ -356,124 +395,6 @@ impl Work {
             error => config(error),
         })
     }
-
-    fn binds(&self, variables: &Variables) -> Result<Vec<Bind>, StartError> {
-        let failed = |message: String| hold("CreateContainerError", message, true);
-        let directory = self.node.config.pod_dir(&self.uid);
-        let mut binds = Vec::new();
-        for (index, volume_mount) in self.container.volume_mounts.iter().flatten().enumerate() {
-            let Some(volume) = self.volumes.get(&volume_mount.name) else {
-                return Err(config(format!("volume \"{}\" is not mounted", volume_mount.name)));
-            };
-            let lookup = |name: &str| variables.get(name);
-            let expression = volume_mount.sub_path_expr.as_deref().filter(|path| !path.is_empty());
-            let sub = match expression {
-                Some(expression) => {
-                    Some(expand_all(expression, MAX_PATH_BYTES, lookup).map_err(config)?)
-                }
-                None => volume_mount.sub_path.clone().filter(|path| !path.is_empty()),
-            };
-            let source = match sub {
-                None => volume.path.clone(),
-                Some(sub) => {
-                    let place = directory
-                        .join("volume-subpaths")
-                        .join(&volume_mount.name)
-                        .join(&self.container.name)
-                        .join(index.to_string());
-                    sub_path::bind(&volume.path, &sub, &place).map_err(|error| {
-                        let text = chain(&error);
-                        let name = &volume_mount.name;
-                        config(format!(
-                            "failed to prepare subPath for volumeMount \"{name}\" of \
-                             container \"{}\": {text}",
-                            self.container.name
-                        ))
-                    })?;
-                    place
-                }
-            };
-            let (propagation, wanted) = match volume_mount.mount_propagation.as_deref() {
-                Some("HostToContainer") => ("rslave", Some(Wanted::Inward)),
-                Some("Bidirectional") => ("rshared", Some(Wanted::BothWays)),
-                _ => ("rprivate", None),
-            };
-            if let Some(wanted) = wanted {
-                propagates(&source, wanted).map_err(failed)?;
-            }
-            let target = Path::new("/").join(&volume_mount.mount_path);
-            let recursive = volume_mount.recursive_read_only.as_deref();
-            binds.push(Bind {
-                source,
-                target,
-                read_only: volume_mount.read_only.unwrap_or(false) || volume.read_only,
-                recursive_read_only: matches!(recursive, Some("Enabled" | "IfPossible")),
-                propagation,
-            });
-        }
-        let own = self.own_files(&directory).map_err(|error| failed(error.to_string()))?;
-        for (source, target) in own {
-            if !binds.iter().any(|bind| bind.target == Path::new(&target)) {
-                binds.push(Bind {
-                    source,
-                    target: target.into(),
-                    read_only: false,
-                    recursive_read_only: false,
-                    propagation: "rprivate",
-                });
-            }
-        }
-        Ok(binds)
-    }
-
-    /// Files that the agent makes for every container.
-    fn own_files(&self, directory: &Path) -> std::io::Result<Vec<(PathBuf, String)>> {
-        let config = &self.node.config;
-        let spec = self.pod.spec.as_ref();
-        let host_network = spec.and_then(|spec| spec.host_network).unwrap_or(false);
-        let host_file = host_network.then(|| own_file::host_text(Path::new("/etc/hosts")));
-        let addresses = self.link.as_ref().map(|link| link.addresses.clone()).unwrap_or_default();
-        let hosts =
-            etc_files::hosts(&self.pod, &addresses, &config.cluster_domain, host_file.as_deref());
-        let host = own_file::host_text(&config.host_resolv_conf);
-        let resolver = etc_files::resolver(
-            &self.pod,
-            &Resolver::parse(&host),
-            &config.cluster_dns,
-            &config.cluster_domain,
-        );
-        let etc = directory.join("etc");
-        std::fs::create_dir_all(&etc)?;
-        let mut files = Vec::new();
-        let mut place = |name: &str, text: &str| -> std::io::Result<()> {
-            let path = etc.join(name);
-            own_file::write(&path, text.as_bytes())?;
-            files.push((path, format!("/etc/{name}")));
-            Ok(())
-        };
-        place("hosts", &hosts)?;
-        place("resolv.conf", &resolver.text())?;
-        if !host_network {
-            let (hostname, _) = etc_files::hostname(&self.pod, &config.cluster_domain);
-            place("hostname", &format!("{hostname}\n"))?;
-        }
-        let path = self.container.termination_message_path.as_deref();
-        let path = path.filter(|path| !path.is_empty()).unwrap_or("/dev/termination-log");
-        let file = message_file(directory, &self.container.name);
-        if let Some(parent) = file.parent() {
-            std::fs::create_dir_all(parent)?;
-        }
-        own_file::make_writable(&file)?;
-        files.push((file, path.to_owned()));
-        Ok(files)
-    }
-}
-
-/// Whether the mount that a path is on propagates as a container wants; says why not.
-fn propagates(source: &Path, wanted: Wanted) -> Result<(), String> {
-    let path = std::fs::canonicalize(source).map_err(|error| error.to_string())?;
-    let mounts = mountinfo::read().map_err(|error| error.to_string())?;
-    propagation::check(&path, wanted, &mounts).map_err(|unshared| unshared.to_string())
 }
 
 /// 64 random hexadecimal digits.
