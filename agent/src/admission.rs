@@ -6,6 +6,7 @@
 //! that.
 
 mod app_armor;
+pub mod host_port;
 mod pace;
 mod room;
 mod sysctl;

@@ -2,7 +2,6 @@
 
 use std::collections::{HashMap, HashSet};
 use std::panic::AssertUnwindSafe;
-use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -23,13 +22,14 @@ use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
 
-use crate::admission::{self, Pace};
+use crate::admission::{self, Pace, host_port};
 use crate::blocking::{self, Deadline};
 use crate::config::AgentConfig;
 use crate::directory::Directory;
 use crate::events::{Level, Recorder};
 use crate::image_gc::ImageUses;
-use crate::machine::{Machine, PodSandbox};
+use crate::leftover;
+use crate::machine::{Adopted, Machine, PodSandbox};
 use crate::node::{Capacity, Node};
 use crate::objects::Objects;
 use crate::pressure::Gauge;
@@ -68,6 +68,10 @@ pub type Part = (&'static str, Box<dyn Fn() -> BoxFuture<'static, ()> + Send>);
 
 /// After a start, how long pods that run and are not bound to this node are left alone.
 const UNCLAIMED: Duration = Duration::from_secs(60);
+
+/// How often the adoption of running pods is tried, and the time between two attempts.
+const ADOPT_ATTEMPTS: u32 = 15;
+const ADOPT_RETRY: Duration = Duration::from_secs(2);
 
 struct Running {
     news: watch::Sender<News>,
@@ -171,15 +175,25 @@ impl Agent {
     }
 
     async fn adopt(&self, pods: &mut Pods) {
-        let (adopted, complete) = match self.node.machine.runtime.adopt().await {
-            Ok(found) => (found, true),
-            Err(error) => {
-                tracing::error!(error = %crate::worker::prepare::chain(&*error), "cannot adopt running pods");
-                (Vec::new(), false)
-            }
-        };
+        let (adopted, complete) = self.adopt_running().await;
         pods.adopted = adopted.into_iter().map(|(spec, sandbox)| (spec.id, sandbox)).collect();
         pods.adoption = Some(complete);
+    }
+
+    /// Takes over what runs, and says whether it is everything. A failure may pass (no descriptor is
+    /// free, the machine is busy): a pod that is not adopted would run twice.
+    async fn adopt_running(&self) -> (Adopted, bool) {
+        for _ in 0..ADOPT_ATTEMPTS {
+            match self.node.machine.runtime.adopt().await {
+                Ok(found) => return (found, true),
+                Err(error) => {
+                    let error = crate::worker::prepare::chain(&*error);
+                    tracing::error!(error, "cannot adopt running pods; trying again");
+                }
+            }
+            sleep(ADOPT_RETRY).await;
+        }
+        (Vec::new(), false)
     }
 
     /// Answers the kubelet API on one connection.
@@ -314,7 +328,18 @@ impl Agent {
             tracing::warn!(%error, "cannot ask what the node has: a pod is not tried against it");
         });
         let others: Vec<_> = workers.values().filter_map(Running::occupant).collect();
-        admission::refusal(pod, node.as_ref().ok(), &others)
+        let refusal = admission::refusal(pod, node.as_ref().ok(), &others);
+        if refusal.is_some() || !host_port::concerns(pod) {
+            return refusal;
+        }
+        let asking = pod.clone();
+        let look = move || host_port::refusal(&asking, &host_port::Host::look());
+        let what = "Looking at the ports of the node";
+        let seen = blocking::run(blocking::NODE, what, Deadline::Short, look).await;
+        seen.unwrap_or_else(|error| {
+            tracing::warn!(%error, "a pod is not tried against the ports of the node");
+            None
+        })
     }
 
     async fn unbound_pods(&self) -> Result<Vec<String>, kube::Error> {
@@ -366,12 +391,12 @@ impl Agent {
         let links = self.node.config.container_log_dir.clone();
         // What is to be removed is listed first: pods that come meanwhile have other names, and
         // none of them waits for the removal of a large tree.
-        let list = move || leftovers(&pods_dir, &log_dir, &links, &known);
+        let list = move || leftover::list(&pods_dir, &log_dir, &links, &known);
         let what = "Listing the files of earlier pods";
         match blocking::run(blocking::NODE, what, Deadline::Short, list).await {
             Ok(found) => {
                 for leftover in found {
-                    tokio::spawn(remove_leftover(leftover));
+                    tokio::spawn(leftover::remove(leftover));
                 }
             }
             Err(error) => tracing::warn!(%error, "files of earlier pods are left"),
@@ -408,58 +433,6 @@ async fn attend(
                 tracing::error!(uid, %error, "cannot adopt the sandbox of a pod");
             }
         }
-    }
-}
-
-/// Something that an earlier pod left.
-enum Leftover {
-    /// The directory of a pod, with mounts below it.
-    Pod(PathBuf),
-    /// The logs of a pod.
-    Logs(PathBuf),
-    /// A link to logs that are gone, or are about to go.
-    Link(PathBuf),
-}
-
-fn leftovers(pods: &Path, logs: &Path, links: &Path, known: &HashSet<String>) -> Vec<Leftover> {
-    let entries = |path: &Path| std::fs::read_dir(path).into_iter().flatten().flatten();
-    let mut found = Vec::new();
-    for entry in entries(pods) {
-        if !known.contains(&*entry.file_name().to_string_lossy()) {
-            found.push(Leftover::Pod(entry.path()));
-        }
-    }
-    let mut gone = HashSet::new();
-    for entry in entries(logs) {
-        let name = entry.file_name().to_string_lossy().into_owned();
-        let uid = name.rsplit('_').next().unwrap_or_default();
-        // Only directories of the form that pods make are ours.
-        if name.matches('_').count() == 2 && !known.contains(uid) {
-            gone.insert(entry.path());
-            found.push(Leftover::Logs(entry.path()));
-        }
-    }
-    for entry in entries(links) {
-        let target = std::fs::read_link(entry.path()).unwrap_or_default();
-        let of_gone = target.ancestors().any(|directory| gone.contains(directory));
-        if target.starts_with(logs) && (of_gone || !target.exists()) {
-            found.push(Leftover::Link(entry.path()));
-        }
-    }
-    found
-}
-
-async fn remove_leftover(leftover: Leftover) {
-    let (Leftover::Pod(path) | Leftover::Logs(path) | Leftover::Link(path)) = &leftover;
-    let (path, owner) = (path.clone(), path.to_string_lossy().into_owned());
-    let remove = move || match leftover {
-        Leftover::Pod(path) => crate::volume::mount::remove_tree(&path),
-        Leftover::Logs(path) => runtime::tree::remove(&path),
-        Leftover::Link(path) => std::fs::remove_file(path),
-    };
-    let removed = blocking::run(&owner, "Removing what a pod left", Deadline::Long, remove).await;
-    if let Err(error) = removed.unwrap_or_else(|error| Err(error.into())) {
-        tracing::warn!(path = %path.display(), %error, "something of an earlier pod is left");
     }
 }
 

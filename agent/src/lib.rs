@@ -15,6 +15,7 @@ mod events;
 mod glob;
 mod hook;
 mod image_gc;
+mod leftover;
 pub mod logs;
 pub mod machine;
 mod metrics;

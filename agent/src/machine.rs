@@ -48,6 +48,9 @@ pub trait PodSandbox: Send + Sync {
     fn create_container(&self, spec: ContainerSpec) -> BoxFuture<'_, Result<(), Cause>>;
     /// Runs the process; returns its process id on the machine.
     fn start_container<'a>(&'a self, id: &'a str) -> BoxFuture<'a, Result<u32, Cause>>;
+    /// Kills every process of a container without the help of what watches over it, and returns
+    /// when none is left.
+    fn kill_all<'a>(&'a self, id: &'a str) -> BoxFuture<'a, Result<(), Cause>>;
     /// Sends a signal to the first process of a container.
     fn signal<'a>(&'a self, id: &'a str, signal: i32) -> BoxFuture<'a, Result<(), Cause>>;
     /// What is known of every container.

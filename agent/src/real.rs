@@ -85,6 +85,10 @@ impl PodSandbox for RealSandbox {
         async move { Ok(self.0.signal(id, signal).await?) }.boxed()
     }
 
+    fn kill_all<'a>(&'a self, id: &'a str) -> BoxFuture<'a, Result<(), Cause>> {
+        async move { Ok(self.0.kill_container(id).await?) }.boxed()
+    }
+
     fn status(&self) -> BoxFuture<'_, Result<Vec<ContainerStatus>, Cause>> {
         async move { Ok(self.0.status().await?) }.boxed()
     }

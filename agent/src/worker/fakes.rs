@@ -59,6 +59,8 @@ struct Inside {
     programs: HashMap<String, i32>,
     /// Containers that do not end when asked to.
     stubborn: HashSet<String>,
+    /// Containers whose end is not reported.
+    wedged: HashSet<String>,
     /// The shim is gone, until another sandbox is made.
     lost: bool,
 }
@@ -88,6 +90,11 @@ impl FakeSandbox {
     /// From now on a container ignores what it can ignore.
     pub fn ignore_signals(&self, name: &str) {
         self.inside.lock().unwrap().stubborn.insert(name.to_owned());
+    }
+
+    /// From now on the end of a container is not reported.
+    pub fn wedge(&self, name: &str) {
+        self.inside.lock().unwrap().wedged.insert(name.to_owned());
     }
 
     /// The shim dies when the next container is to start.
@@ -142,9 +149,18 @@ impl PodSandbox for FakeSandbox {
     fn signal<'a>(&'a self, id: &'a str, signal: i32) -> BoxFuture<'a, Result<(), Cause>> {
         let name = self.name(id);
         self.journal.note(format!("signal {name} {signal}"));
-        if signal == 9 || !self.inside.lock().unwrap().stubborn.contains(&name) {
+        let inside = self.inside.lock().unwrap();
+        let ends = signal == 9 || !inside.stubborn.contains(&name);
+        let reported = !inside.wedged.contains(&name);
+        drop(inside);
+        if ends && reported {
             self.finish(&name, exit(128 + signal, Some(signal)));
         }
+        async { Ok(()) }.boxed()
+    }
+
+    fn kill_all<'a>(&'a self, id: &'a str) -> BoxFuture<'a, Result<(), Cause>> {
+        self.journal.note(format!("kill all {}", self.name(id)));
         async { Ok(()) }.boxed()
     }
 

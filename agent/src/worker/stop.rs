@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use runtime::sandbox::{Exit, SandboxEvent};
 use tokio::time::Instant;
 
 use super::perform::Outcome;
@@ -11,6 +12,9 @@ use super::{Note, Worker};
 use crate::events::Level;
 use crate::hook;
 use crate::probe::{self, Purpose, Target, Verdict};
+
+/// How long the end of a container that was killed may stay unreported.
+const KILL_REPORT: Duration = Duration::from_secs(if cfg!(test) { 1 } else { 10 });
 
 impl Worker {
     /// Runs `preStop`, then asks the process to end.
@@ -74,10 +78,30 @@ impl Worker {
         *killed = true;
         let id = live.id.clone();
         let Some(sandbox) = self.sandbox.clone() else { return };
+        let (note, uid) = (self.note.clone(), self.uid.clone());
         self.tasks.spawn(async move {
             if let Err(error) = sandbox.signal(&id, 9).await {
                 tracing::debug!(%error, "a container that ended cannot be killed");
             }
+            // The end of a container that was killed is reported at once, unless its shim is stuck.
+            loop {
+                tokio::time::sleep(KILL_REPORT).await;
+                let known = sandbox.status().await.unwrap_or_default();
+                if !known.iter().any(|status| status.id == id && status.exit.is_none()) {
+                    return;
+                }
+                match sandbox.kill_all(&id).await {
+                    Ok(()) => break,
+                    Err(error) => {
+                        tracing::warn!(pod = uid, %error, "a container cannot be killed; trying again");
+                    }
+                }
+            }
+            tracing::warn!(pod = uid, "the end of a killed container was not reported");
+            let finished_at = std::time::SystemTime::now();
+            let exit = Exit { code: 137, signal: Some(9), oom_killed: false, finished_at };
+            // Without a receiver the worker is gone.
+            let _ = note.send(Note::Sandbox(SandboxEvent::Exited { container: id, exit }));
         });
     }
 

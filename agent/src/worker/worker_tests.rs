@@ -334,6 +334,17 @@ async fn a_stubborn_container_is_killed_when_its_grace_is_over() {
 }
 
 #[tokio::test]
+async fn stuck_shim_does_not_keep_a_pod() {
+    let machine = FakeMachine::new();
+    machine.sandbox.wedge("a");
+    let mut stand = Stand::start("wedged", machine, one(json!({})));
+    stand.until("it is ready", |stand| stand.ready()).await;
+    stand.delete(1);
+    stand.finish().await;
+    assert_eq!(stand.machine.journal.count("kill all a"), 1);
+}
+
+#[tokio::test]
 async fn init_containers_and_sidecars_come_first_and_sidecars_go_last() {
     let container = |name: &str| json!({"name": name, "image": "a", "imagePullPolicy": "Never"});
     let mut sidecar = container("side");
