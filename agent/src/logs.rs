@@ -307,8 +307,10 @@ impl Reader {
                 }
             } else if self.lines.was_replaced(&self.log) {
                 let rest = self.lines.read(&mut self.filter, &mut out, true)?;
+                // Not always the newest: a slow reader may be several files behind.
+                let next = self.lines.next_file(&self.log);
                 if rest != Progress::Enough
-                    && let Ok(file) = open_log(&self.log)
+                    && let Some(file) = next.and_then(|path| open_log(&path).ok())
                 {
                     self.lines = Lines::new(file, 0)?;
                 }
@@ -353,6 +355,15 @@ impl Lines {
         let own = self.file.metadata().map(|metadata| metadata.ino());
         let there = std::fs::metadata(path).map(|metadata| metadata.ino());
         matches!((own, there), (Ok(own), Ok(there)) if own != there)
+    }
+
+    /// The file that follows this one; the oldest when this one is no longer kept.
+    fn next_file(&self, log: &Path) -> Option<PathBuf> {
+        let own = self.file.metadata().ok()?.ino();
+        let files = files(log);
+        let is_own = |path: &PathBuf| std::fs::metadata(path).is_ok_and(|there| there.ino() == own);
+        let next = files.iter().position(is_own).map_or(0, |at| at + 1);
+        files.into_iter().nth(next)
     }
 
     /// Reads once and appends the output; `last` says that a line without an end is complete.
