@@ -14,6 +14,10 @@ use super::pull::{Progress, PullError, PullOptions};
 use super::reference::Reference;
 use super::store::{Image, ImageStore};
 
+/// Address space of a worker, in bytes. It streams layers, and holds one decompression window of
+/// 128 MiB for each of those that it reads at a time.
+const MAX_WORKER_BYTES: u64 = 4 << 30;
+
 /// What the parent writes to the worker's standard input, as one line of JSON.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct PullRequest {
@@ -91,6 +95,7 @@ pub async fn pull_in_child(
 pub fn worker_main() -> i32 {
     // The agent may be protected from the kernel's OOM killer; unpacking what a tenant chose is not.
     let _ = crate::own_limits::set_oom_score(0);
+    limit_memory();
     let mut line = String::new();
     let request = io::stdin()
         .lock()
@@ -112,6 +117,13 @@ pub fn worker_main() -> i32 {
     let code = i32::from(!matches!(report, Report::Done { .. }));
     say(&report);
     code
+}
+
+/// An archive whose names and attributes do not fit into memory ends this process and no other.
+fn limit_memory() {
+    use nix::sys::resource::{Resource, getrlimit, setrlimit};
+    let Ok((_, hard)) = getrlimit(Resource::RLIMIT_AS) else { return };
+    let _ = setrlimit(Resource::RLIMIT_AS, MAX_WORKER_BYTES.min(hard), hard);
 }
 
 fn pull(request: &PullRequest) -> Result<Image, PullError> {

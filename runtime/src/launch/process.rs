@@ -72,7 +72,8 @@ impl PreparedProcess {
                 list.iter().map(c_string).collect::<Result<_, _>>()?,
             ))
         };
-        let oom_score_adj = plan.oom_score_adj.and_then(|wanted| oom_score(wanted, warnings));
+        // The shim's own score is not for its containers.
+        let oom_score_adj = oom_score(plan.oom_score_adj.unwrap_or(0), warnings);
         Ok(Self {
             candidates,
             searched,
@@ -111,10 +112,7 @@ impl PreparedProcess {
 /// Lowering the score needs CAP_SYS_RESOURCE; without it the lowest we may have is our own.
 fn oom_score(wanted: i32, warnings: &mut Vec<String>) -> Option<CString> {
     const CAP_SYS_RESOURCE: u64 = 1 << 24;
-    let own: i32 = std::fs::read_to_string("/proc/self/oom_score_adj")
-        .ok()
-        .and_then(|text| text.trim().parse().ok())
-        .unwrap_or(0);
+    let own = crate::own_limits::oom_score();
     let capable = permitted_capabilities().is_ok_and(|set| set & CAP_SYS_RESOURCE != 0);
     let granted = if wanted < own && !capable {
         warnings.push(format!(
