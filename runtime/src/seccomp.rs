@@ -105,7 +105,7 @@ const GATED: &[(&[Capability], &[&str])] = &[
     ),
     (&[Capability::SysAdmin, Capability::Bpf], &["bpf"]),
     (&[Capability::SysAdmin, Capability::Perfmon], &["perf_event_open"]),
-    (&[Capability::SysAdmin, Capability::Syslog], &[]),
+    (&[Capability::SysAdmin, Capability::Syslog], &["syslog"]),
     (&[Capability::DacReadSearch], &["open_by_handle_at"]),
     (&[Capability::SysBoot], &["reboot"]),
     (&[Capability::SysChroot], &["chroot"]),
@@ -200,6 +200,19 @@ fn argument(
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn kernel_log_needs_its_capability() {
+        let allowed = |capability: Option<Capability>| {
+            let profile = runtime_default(&capability.into_iter().collect());
+            let program = compile(&profile).map(|filter| filter.program).unwrap_or_default();
+            allows(&program, &[(libc::SYS_syslog, 3)])
+        };
+        assert!(!allowed(None));
+        assert!(!allowed(Some(Capability::SysPtrace)));
+        assert!(allowed(Some(Capability::Syslog)));
+        assert!(allowed(Some(Capability::SysAdmin)));
+    }
 
     #[test]
     fn names_exist() {
