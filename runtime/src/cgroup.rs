@@ -19,9 +19,11 @@ pub use limits::apply;
 pub use stats::Usage;
 pub(crate) use tree::kill_all;
 
-/// Version 1 controllers that containers are put under. The others (`cpuset`, `blkio`, …) are
-/// joined only where limits ask for them: each costs every start and removal.
+/// Version 1 controllers that containers are put under. Each costs every start and removal.
 const CONTROLLERS: [&str; 6] = ["cpu", "cpuacct", "memory", "pids", "devices", "freezer"];
+
+/// Version 1 controllers that are joined only where limits ask for them.
+const ON_DEMAND: [&str; 2] = ["cpuset", "blkio"];
 
 /// How often an empty group is tried to be removed while its last processes leave.
 const REMOVE_ATTEMPTS: u32 = 200;
@@ -33,6 +35,8 @@ pub struct Hierarchies {
     unified: Option<PathBuf>,
     /// Version 1 hierarchies that we use; empty where version 2 has all controllers.
     legacy: Vec<Legacy>,
+    /// Version 1 hierarchies that are used where limits ask for them.
+    on_demand: Vec<Legacy>,
 }
 
 /// One version 1 hierarchy.
@@ -50,7 +54,7 @@ impl Hierarchies {
     }
 
     fn parse(mountinfo: &str) -> Self {
-        let mut found = Self { unified: None, legacy: Vec::new() };
+        let mut found = Self { unified: None, legacy: Vec::new(), on_demand: Vec::new() };
         for line in mountinfo.lines() {
             let Some((left, right)) = line.split_once(" - ") else { continue };
             let Some(mount) = left.split(' ').nth(4) else { continue };
@@ -71,6 +75,16 @@ impl Hierarchies {
                     {
                         found.legacy.push(Legacy { mount: mount.into(), controllers });
                     }
+                    let controllers: Vec<String> = options
+                        .split(',')
+                        .filter(|o| ON_DEMAND.contains(o))
+                        .map(str::to_owned)
+                        .collect();
+                    let known = found.on_demand.iter().any(|l| l.controllers == controllers)
+                        || found.legacy.iter().any(|l| l.mount == Path::new(mount));
+                    if !controllers.is_empty() && !known {
+                        found.on_demand.push(Legacy { mount: mount.into(), controllers });
+                    }
                 }
                 _ => {}
             }
@@ -86,6 +100,35 @@ impl Hierarchies {
     fn mounts(&self) -> impl Iterator<Item = &Path> {
         let legacy = self.legacy.iter().map(|l| l.mount.as_path());
         legacy.chain(self.unified.as_deref())
+    }
+
+    /// All hierarchies in which a group may be.
+    fn all_mounts(&self) -> impl Iterator<Item = &Path> {
+        self.mounts().chain(self.on_demand.iter().map(|l| l.mount.as_path()))
+    }
+
+    /// Makes a group in the hierarchy of a controller that is not used without need; returns its
+    /// directory, or `None` where the machine has no such controller.
+    fn join_on_demand(&self, controller: &str, group: &str) -> io::Result<Option<PathBuf>> {
+        let has = |l: &&Legacy| l.controllers.iter().any(|c| c == controller);
+        let Some(hierarchy) = self.on_demand.iter().find(has) else { return Ok(None) };
+        let mut directory = hierarchy.mount.clone();
+        for part in group.split('/').filter(|p| !p.is_empty()) {
+            let parent = directory.clone();
+            directory.push(part);
+            match fs::create_dir(&directory) {
+                Ok(()) => {}
+                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => continue,
+                Err(error) => return Err(error),
+            }
+            if controller == "cpuset" {
+                // A group takes no process before it has some of both.
+                for file in ["cpuset.cpus", "cpuset.mems"] {
+                    fs::write(directory.join(file), fs::read(parent.join(file))?)?;
+                }
+            }
+        }
+        Ok(Some(directory))
     }
 
     /// The directory of `group` in the hierarchy with a version 1 controller.
@@ -141,7 +184,13 @@ impl Hierarchies {
         };
         CgroupPlan {
             directory: self.unified_directory(group),
-            procs: self.legacy.iter().map(|l| join(&l.mount, group).join("cgroup.procs")).collect(),
+            procs: self
+                .legacy
+                .iter()
+                .map(|l| join(&l.mount, group))
+                .chain(self.on_demand.iter().map(|l| join(&l.mount, group)).filter(|d| d.exists()))
+                .map(|directory| directory.join("cgroup.procs"))
+                .collect(),
             oom_file,
             kill_file: self
                 .unified_directory(group)
@@ -246,7 +295,7 @@ impl Hierarchies {
 
     /// Removes a group whose processes are gone; EBUSY while some are left.
     pub fn try_remove(&self, group: &str) -> io::Result<()> {
-        for mount in self.mounts() {
+        for mount in self.all_mounts() {
             tree::remove(&join(mount, group))?;
         }
         Ok(())
@@ -254,7 +303,7 @@ impl Hierarchies {
 
     /// Removes the groups above `group` that have become empty, `depth` levels of them.
     pub fn prune(&self, group: &str, depth: usize) {
-        for mount in self.mounts() {
+        for mount in self.all_mounts() {
             for above in Path::new(group).ancestors().skip(1).take(depth) {
                 if above.as_os_str().is_empty() || fs::remove_dir(mount.join(above)).is_err() {
                     break;

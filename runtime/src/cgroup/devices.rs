@@ -30,8 +30,9 @@ const ACCESS: u8 = 3;
 const MAJOR: u8 = 4;
 const MINOR: u8 = 5;
 
-/// Puts the rules of a container into effect. A machine that withholds programs from us, such as
-/// one inside a user namespace, where no device can be made anyway, is warned of once.
+/// Puts the rules of a container into effect, or fails: a container has CAP_MKNOD. Inside of a user
+/// namespace, where no device can be made anyway, a machine that withholds programs is warned of
+/// once.
 pub(super) fn apply(group: &Path, rules: &[LinuxDeviceCgroup]) -> io::Result<()> {
     static WARNING: Once = Once::new();
     let Some(program) = program(rules) else { return Ok(()) };
@@ -40,7 +41,7 @@ pub(super) fn apply(group: &Path, rules: &[LinuxDeviceCgroup]) -> io::Result<()>
         .and_then(|loaded| bpf::attach_device_program(directory.as_fd(), loaded.as_fd()));
     match attached {
         Ok(()) => Ok(()),
-        Err(errno @ (Errno::EPERM | Errno::ENOSYS)) => {
+        Err(errno @ (Errno::EPERM | Errno::ENOSYS)) if in_user_namespace() => {
             WARNING.call_once(|| {
                 tracing::warn!(%errno, "this machine does not let us limit the devices of containers");
             });
@@ -51,6 +52,16 @@ pub(super) fn apply(group: &Path, rules: &[LinuxDeviceCgroup]) -> io::Result<()>
             format!("limiting the devices of {}: {errno}", group.display()),
         )),
     }
+}
+
+/// Whether the user namespace of this process is not the machine's.
+fn in_user_namespace() -> bool {
+    std::fs::read_to_string("/proc/self/uid_map").is_ok_and(|map| is_partial(&map))
+}
+
+/// Whether a mapping of user IDs leaves any out.
+fn is_partial(map: &str) -> bool {
+    !map.split_whitespace().eq(["0", "0", "4294967295"])
 }
 
 /// The program for these rules, of which the last that concerns a device and a use holds; without
@@ -227,6 +238,13 @@ mod tests {
         assert!(allows(&code, BLOCK, READ, 8, 1));
         assert!(!allows(&code, BLOCK, READ | WRITE, 8, 1));
         assert!(allows(&code, BLOCK, READ | WRITE, 9, 1));
+    }
+
+    #[test]
+    fn only_a_partial_map_is_a_user_namespace() {
+        assert!(!is_partial("         0          0 4294967295\n"));
+        assert!(is_partial("         0     100000      65536\n"));
+        assert!(is_partial(""));
     }
 
     #[test]

@@ -23,16 +23,49 @@ pub fn apply(hierarchies: &Hierarchies, group: &str, resources: &LinuxResources)
     let writes = if hierarchies.is_unified() { unified(resources) } else { legacy(resources) };
     for write in writes {
         let directory = match write.controller {
-            Some(controller) => hierarchies.legacy_directory(controller, group),
+            Some(controller) => match hierarchies.legacy_directory(controller, group) {
+                Some(directory) => Some(directory),
+                None => hierarchies.join_on_demand(controller, group)?,
+            },
             None => hierarchies.unified_directory(group),
         };
         let Some(directory) = directory else { continue };
         set(&directory.join(&write.file), &write.value)?;
     }
-    match (hierarchies.is_unified(), hierarchies.unified_directory(group), resources.devices()) {
-        (true, Some(directory), Some(rules)) => devices::apply(&directory, rules),
+    match (hierarchies.is_unified(), hierarchies.unified_directory(group)) {
+        (true, Some(directory)) => devices::apply(&directory, &device_rules(resources)),
         _ => Ok(()),
     }
+}
+
+/// The device rules of a spec. After rules that deny anything, the devices that every container has
+/// are allowed again, as the spec wants them there and other runtimes do.
+fn device_rules(resources: &LinuxResources) -> Vec<LinuxDeviceCgroup> {
+    /// `null`, `zero`, `full`, `random`, `urandom`, `tty`, `ptmx`; the terminals.
+    const DEFAULT: [(i64, Option<i64>); 8] = [
+        (1, Some(3)),
+        (1, Some(5)),
+        (1, Some(7)),
+        (1, Some(8)),
+        (1, Some(9)),
+        (5, Some(0)),
+        (5, Some(2)),
+        (136, None),
+    ];
+    let mut rules = resources.devices().clone().unwrap_or_default();
+    if rules.iter().all(LinuxDeviceCgroup::allow) {
+        return rules;
+    }
+    for (major, minor) in DEFAULT {
+        let mut rule = LinuxDeviceCgroup::default();
+        rule.set_allow(true);
+        rule.set_typ(Some(LinuxDeviceType::C));
+        rule.set_major(Some(major));
+        rule.set_minor(minor);
+        rule.set_access(Some("rwm".to_owned()));
+        rules.push(rule);
+    }
+    rules
 }
 
 fn set(file: &Path, value: &str) -> io::Result<()> {
@@ -62,6 +95,12 @@ fn legacy(resources: &LinuxResources) -> Vec<Write> {
         if let Some(quota) = cpu.quota().filter(|q| *q != 0) {
             put("cpu", "cpu.cfs_quota_us", quota.to_string());
         }
+        if let Some(cpus) = cpu.cpus() {
+            put("cpuset", "cpuset.cpus", cpus.clone());
+        }
+        if let Some(mems) = cpu.mems() {
+            put("cpuset", "cpuset.mems", mems.clone());
+        }
     }
     if let Some(memory) = resources.memory() {
         if let Some(limit) = memory.limit().filter(|l| *l != 0) {
@@ -77,7 +116,24 @@ fn legacy(resources: &LinuxResources) -> Vec<Write> {
     if let Some(pids) = resources.pids() {
         put("pids", "pids.max", maximum(pids.limit()));
     }
-    for device in resources.devices().iter().flatten() {
+    if let Some(block) = resources.block_io() {
+        if let Some(weight) = block.weight().filter(|w| *w > 0) {
+            put("blkio", "blkio.weight", weight.to_string());
+        }
+        let throttles = [
+            ("blkio.throttle.read_bps_device", block.throttle_read_bps_device()),
+            ("blkio.throttle.write_bps_device", block.throttle_write_bps_device()),
+            ("blkio.throttle.read_iops_device", block.throttle_read_iops_device()),
+            ("blkio.throttle.write_iops_device", block.throttle_write_iops_device()),
+        ];
+        for (file, devices) in throttles {
+            for device in devices.iter().flatten() {
+                let (major, minor, rate) = (device.major(), device.minor(), device.rate());
+                put("blkio", file, format!("{major}:{minor} {rate}"));
+            }
+        }
+    }
+    for device in &device_rules(resources) {
         let file = if device.allow() { "devices.allow" } else { "devices.deny" };
         put("devices", file, device_rule(device));
     }
@@ -190,6 +246,14 @@ mod tests {
                 "pids.max=100",
                 "devices.deny=a *:* rwm",
                 "devices.allow=c 1:3 rwm",
+                "devices.allow=c 1:3 rwm",
+                "devices.allow=c 1:5 rwm",
+                "devices.allow=c 1:7 rwm",
+                "devices.allow=c 1:8 rwm",
+                "devices.allow=c 1:9 rwm",
+                "devices.allow=c 5:0 rwm",
+                "devices.allow=c 5:2 rwm",
+                "devices.allow=c 136:* rwm",
             ]
         );
     }
