@@ -23,6 +23,7 @@ use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::sys::socket::{getsockopt, sockopt};
 
 use crate::launch;
+use crate::own_limits;
 use crate::protocol::{Event, Failure, Message, Setup, VERSION};
 use crate::records::{self, Durability};
 use crate::sandbox::Exit;
@@ -38,6 +39,9 @@ const EVENTS: usize = 16;
 
 /// How often a client that takes nothing is looked at, in milliseconds.
 const STALL_CHECK_MS: u16 = 1000;
+
+/// How long no connection is taken after one could not be, for want of descriptors or memory.
+const ACCEPT_PAUSE: Duration = Duration::from_secs(1);
 
 /// Who tells every process that the machine goes down: systemd does, and waits a minute and a half
 /// for those that do not listen, such as a container's first process.
@@ -65,6 +69,9 @@ struct Shim {
     poller: Poller,
     signals: SignalFd,
     listener: Option<(UnixListener, PathBuf)>,
+    listening: Option<Token>,
+    /// When connections are taken again, after one could not be.
+    listener_paused: Option<Instant>,
     connections: HashMap<Token, Channel>,
     containers: BTreeMap<String, Container>,
     /// Additional processes by process ID: their name and whose connection they belong to.
@@ -91,8 +98,10 @@ impl Shim {
         // It is executed from a descriptor, which would be its name.
         process::set_name(c"coracle-shim");
         // The agent's limit is raised; containers get the one that it was started with.
-        crate::own_limits::restore_open_files()?;
+        own_limits::restore_open_files()?;
         std::env::set_current_dir("/")?;
+        // Where this is withheld, the agent has said so about itself.
+        let _ = own_limits::set_oom_score(own_limits::SHIM_OOM_SCORE);
         process::set_umask(0o022);
         let mut mask = SigSet::empty();
         for signal in [Signal::SIGCHLD, Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP] {
@@ -112,6 +121,8 @@ impl Shim {
             poller,
             signals,
             listener: None,
+            listening: None,
+            listener_paused: None,
             connections: HashMap::new(),
             containers: BTreeMap::new(),
             execs: HashMap::new(),
@@ -133,7 +144,10 @@ impl Shim {
             if self.connections.is_empty() && !self.set_up {
                 return Ok(());
             }
-            let timed = stalled || self.farewell.is_some() || !self.launches.is_empty();
+            let timed = stalled
+                || self.farewell.is_some()
+                || self.listener_paused.is_some()
+                || !self.launches.is_empty();
             let timeout =
                 if timed { EpollTimeout::from(STALL_CHECK_MS) } else { EpollTimeout::NONE };
             let count = match self.poller.wait(&mut events, timeout) {
@@ -150,6 +164,9 @@ impl Shim {
                 stalled |= container.cut_stalled(now, &mut self.poller);
             }
             self.expire(now);
+            if self.listener_paused.is_some_and(|until| now >= until) {
+                self.resume_listener();
+            }
             self.take_leave(now);
         }
         if let Some((_, path)) = &self.listener {
@@ -216,7 +233,17 @@ impl Shim {
     fn accept_waiting(&mut self) {
         loop {
             let Some((listener, _)) = &self.listener else { return };
-            let Ok((stream, _)) = listener.accept() else { return };
+            let stream = match listener.accept() {
+                Ok((stream, _)) => stream,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+                Err(error) => {
+                    if error.kind() != io::ErrorKind::WouldBlock {
+                        // Descriptors or memory are short: it stays readable until they are not.
+                        self.pause_listener();
+                    }
+                    return;
+                }
+            };
             // Only root, or whoever runs the shim, may command it.
             let own = nix::unistd::geteuid().as_raw();
             let allowed = getsockopt(&stream, sockopt::PeerCredentials)
@@ -225,6 +252,20 @@ impl Shim {
                 let _ = self.accept(stream);
             }
         }
+    }
+
+    fn pause_listener(&mut self) {
+        if let (Some((listener, _)), Some(token)) = (&self.listener, self.listening) {
+            self.poller.change(listener, token, EpollFlags::empty());
+            self.listener_paused = Some(Instant::now() + ACCEPT_PAUSE);
+        }
+    }
+
+    fn resume_listener(&mut self) {
+        if let (Some((listener, _)), Some(token)) = (&self.listener, self.listening) {
+            self.poller.change(listener, token, EpollFlags::EPOLLIN);
+        }
+        self.listener_paused = None;
     }
 
     fn accept(&mut self, stream: UnixStream) -> io::Result<()> {
@@ -397,7 +438,8 @@ impl Shim {
                 Ok(listener)
             })
             .map_err(|e| Failure::refused("binding the socket", &e))?;
-        self.poller.add(&listener, Source::Listener, EpollFlags::EPOLLIN).map_err(step("epoll"))?;
+        let listening = self.poller.add(&listener, Source::Listener, EpollFlags::EPOLLIN);
+        self.listening = Some(listening.map_err(step("epoll"))?);
         self.listener = Some((listener, setup.socket.clone()));
         // Out of the agent's group, so that nobody who ends that group ends us.
         for file in &setup.cgroup_procs {

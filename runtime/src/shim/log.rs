@@ -6,6 +6,8 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use jiff::Timestamp;
+use nix::fcntl::OFlag;
+use nix::sys::stat::Mode;
 
 use crate::protocol::LogPlan;
 
@@ -131,9 +133,11 @@ impl Log {
             let _ = self.reopen();
         }
         if let Some(file) = &mut self.file {
-            // A full disk loses lines; it must not stop the container.
+            // A full disk loses lines; it must not stop the container, nor leave a part of a line.
             if file.write_all(&self.buffer).is_ok() {
                 self.size_bytes += self.buffer.len() as u64;
+            } else if file.set_len(self.size_bytes).is_err() {
+                self.file = None;
             }
         }
         self.buffer.clear();
@@ -182,8 +186,28 @@ impl Head {
     }
 }
 
+/// Opens a log. Whoever can put something else in its place, a link or a pipe without a reader, has
+/// neither the one followed nor the other waited for.
 fn open(path: &Path) -> io::Result<File> {
-    File::options().append(true).create(true).mode(0o640).open(path)
+    let (directory, name) = match (path.parent(), path.file_name()) {
+        (Some(directory), Some(name)) => (directory, name),
+        _ => return Err(io::ErrorKind::InvalidInput.into()),
+    };
+    let flags = libc::O_DIRECTORY | libc::O_NOFOLLOW;
+    let directory = File::options().read(true).custom_flags(flags).open(directory)?;
+    let flags = OFlag::O_APPEND
+        | OFlag::O_CREAT
+        | OFlag::O_WRONLY
+        | OFlag::O_NOFOLLOW
+        | OFlag::O_NONBLOCK
+        | OFlag::O_CLOEXEC;
+    let mode = Mode::from_bits_truncate(0o640);
+    let file = File::from(nix::fcntl::openat(&directory, name, flags, mode)?);
+    if file.metadata()?.is_file() {
+        Ok(file)
+    } else {
+        Err(io::Error::other("the log is not a regular file"))
+    }
 }
 
 fn suffixed(path: &Path, suffix: &str) -> PathBuf {
@@ -230,6 +254,51 @@ mod tests {
         assert_eq!(cut(&[b"ab", b"c\n\nd"]), [(3, true), (0, true), (1, false)]);
         assert_eq!(cut(&[&long, b"\n"]), [(MAX_LINE_BYTES, true)]);
         assert_eq!(cut(&[&longer, b"\n"]), [(MAX_LINE_BYTES, false), (5, true)]);
+    }
+
+    #[test]
+    fn only_a_regular_file_is_a_log() {
+        let directory = tempfile::tempdir().unwrap();
+        let victim = directory.path().join("victim");
+        fs::write(&victim, "intact").unwrap();
+        let link = directory.path().join("link.log");
+        std::os::unix::fs::symlink(&victim, &link).unwrap();
+        assert!(open(&link).is_err());
+        let pipe = directory.path().join("pipe.log");
+        nix::unistd::mkfifo(&pipe, Mode::S_IRWXU).unwrap();
+        assert!(open(&pipe).is_err());
+        let elsewhere = directory.path().join("elsewhere");
+        std::os::unix::fs::symlink(directory.path(), &elsewhere).unwrap();
+        assert!(open(&elsewhere.join("new.log")).is_err());
+        open(&directory.path().join("new.log")).unwrap();
+        assert_eq!(fs::read_to_string(victim).unwrap(), "intact");
+    }
+
+    #[test]
+    fn no_part_of_a_line_stays_on_a_full_disk() {
+        if !nix::unistd::geteuid().is_root() {
+            eprintln!("skipped: needs root to mount a small filesystem");
+            return;
+        }
+        let directory = tempfile::tempdir().unwrap();
+        let flags = nix::mount::MsFlags::empty();
+        let options = Some("size=16k");
+        nix::mount::mount(Some("tmpfs"), directory.path(), Some("tmpfs"), flags, options).unwrap();
+        let path = directory.path().join("0.log");
+        let plan = LogPlan { path: path.clone(), max_bytes: 0, max_files: 1 };
+        let mut log = Log::open(plan).unwrap();
+        let now = Timestamp::from_nanosecond(1_700_000_000_000_000_001).unwrap();
+        let line = [&[b'x'; 1000][..], b"\n"].concat();
+        for _ in 0..30 {
+            log.append(Stream::Stdout, &line, now);
+        }
+        let filled = fs::read_to_string(&path).unwrap();
+        log.append(Stream::Stdout, b"short\n", now);
+        drop(log);
+        nix::mount::umount2(directory.path(), nix::mount::MntFlags::MNT_DETACH).unwrap();
+        assert!(filled.len() > 8 << 10, "{}", filled.len());
+        assert!(filled.lines().all(|l| l.ends_with(&"x".repeat(1000))), "{filled}");
+        assert!(filled.ends_with('\n'));
     }
 
     #[test]
