@@ -2,6 +2,8 @@
 
 mod archive;
 mod compression;
+mod digest;
+mod incoming;
 mod pull;
 mod reference;
 mod store;

@@ -11,6 +11,7 @@ use serde::Deserialize;
 use tar::{Archive, EntryType};
 
 use super::compression::decompressed;
+use super::incoming::Incoming;
 use super::reference::{Reference, ReferenceError};
 use super::store::{Image, ImageStore, StoreError, check_layer_count};
 use super::unpack::hex;
@@ -190,7 +191,7 @@ fn blob_path(digest: &str) -> String {
 
 /// The regular files of an archive, spooled to disk because a tar's order is arbitrary.
 struct Spool {
-    _dir: tempfile::TempDir,
+    _dir: Incoming,
     files: HashMap<String, PathBuf>,
 }
 

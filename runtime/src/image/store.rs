@@ -13,8 +13,10 @@ use oci_spec::image::ImageConfiguration;
 use serde::{Deserialize, Serialize};
 
 use super::compression::decompressed;
+use super::digest::{digest_name, named_digest};
+use super::incoming::{Claim, Incoming, owner_prefix};
 use super::reference::Reference;
-use super::unpack::{UnpackError, unpack};
+use super::unpack::{Counted, UnpackError, unpack};
 use super::usage;
 use crate::tree;
 
@@ -22,7 +24,6 @@ use crate::tree;
 const CLAIM: &str = "layers.json";
 /// Fewer digits name no image.
 const MIN_ID_LENGTH: usize = 6;
-
 /// An image that is present and unpacked.
 #[derive(Clone, Debug)]
 pub struct Image {
@@ -192,7 +193,7 @@ impl ImageStore {
         let mut images = Vec::new();
         for path in read_dir(&self.dir.join("images"))? {
             let Some(stem) = path.file_stem().and_then(|s| s.to_str()) else { continue };
-            if let Some(image) = self.find_id(&format!("sha256:{stem}"))? {
+            if let Some(image) = self.find_id(&named_digest(stem))? {
                 images.push(image);
             }
         }
@@ -281,7 +282,7 @@ impl ImageStore {
         let mut stems = records.iter().filter_map(|path| path.file_stem()?.to_str());
         Ok(id.len() >= MIN_ID_LENGTH
             && stems.any(|stem| {
-                stem.starts_with(id) && !references.iter().any(|(_, id)| digest_hex(id) == stem)
+                stem.starts_with(id) && !references.iter().any(|(_, id)| digest_name(id) == stem)
             }))
     }
 
@@ -315,10 +316,10 @@ impl ImageStore {
         needed.extend(self.claimed()?);
         for path in read_dir(&self.dir.join("images"))? {
             let Some(stem) = path.file_stem().and_then(|s| s.to_str()) else { continue };
-            let id = format!("sha256:{stem}");
+            let id = named_digest(stem);
             let bytes = fs::read(&path).map_err(file("read", &path))?;
             let record = serde_json::from_slice::<ImageRecord>(&bytes).map(|record| {
-                let layers = record.diff_ids.iter().map(|id| digest_hex(id).to_owned());
+                let layers = record.diff_ids.iter().map(|id| digest_name(id));
                 layers.collect::<usage::Stack>()
             });
             match record {
@@ -362,18 +363,23 @@ impl ImageStore {
         let incoming = self.incoming()?;
         let root = incoming.path().join("layer");
         fs::create_dir(&root).map_err(file("create", &root))?;
-        let plain = decompressed(input).map_err(UnpackError::Read)?;
-        let unpacked = unpack(plain, &root)?;
+        let packed = Counted::default();
+        let plain = decompressed(packed.reader(input)).map_err(UnpackError::Read)?;
+        let unpacked = unpack(plain, &root, &packed)?;
         if unpacked.diff_id != want {
             return Err(StoreError::DiffId { want: want.to_owned(), got: unpacked.diff_id });
         }
         let path = self.layer_path(want);
+        // A record says that the layer is whole, so after a loss of power it must be.
+        let directory = File::open(&root).map_err(file("open", &root))?;
+        nix::unistd::syncfs(&directory).map_err(|e| file("sync", &root)(e.into()))?;
         match fs::rename(&root, &path) {
             Ok(()) => {}
             // Somebody else unpacked the same layer meanwhile; content-addressed, so it is equal.
             Err(_) if path.is_dir() => {}
             Err(e) => return Err(file("rename", &path)(e)),
         }
+        sync_directory(&self.dir.join("layers"))?;
         let record = LayerRecord { size_bytes: unpacked.size_bytes };
         self.write(&self.layer_record_path(want), &json(&record))?;
         Ok(unpacked.size_bytes)
@@ -408,9 +414,9 @@ impl ImageStore {
         let _lock = self.lock()?;
         let directory = self.incoming()?;
         let path = directory.path().join(CLAIM);
-        let layers: Vec<&str> = diff_ids.iter().map(|id| digest_hex(id)).collect();
+        let layers: Vec<String> = diff_ids.iter().map(|id| digest_name(id)).collect();
         fs::write(&path, json(&layers)).map_err(file("write", &path))?;
-        Ok(Claim { _directory: directory })
+        Ok(Claim::new(directory))
     }
 
     /// The layers of images that are being made.
@@ -434,23 +440,23 @@ impl ImageStore {
     }
 
     /// A directory for what is being made; gone when dropped.
-    pub(super) fn incoming(&self) -> Result<tempfile::TempDir, StoreError> {
+    pub(super) fn incoming(&self) -> Result<Incoming, StoreError> {
         let dir = self.dir.join("incoming");
         tempfile::Builder::new()
-            .prefix(&format!("{}-", std::process::id()))
+            .prefix(&owner_prefix(std::process::id()))
             .tempdir_in(&dir)
+            .map(|directory| Incoming::new(directory.keep()))
             .map_err(file("create a directory in", &dir))
     }
 
-    /// Removes incoming directories of processes that are gone.
+    /// Removes incoming files and directories of processes that are gone.
     fn remove_abandoned(&self) {
         let Ok(paths) = read_dir(&self.dir.join("incoming")) else { return };
         for path in paths {
-            let pid = path.file_name().and_then(|n| n.to_str()).and_then(|n| n.split('-').next());
-            if let Some(pid) = pid
-                && !Path::new("/proc").join(pid).exists()
-                && let Err(error) = tree::remove(&path)
-            {
+            let name = path.file_name().and_then(|n| n.to_str()).unwrap_or_default();
+            let owner = name.split('-').next().and_then(|pid| pid.parse().ok());
+            let is_owned = owner.is_some_and(|pid| name.starts_with(&owner_prefix(pid)));
+            if !is_owned && let Err(error) = tree::remove(&path) {
                 tracing::warn!(path = %path.display(), %error, "abandoned download stays");
             }
         }
@@ -459,12 +465,13 @@ impl ImageStore {
     fn write(&self, path: &Path, bytes: &[u8]) -> Result<(), StoreError> {
         let dir = path.parent().unwrap_or(&self.dir);
         let mut temporary = tempfile::Builder::new()
+            .prefix(&owner_prefix(std::process::id()))
             .tempfile_in(self.dir.join("incoming"))
             .map_err(file("create a file in", dir))?;
         temporary.write_all(bytes).map_err(file("write", path))?;
         temporary.as_file().sync_data().map_err(file("sync", path))?;
         temporary.persist(path).map_err(|e| file("rename", path)(e.error))?;
-        Ok(())
+        sync_directory(dir)
     }
 
     fn lock(&self) -> Result<Flock<File>, StoreError> {
@@ -475,15 +482,15 @@ impl ImageStore {
     }
 
     fn layer_path(&self, diff_id: &str) -> PathBuf {
-        self.dir.join("layers").join(digest_hex(diff_id))
+        self.dir.join("layers").join(digest_name(diff_id))
     }
 
     fn layer_record_path(&self, diff_id: &str) -> PathBuf {
-        self.dir.join("layers").join(format!("{}.json", digest_hex(diff_id)))
+        self.dir.join("layers").join(format!("{}.json", digest_name(diff_id)))
     }
 
     fn record_path(&self, id: &str) -> PathBuf {
-        self.dir.join("images").join(format!("{}.json", digest_hex(id)))
+        self.dir.join("images").join(format!("{}.json", digest_name(id)))
     }
 
     fn reference_path(&self, name: &str) -> PathBuf {
@@ -491,10 +498,8 @@ impl ImageStore {
     }
 }
 
-/// Layers that no removal touches while this exists.
-#[derive(Debug)]
-pub(super) struct Claim {
-    _directory: tempfile::TempDir,
+fn sync_directory(path: &Path) -> Result<(), StoreError> {
+    File::open(path).and_then(|directory| directory.sync_all()).map_err(file("sync", path))
 }
 
 fn is_named(reference: &Reference, name: &str) -> bool {
@@ -502,12 +507,6 @@ fn is_named(reference: &Reference, name: &str) -> bool {
         Some(digested) => digested == name,
         None => reference.tagged().as_deref() == Some(name),
     }
-}
-
-/// The part after `sha256:`, kept to hexadecimal digits so that it is safe as a file name.
-fn digest_hex(digest: &str) -> &str {
-    let hex = digest.strip_prefix("sha256:").unwrap_or(digest);
-    if hex.len() == 64 && hex.bytes().all(|b| b.is_ascii_hexdigit()) { hex } else { "invalid" }
 }
 
 /// A reference as a file name: `/` becomes `%`, which references never contain.

@@ -4,12 +4,14 @@
 //! says. Every path is resolved inside the directory by the kernel (`openat2` with
 //! `RESOLVE_IN_ROOT`), and the last component is never followed.
 
+use std::cell::Cell;
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
-use std::io::{self, Read};
+use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Component, Path, PathBuf};
+use std::rc::Rc;
 
 use nix::errno::Errno;
 use nix::fcntl::{AtFlags, OFlag, OpenHow, ResolveFlag, openat, openat2};
@@ -25,8 +27,22 @@ use xattr::FileExt;
 
 /// Entries that one layer may have.
 const MAX_ENTRIES: u64 = 2_000_000;
-/// Plain bytes that one layer may have.
+/// Plain bytes that one layer may have, in its tar and in its files: sparse files are larger there.
 const MAX_LAYER_BYTES: u64 = 64 << 30;
+/// Bytes of one path in a layer, as for the kernel.
+const MAX_PATH_BYTES: usize = 4096;
+/// Components of one path in a layer.
+const MAX_PATH_DEPTH: usize = 256;
+/// Plain bytes for each byte of a compressed layer, beyond the first [`RATIO_FREE_BYTES`].
+const MAX_RATIO: u64 = 200;
+/// Plain bytes that a layer may have whatever its compressed size.
+const RATIO_FREE_BYTES: u64 = 1 << 30;
+/// Bytes on the file system that layers leave free, or a twentieth of a small one.
+const MIN_FREE_BYTES: u64 = 256 << 20;
+/// Bytes written between two looks at the free space.
+const FREE_CHECK_BYTES: u64 = 1 << 20;
+/// Bytes copied at once.
+const COPY_BYTES: usize = 64 << 10;
 /// Whiteout prefix of the image format; the rest of the name is what it hides.
 const WHITEOUT: &[u8] = b".wh.";
 /// Marks a directory whose lower contents are hidden.
@@ -59,6 +75,15 @@ pub enum UnpackError {
     /// The layer is larger than any honest one.
     #[error("the layer has more than {MAX_ENTRIES} entries or {MAX_LAYER_BYTES} bytes")]
     TooLarge,
+    /// The layer unpacks to more than any honest one of its size.
+    #[error("the layer unpacks to more than {MAX_RATIO} times its size")]
+    Ratio,
+    /// A path is longer or deeper than any honest one.
+    #[error("a path of the layer has more than {MAX_PATH_BYTES} bytes or {MAX_PATH_DEPTH} levels")]
+    Path,
+    /// The rest of the file system is for others.
+    #[error("unpack: less than {0} bytes of the disk would be left")]
+    NoSpace(u64),
 }
 
 impl UnpackError {
@@ -69,7 +94,8 @@ impl UnpackError {
             Self::Write { source, .. } => {
                 matches!(source.raw_os_error(), Some(e) if e == Errno::ENOSPC as i32 || e == Errno::EDQUOT as i32)
             }
-            Self::Read(_) | Self::TooLarge => false,
+            Self::NoSpace(_) => true,
+            Self::Read(_) | Self::TooLarge | Self::Ratio | Self::Path => false,
         }
     }
 }
@@ -82,8 +108,40 @@ pub(super) struct Unpacked {
     pub(super) size_bytes: u64,
 }
 
-/// Unpacks the plain tar `input` into the existing, empty directory `root`.
-pub(super) fn unpack(input: impl Read, root: &Path) -> Result<Unpacked, UnpackError> {
+/// Counts the bytes of a compressed layer.
+#[derive(Clone, Default)]
+pub(super) struct Counted {
+    bytes: Rc<Cell<u64>>,
+}
+
+impl Counted {
+    /// Counts what is read of `input`.
+    pub(super) fn reader<R: Read>(&self, input: R) -> CountedReader<R> {
+        CountedReader { input, count: self.clone() }
+    }
+}
+
+/// A reader whose bytes are counted.
+pub(super) struct CountedReader<R> {
+    input: R,
+    count: Counted,
+}
+
+impl<R: Read> Read for CountedReader<R> {
+    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        let n = self.input.read(buf)?;
+        self.count.bytes.set(self.count.bytes.get() + n as u64);
+        Ok(n)
+    }
+}
+
+/// Unpacks the plain tar `input` into the existing, empty directory `root`; `packed` has counted the
+/// bytes that it comes from.
+pub(super) fn unpack(
+    input: impl Read,
+    root: &Path,
+    packed: &Counted,
+) -> Result<Unpacked, UnpackError> {
     let root = openat(
         nix::fcntl::AT_FDCWD,
         root,
@@ -91,8 +149,10 @@ pub(super) fn unpack(input: impl Read, root: &Path) -> Result<Unpacked, UnpackEr
         Mode::empty(),
     )
     .map_err(|source| UnpackError::Entry { path: root.to_owned(), source })?;
-    let mut hashed = Hashed { input, context: Context::new(&SHA256), bytes: 0 };
-    let mut unpacker = Unpacker { root, size_bytes: 0, directory_times: Vec::new() };
+    let mut hashed =
+        Hashed { input, context: Context::new(&SHA256), bytes: 0, packed: packed.clone() };
+    let mut unpacker =
+        Unpacker { root, size_bytes: 0, unchecked: FREE_CHECK_BYTES, directory_times: Vec::new() };
     {
         let mut archive = Archive::new(&mut hashed);
         let entries = archive.entries().map_err(UnpackError::Read)?;
@@ -124,6 +184,7 @@ struct Hashed<R> {
     input: R,
     context: Context,
     bytes: u64,
+    packed: Counted,
 }
 
 impl<R: Read> Read for Hashed<R> {
@@ -132,7 +193,11 @@ impl<R: Read> Read for Hashed<R> {
         self.context.update(&buf[..n]);
         self.bytes += n as u64;
         if self.bytes > MAX_LAYER_BYTES {
-            return Err(io::Error::other("layer too large"));
+            return Err(io::Error::other(UnpackError::TooLarge));
+        }
+        let allowed = self.packed.bytes.get().saturating_mul(MAX_RATIO);
+        if self.bytes > RATIO_FREE_BYTES.saturating_add(allowed) {
+            return Err(io::Error::other(UnpackError::Ratio));
         }
         Ok(n)
     }
@@ -140,7 +205,10 @@ impl<R: Read> Read for Hashed<R> {
 
 struct Unpacker {
     root: OwnedFd,
+    /// Bytes written to regular files.
     size_bytes: u64,
+    /// Bytes written since the last look at the free space.
+    unchecked: u64,
     /// Set last: creating entries changes them.
     directory_times: Vec<(PathBuf, TimeSpec)>,
 }
@@ -148,6 +216,7 @@ struct Unpacker {
 impl Unpacker {
     fn entry(&mut self, mut entry: Entry<'_, impl Read>) -> Result<(), UnpackError> {
         let path = entry.path().map_err(UnpackError::Read)?.into_owned();
+        check_path(&path)?;
         let Some((parent, name)) = split(&path) else {
             return self.root_entry(&entry).map_err(|source| UnpackError::Entry { path, source });
         };
@@ -167,9 +236,7 @@ impl Unpacker {
         match kind {
             EntryType::Regular | EntryType::Continuous | EntryType::GNUSparse => {
                 let mut file = create_file(&parent_fd, &name).map_err(at)?;
-                let written = io::copy(&mut entry, &mut file)
-                    .map_err(|source| UnpackError::Write { path: path.clone(), source })?;
-                self.size_bytes += written;
+                self.copy(&mut entry, &mut file, &path)?;
                 set_xattrs(&mut entry, &file, &path)?;
             }
             EntryType::Directory => {
@@ -181,6 +248,7 @@ impl Unpacker {
             }
             EntryType::Symlink => {
                 let target = link_name(&entry)?;
+                check_path(&target)?;
                 symlinkat(&target, &parent_fd, name.as_os_str()).map_err(at)?;
             }
             EntryType::Link => {
@@ -200,6 +268,39 @@ impl Unpacker {
             _ => return Ok(()),
         }
         set_owner_and_mode(&parent_fd, &name, &entry, kind).map_err(at)
+    }
+
+    /// Writes the contents of a file. What counts is what is written: a sparse file takes more than
+    /// it has in the tar.
+    fn copy(
+        &mut self,
+        from: &mut impl Read,
+        to: &mut File,
+        path: &Path,
+    ) -> Result<(), UnpackError> {
+        let failed = |source| UnpackError::Write { path: path.to_owned(), source };
+        let mut buffer = vec![0; COPY_BYTES];
+        loop {
+            let count = match from.read(&mut buffer) {
+                Ok(0) => return Ok(()),
+                Ok(count) => count,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+                Err(error) => return Err(failed(error)),
+            };
+            self.size_bytes += count as u64;
+            self.unchecked += count as u64;
+            if self.size_bytes > MAX_LAYER_BYTES {
+                return Err(UnpackError::TooLarge);
+            }
+            if self.unchecked >= FREE_CHECK_BYTES {
+                self.unchecked = 0;
+                check_free(to).map_err(|error| match error {
+                    Ok(reserve) => UnpackError::NoSpace(reserve),
+                    Err(errno) => failed(errno.into()),
+                })?;
+            }
+            to.write_all(&buffer[..count]).map_err(failed)?;
+        }
     }
 
     /// The tar's own root entry (`./`): only its mode and owner matter.
@@ -255,6 +356,23 @@ impl Unpacker {
             }
         }
     }
+}
+
+fn check_path(path: &Path) -> Result<(), UnpackError> {
+    let length = path.as_os_str().len();
+    if length >= MAX_PATH_BYTES || path.components().count() > MAX_PATH_DEPTH {
+        return Err(UnpackError::Path);
+    }
+    Ok(())
+}
+
+/// Checks that the file system keeps its reserve; fails with the reserve.
+fn check_free(file: &File) -> Result<(), Result<u64, Errno>> {
+    let space = nix::sys::statvfs::fstatvfs(file).map_err(Err)?;
+    let block = space.fragment_size();
+    let reserve = MIN_FREE_BYTES.min(space.blocks().saturating_mul(block) / 20);
+    let free = space.blocks_available().saturating_mul(block);
+    if free < reserve + FREE_CHECK_BYTES { Err(Ok(reserve)) } else { Ok(()) }
 }
 
 /// The parent and last component of a tar path, with `.` and leading slashes dropped and `..`
@@ -369,95 +487,4 @@ fn mtime(entry: &Entry<'_, impl Read>) -> TimeSpec {
 }
 
 #[cfg(test)]
-mod tests {
-    #![allow(clippy::unwrap_used)]
-    use super::*;
-    use std::os::unix::fs::{FileTypeExt, MetadataExt};
-
-    fn header(kind: EntryType, size: usize) -> tar::Header {
-        let mut header = tar::Header::new_gnu();
-        header.set_entry_type(kind);
-        header.set_size(size as u64);
-        header.set_mode(0o644);
-        header.set_uid(nix::unistd::getuid().as_raw().into());
-        header.set_gid(nix::unistd::getgid().as_raw().into());
-        header
-    }
-
-    fn put(tar: &mut tar::Builder<Vec<u8>>, path: &str, kind: EntryType, data: &str) {
-        let mut h = header(kind, if kind == EntryType::Regular { data.len() } else { 0 });
-        // The builder refuses `..`, which is what these tests are about.
-        h.as_gnu_mut().unwrap().name[..path.len()].copy_from_slice(path.as_bytes());
-        if matches!(kind, EntryType::Link | EntryType::Symlink) {
-            h.set_link_name_literal(data).unwrap();
-        }
-        h.set_cksum();
-        let body = if kind == EntryType::Regular { data.as_bytes() } else { &[] };
-        tar.append(&h, body).unwrap();
-    }
-
-    #[test]
-    fn nothing_escapes_the_directory() {
-        let outer = tempfile::tempdir().unwrap();
-        let root = outer.path().join("root");
-        std::fs::create_dir(&root).unwrap();
-        std::fs::write(outer.path().join("victim"), "intact").unwrap();
-        let victim = outer.path().join("victim").display().to_string();
-        let mut tar = tar::Builder::new(Vec::new());
-        put(&mut tar, "../victim", EntryType::Regular, "x");
-        put(&mut tar, "/etc/absolute", EntryType::Regular, "inside");
-        put(&mut tar, "up", EntryType::Symlink, "../..");
-        put(&mut tar, "up/victim2", EntryType::Regular, "x");
-        put(&mut tar, "abs", EntryType::Symlink, outer.path().to_str().unwrap());
-        put(&mut tar, "file", EntryType::Symlink, &victim);
-        put(&mut tar, "file", EntryType::Regular, "replaces the link");
-        let bytes = tar.into_inner().unwrap();
-        unpack(&bytes[..], &root).unwrap();
-        assert_eq!(std::fs::read_to_string(outer.path().join("victim")).unwrap(), "intact");
-        assert!(!outer.path().join("victim2").exists());
-        assert_eq!(std::fs::read_to_string(root.join("etc/absolute")).unwrap(), "inside");
-        assert_eq!(std::fs::read_to_string(root.join("victim2")).unwrap(), "x");
-        assert_eq!(std::fs::read_to_string(root.join("file")).unwrap(), "replaces the link");
-    }
-
-    #[test]
-    fn hard_links_to_the_outside_fail() {
-        let outer = tempfile::tempdir().unwrap();
-        let root = outer.path().join("root");
-        std::fs::create_dir(&root).unwrap();
-        std::fs::write(outer.path().join("victim"), "intact").unwrap();
-        let mut tar = tar::Builder::new(Vec::new());
-        put(&mut tar, "link", EntryType::Link, "../victim");
-        let bytes = tar.into_inner().unwrap();
-        let error = unpack(&bytes[..], &root).err().unwrap();
-        assert!(matches!(error, UnpackError::Entry { source: Errno::ENOENT, .. }), "{error}");
-    }
-
-    #[test]
-    fn whiteouts_become_overlay_whiteouts() {
-        if !nix::unistd::getuid().is_root() {
-            eprintln!("skipped: needs root to make device nodes");
-            return;
-        }
-        let root = tempfile::tempdir().unwrap();
-        let mut tar = tar::Builder::new(Vec::new());
-        put(&mut tar, "dir/.wh.gone", EntryType::Regular, "");
-        let bytes = tar.into_inner().unwrap();
-        unpack(&bytes[..], root.path()).unwrap();
-        let meta = std::fs::symlink_metadata(root.path().join("dir/gone")).unwrap();
-        assert!(meta.file_type().is_char_device());
-        assert_eq!(meta.rdev(), 0);
-    }
-
-    #[test]
-    fn the_digest_covers_the_whole_tar() {
-        let root = tempfile::tempdir().unwrap();
-        let mut tar = tar::Builder::new(Vec::new());
-        put(&mut tar, "a", EntryType::Regular, "hello");
-        let bytes = tar.into_inner().unwrap();
-        let want = hex(ring::digest::digest(&SHA256, &bytes).as_ref());
-        let unpacked = unpack(&bytes[..], root.path()).unwrap();
-        assert_eq!(unpacked.diff_id, format!("sha256:{want}"));
-        assert_eq!(unpacked.size_bytes, 5);
-    }
-}
+mod tests;

@@ -97,3 +97,44 @@ fn what_a_container_runs_from_stays() {
     assert_eq!(present(&store), Vec::<String>::new());
     assert!(!image.layers.iter().any(|layer| layer.is_dir()));
 }
+
+#[test]
+fn digests_of_all_algorithms_differ() {
+    let hex = "a".repeat(64);
+    let names: HashSet<String> = [
+        format!("sha256:{hex}"),
+        format!("sha512:{}", "a".repeat(128)),
+        format!("sha512:{}", "b".repeat(128)),
+        format!("blake3:{hex}"),
+        "sha256:short".to_owned(),
+        "sha256:../../etc".to_owned(),
+        "sha512:../../etc".to_owned(),
+        String::new(),
+    ]
+    .iter()
+    .map(|digest| digest_name(digest))
+    .collect();
+    assert_eq!(names.len(), 8);
+    assert!(names.iter().all(|name| !name.contains('/') && name.len() < 200), "{names:?}");
+    for digest in [format!("sha256:{hex}"), format!("sha512:{}", "c".repeat(128))] {
+        assert_eq!(named_digest(&digest_name(&digest)), digest);
+    }
+}
+
+#[test]
+fn a_start_sweeps_what_a_crash_left() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = ImageStore::open(directory.path()).unwrap();
+    let incoming = directory.path().join("incoming");
+    let mine = store.incoming().unwrap();
+    fs::write(incoming.join(".tmpabc"), "of an earlier version").unwrap();
+    // A process that is gone, and one whose process ID this process has now.
+    let pid = std::process::id();
+    fs::create_dir_all(incoming.join("4194304-1-x/layer/d")).unwrap();
+    fs::write(incoming.join(format!("{pid}-1-file")), "").unwrap();
+    ImageStore::open(directory.path()).unwrap();
+    let left: Vec<_> = read_dir(&incoming).unwrap();
+    assert_eq!(left, [mine.path().to_owned()]);
+    drop(mine);
+    assert!(read_dir(&incoming).unwrap().is_empty());
+}
