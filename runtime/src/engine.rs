@@ -275,6 +275,7 @@ impl Inner {
     }
 
     fn prepare(&self, spec: &SandboxSpec) -> Result<(Child, UnixStream)> {
+        Error::check_name(&spec.id)?;
         let state = self.state(&spec.id);
         if state.join(records::SANDBOX).exists() {
             return Err(Error::Exists(spec.id.clone()));

@@ -2,12 +2,18 @@
 
 use std::path::PathBuf;
 
+/// Longest name of a sandbox or container, in bytes: with a suffix it is a file name.
+const MAX_NAME_BYTES: usize = 200;
+
 /// Everything a caller of [`crate::Runtime`] and [`crate::Sandbox`] may meet.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// No such container in the sandbox.
     #[error("container {0:?} not found")]
     NotFound(String),
+    /// A name that is none for a container or sandbox; the text is runc's.
+    #[error("invalid container ID format: {0:?}")]
+    Name(String),
     /// A sandbox or container of that name exists already.
     #[error("{0:?} already exists")]
     Exists(String),
@@ -74,6 +80,17 @@ pub enum Error {
 }
 
 impl Error {
+    /// Checks a name that becomes the name of a directory and of a control group.
+    pub(crate) fn check_name(name: &str) -> Result<()> {
+        let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '+' | '-' | '.');
+        let valid = !name.is_empty()
+            && name.len() <= MAX_NAME_BYTES
+            && name != "."
+            && name != ".."
+            && name.chars().all(plain);
+        if valid { Ok(()) } else { Err(Self::Name(name.to_owned())) }
+    }
+
     /// Whether the thing asked for does not exist.
     pub fn is_not_found(&self) -> bool {
         matches!(self, Self::NotFound(_))
@@ -158,3 +175,19 @@ impl LaunchError {
 
 /// Results of this crate.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_no_paths() {
+        for name in ["a", "..a", "pod-1_x+y.z", &"x".repeat(MAX_NAME_BYTES)] {
+            assert!(Error::check_name(name).is_ok(), "{name:?}");
+        }
+        let long = "x".repeat(MAX_NAME_BYTES + 1);
+        for name in ["", ".", "..", "a/b", "../x", "/", "a\0", "a b", "\u{e9}", &long] {
+            assert!(matches!(Error::check_name(name), Err(Error::Name(_))), "{name:?}");
+        }
+    }
+}

@@ -172,6 +172,7 @@ impl Sandbox {
 
     fn prepare(&self, container: ContainerSpec) -> Result<()> {
         let id = container.id.clone();
+        Error::check_name(&id)?;
         let state = self.state(&id);
         if state.join(records::CONTAINER).exists() {
             return Err(Error::Exists(id));

@@ -56,6 +56,8 @@ struct Prepared {
     domainname: Option<CString>,
     sysctls: Vec<(CString, CString)>,
     root: PreparedRoot,
+    /// `MS_…`, 0 for private.
+    root_propagation: u64,
     readonly_rootfs: bool,
     mounts: Vec<PreparedMount>,
     devices: Vec<PreparedDevice>,
@@ -176,7 +178,8 @@ pub fn container(
         hostname: plan.hostname.as_deref().map(c_string).transpose()?,
         domainname: plan.domainname.as_deref().map(c_string).transpose()?,
         sysctls: sysctls(&plan.sysctls)?,
-        root: mount::prepare_root(&plan.rootfs, plan.root_propagation)?,
+        root: mount::prepare_root(&plan.rootfs)?,
+        root_propagation: plan.root_propagation,
         readonly_rootfs: plan.readonly_rootfs,
         mounts: prepared_mounts,
         devices: plan

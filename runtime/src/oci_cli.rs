@@ -121,7 +121,9 @@ impl Arguments {
     }
 
     fn id(&self) -> Result<&str, CommandError> {
-        self.rest.get(1).map(String::as_str).ok_or(CommandError::Usage("a container ID is missing"))
+        let id = self.rest.get(1).ok_or(CommandError::Usage("a container ID is missing"))?;
+        crate::Error::check_name(id)?;
+        Ok(id)
     }
 }
 

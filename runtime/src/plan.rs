@@ -3,7 +3,7 @@
 //! The agent compiles specs to plans so that the shim, of which there are many, stays small: it
 //! links none of the spec's types at run time and parses no seccomp profile.
 
-mod mount;
+pub(crate) mod mount;
 mod process;
 
 #[cfg(any(test, fuzzing))]
@@ -143,10 +143,22 @@ pub fn compile(
         NamespaceChoice::Spec => of_spec(spec),
     };
     let fresh = |flag: i32| namespaces.iter().any(|n| n.flag == flag as u64 && n.path.is_none());
+    let own_uts = fresh(libc::CLONE_NEWUTS);
+    if let Some(kind) = spec.hooks().as_ref().and_then(hook) {
+        return Err(refuse(format!("hooks are not supported: {kind}")));
+    }
     let mounts = mount::compile(spec.mounts().as_deref().unwrap_or_default())?;
+    let mut namespaces = namespaces;
+    let cgroup_namespace = libc::CLONE_NEWCGROUP as u64;
+    if !cgroup.legacy_view.is_empty()
+        && mounts.iter().any(|m| matches!(m.source, MountSource::Cgroup))
+        && !namespaces.iter().any(|n| n.flag == cgroup_namespace)
+    {
+        // On version 1 a mount shows the groups of the whole machine without one.
+        namespaces.push(Namespace { flag: cgroup_namespace, path: None });
+    }
     let own_dev =
         !mounts.iter().any(|m| m.target == "dev" && matches!(m.source, MountSource::Bind { .. }));
-    let own_uts = fresh(libc::CLONE_NEWUTS);
     let mappings = |list: &Option<Vec<oci_spec::runtime::LinuxIdMapping>>| {
         list.iter().flatten().map(|m| (m.container_id(), m.host_id(), m.size())).collect::<Vec<_>>()
     };
@@ -177,6 +189,25 @@ pub fn compile(
         cgroup,
         process: process(spec.process().as_ref(), linux.seccomp().as_ref())?,
     })
+}
+
+/// The kind of a hook that the spec has. A caller that relies on one must not get a container
+/// without it.
+fn hook(hooks: &oci_spec::runtime::Hooks) -> Option<&'static str> {
+    let kinds = [
+        ("createRuntime", hooks.create_runtime()),
+        ("createContainer", hooks.create_container()),
+        ("startContainer", hooks.start_container()),
+        ("poststart", hooks.poststart()),
+        ("poststop", hooks.poststop()),
+    ];
+    let found = kinds.into_iter().find(|(_, list)| list.as_ref().is_some_and(|l| !l.is_empty()));
+    #[allow(deprecated, reason = "specs have them still")]
+    let prestart = hooks.prestart();
+    match found {
+        Some((kind, _)) => Some(kind),
+        None => prestart.as_ref().is_some_and(|l| !l.is_empty()).then_some("prestart"),
+    }
 }
 
 fn of_sandbox(sandbox: &SandboxSpec, spec: &Spec) -> Vec<Namespace> {

@@ -12,7 +12,7 @@ use nix::fcntl::{OFlag, openat};
 use nix::sys::stat::{Mode, SFlag};
 
 use super::Prepared;
-use super::mount::PreparedSource;
+use super::mount::{PreparedMount, PreparedSource};
 use super::process::PreparedProcess;
 use super::report::{Report, Step};
 use super::root::{self, Kind};
@@ -138,8 +138,7 @@ fn filesystem(prepared: &Prepared) -> Outcome {
     isolate_all(libc::MS_SLAVE).map_err(at(Step::Isolate, 0))?;
     let root = prepared.root.attach().map_err(at(Step::RootMount, 0))?;
     for (index, mount) in prepared.mounts.iter().enumerate() {
-        let target = root::target(root.as_fd(), &mount.target, mount.kind)
-            .map_err(at(Step::MountTarget, index))?;
+        let target = mount_target(root.as_fd(), mount).map_err(at(Step::MountTarget, index))?;
         place(&mount.source, &target).map_err(at(Step::Mount, index))?;
     }
     devices(prepared, root.as_fd())?;
@@ -155,7 +154,37 @@ fn filesystem(prepared: &Prepared) -> Outcome {
         set_attributes(root.as_fd(), attributes).map_err(at(Step::ReadOnlyRoot, 0))?;
     }
     nix::unistd::fchdir(&root).map_err(at(Step::Pivot, 0))?;
-    pivot_to_cwd().map_err(at(Step::Pivot, 1))
+    pivot_to_cwd().map_err(at(Step::Pivot, 1))?;
+    if prepared.root_propagation != 0 {
+        // A shared mount cannot be pivoted to.
+        let slash = open_in_root(CWD, c".", libc::O_PATH, 0).map_err(at(Step::Pivot, 2))?;
+        let attributes = Attributes {
+            propagation: prepared.root_propagation,
+            recursive: true,
+            ..Attributes::default()
+        };
+        set_attributes(slash.as_fd(), attributes).map_err(at(Step::Pivot, 3))?;
+    }
+    Ok(())
+}
+
+/// Opens the place of a mount, and refuses one that the image leads elsewhere: through a symbolic
+/// link where that matters, or into the proc filesystem.
+fn mount_target(root: BorrowedFd<'_>, mount: &PreparedMount) -> nix::Result<OwnedFd> {
+    if mount.ordinary {
+        crate::sys::mount::open_beneath(root, &mount.target, libc::O_PATH).map(drop).or_else(
+            |errno| match errno {
+                Errno::ENOENT => Ok(()),
+                errno => Err(errno),
+            },
+        )?;
+    }
+    let target = root::target(root, &mount.target, mount.kind)?;
+    let kind = nix::sys::statfs::fstatfs(&target)?.filesystem_type();
+    if kind == nix::sys::statfs::PROC_SUPER_MAGIC && !mount.in_proc && !mount.is_proc() {
+        return Err(Errno::EPERM);
+    }
+    Ok(target)
 }
 
 fn place(source: &PreparedSource, target: &OwnedFd) -> nix::Result<()> {

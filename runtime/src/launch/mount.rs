@@ -20,6 +20,10 @@ pub(super) struct PreparedMount {
     pub target: CString,
     pub kind: Kind,
     pub source: PreparedSource,
+    /// Whether its place must be a directory of the root itself, reached by no symbolic link.
+    pub ordinary: bool,
+    /// Whether its place may be in a proc filesystem.
+    pub in_proc: bool,
 }
 
 pub(super) enum PreparedSource {
@@ -50,6 +54,11 @@ pub(super) enum PreparedRoot {
 }
 
 impl PreparedMount {
+    /// Whether this is a proc filesystem.
+    pub fn is_proc(&self) -> bool {
+        matches!(&self.source, PreparedSource::Fresh { filesystem, .. } if filesystem.kind.as_bytes() == b"proc")
+    }
+
     pub fn detached(&self) -> Option<&OwnedFd> {
         match &self.source {
             PreparedSource::Detached(fd) => Some(fd),
@@ -158,7 +167,12 @@ pub(super) fn prepare(
             (Kind::Directory, source)
         }
     };
-    Ok(PreparedMount { target, kind, source })
+    // What the runtime itself and every program rely on (CVE-2019-19921).
+    let ordinary = matches!(plan.target.as_str(), "proc" | "sys" | "dev")
+        || matches!(&plan.source, MountSource::Filesystem(filesystem)
+            if matches!(filesystem.kind.as_str(), "proc" | "sysfs"));
+    let in_proc = crate::plan::mount::may_cover_proc(&plan.target);
+    Ok(PreparedMount { target, kind, source, ordinary, in_proc })
 }
 
 /// Sets attributes and propagation of a bind mount.
@@ -183,7 +197,7 @@ fn apply(plan: &MountPlan, tree: &OwnedFd, recursive: bool) -> nix::Result<()> {
     set_attributes(tree.as_fd(), second)
 }
 
-pub(super) fn prepare_root(rootfs: &Rootfs, propagation: u64) -> Result<PreparedRoot, LaunchError> {
+pub(super) fn prepare_root(rootfs: &Rootfs) -> Result<PreparedRoot, LaunchError> {
     let fail = |errno: Errno| LaunchError {
         kind: LaunchErrorKind::Mount,
         message: format!(
@@ -195,8 +209,11 @@ pub(super) fn prepare_root(rootfs: &Rootfs, propagation: u64) -> Result<Prepared
     match rootfs {
         Rootfs::Directory(path) => {
             let tree = clone_tree(CWD, &c_path(path)?, true).map_err(fail)?;
-            let propagation = if propagation == 0 { libc::MS_PRIVATE } else { propagation };
-            let attributes = Attributes { propagation, recursive: true, ..Attributes::default() };
+            let attributes = Attributes {
+                propagation: libc::MS_PRIVATE,
+                recursive: true,
+                ..Attributes::default()
+            };
             set_attributes(tree.as_fd(), attributes).map_err(fail)?;
             Ok(PreparedRoot::Detached(tree))
         }

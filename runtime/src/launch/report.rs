@@ -170,7 +170,12 @@ impl Report {
                     .mounts
                     .get(index)
                     .map_or(("", ""), |(source, target)| (source.as_str(), target.as_str()));
-                let what = if self.step == Step::Mount { "mount" } else { "creating mount point" };
+                let what = match (self.step, errno) {
+                    (Step::Mount, _) => "mount",
+                    (_, Errno::ELOOP) => "must be mounted on ordinary directory",
+                    (_, Errno::EPERM) => "mount point is inside /proc",
+                    _ => "creating mount point",
+                };
                 (
                     LaunchErrorKind::Mount,
                     format!(

@@ -71,6 +71,7 @@ fn one(mount: &Mount) -> Result<MountPlan, LaunchError> {
         propagation: 0,
         recursive_propagation: false,
     };
+    check_proc(&plan.target, mount)?;
     let mut bind = None;
     let mut options = Vec::new();
     for option in mount.options().iter().flatten() {
@@ -118,6 +119,54 @@ fn one(mount: &Mount) -> Result<MountPlan, LaunchError> {
         }),
     };
     Ok(plan)
+}
+
+/// Files below `/proc` that a mount may cover, as in runc.
+const PROC_FILES: [&str; 10] = [
+    "proc/cpuinfo",
+    "proc/diskstats",
+    "proc/meminfo",
+    "proc/stat",
+    "proc/swaps",
+    "proc/uptime",
+    "proc/loadavg",
+    "proc/slabinfo",
+    "proc/sys/kernel/ns_last_pid",
+    "proc/net/dev",
+];
+
+/// Whether a mount on this path, relative to the root, may lie in a proc filesystem.
+pub(crate) fn may_cover_proc(target: &str) -> bool {
+    PROC_FILES.contains(&target)
+}
+
+/// Refuses what would take the place of the container's proc filesystem: programs and this runtime
+/// rely on what they read and write there (CVE-2019-16884).
+fn check_proc(target: &str, mount: &Mount) -> Result<(), LaunchError> {
+    if target == "proc" {
+        let kind = mount.typ().as_deref().unwrap_or_default();
+        let source = mount.source().clone().unwrap_or_default();
+        let is_proc = match kind {
+            "proc" => true,
+            "bind" | "none" | "" => nix::sys::statfs::statfs(&source)
+                .is_ok_and(|found| found.filesystem_type() == nix::sys::statfs::PROC_SUPER_MAGIC),
+            _ => false,
+        };
+        if is_proc {
+            return Ok(());
+        }
+        return Err(refuse(format!(
+            "{:?} cannot be mounted because it is not of type proc",
+            mount.destination()
+        )));
+    }
+    if target.starts_with("proc/") && !may_cover_proc(target) {
+        return Err(refuse(format!(
+            "{:?} cannot be mounted because it is inside /proc",
+            mount.destination()
+        )));
+    }
+    Ok(())
 }
 
 /// `MS_…` of a propagation option and whether it is recursive.
@@ -181,6 +230,30 @@ mod tests {
             .build()
             .unwrap();
         one(&mount).unwrap()
+    }
+
+    #[test]
+    fn nothing_takes_the_place_of_proc() {
+        let compiled = |destination: &str, kind: &str, source: &str| {
+            let mount = MountBuilder::default().destination(destination).typ(kind).source(source);
+            one(&mount.options(Vec::new()).build().unwrap()).map(|_| ()).map_err(|e| e.message)
+        };
+        assert_eq!(compiled("/proc", "proc", "proc"), Ok(()));
+        assert_eq!(compiled("/proc", "bind", "/proc"), Ok(()));
+        assert_eq!(compiled("/proc/uptime", "bind", "/x"), Ok(()));
+        assert_eq!(compiled("/procedure", "bind", "/x"), Ok(()));
+        for (destination, kind, source) in [
+            ("/proc", "bind", "/tmp"),
+            ("/proc/", "tmpfs", "tmpfs"),
+            ("/x/../proc", "bind", "/tmp"),
+        ] {
+            let error = compiled(destination, kind, source).unwrap_err();
+            assert!(error.contains("is not of type proc"), "{error}");
+        }
+        for destination in ["/proc/sys", "/proc/self", "/./proc/1/attr"] {
+            let error = compiled(destination, "bind", "/tmp").unwrap_err();
+            assert!(error.contains("is inside /proc"), "{error}");
+        }
     }
 
     #[test]

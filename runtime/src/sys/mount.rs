@@ -155,11 +155,26 @@ pub fn open_in_root(
     flags: libc::c_int,
     mode: u32,
 ) -> nix::Result<OwnedFd> {
+    open_resolving(root, path, flags, mode, libc::RESOLVE_IN_ROOT | libc::RESOLVE_NO_MAGICLINKS)
+}
+
+/// Opens `path` below `root` if no part of it is a symbolic link; `ELOOP` otherwise.
+pub fn open_beneath(root: BorrowedFd<'_>, path: &CStr, flags: libc::c_int) -> nix::Result<OwnedFd> {
+    open_resolving(root, path, flags, 0, libc::RESOLVE_BENEATH | libc::RESOLVE_NO_SYMLINKS)
+}
+
+fn open_resolving(
+    root: BorrowedFd<'_>,
+    path: &CStr,
+    flags: libc::c_int,
+    mode: u32,
+    resolve: u64,
+) -> nix::Result<OwnedFd> {
     // SAFETY: `open_how` is a plain structure of integers.
     let mut how: libc::open_how = unsafe { std::mem::zeroed() };
     how.flags = (flags | libc::O_CLOEXEC) as u64;
     how.mode = u64::from(mode);
-    how.resolve = libc::RESOLVE_IN_ROOT | libc::RESOLVE_NO_MAGICLINKS;
+    how.resolve = resolve;
     loop {
         // SAFETY: `path` is NUL-terminated and `how` valid for its whole size.
         let result = check(unsafe {

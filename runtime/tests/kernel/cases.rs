@@ -29,6 +29,9 @@ cases![
     readonly_root,
     long_layer_paths,
     device_rules,
+    cpus,
+    oom_scores,
+    links_for_system_directories,
     users,
     launch_failures,
     logs,
@@ -181,20 +184,74 @@ async fn long_layer_paths(world: &'static World) {
     assert_eq!((exit.code, text.as_str()), (0, "of the second layer\nnot executable1\n"));
 }
 
-/// On version 1 by the controller, on version 2 by a program.
+/// On version 1 by the controller, on version 2 by a program. The usual devices need no rule.
 async fn device_rules(world: &'static World) {
-    let script = "echo >/dev/null && head -c 1 /dev/zero >/dev/null && echo usual; head -c 1 /dev/full >/dev/null || echo refused";
+    let script = "echo >/dev/null && head -c 1 /dev/zero >/dev/null && echo usual; busybox mknod /tmp/log c 1 11 && head -c 1 /tmp/log >/dev/null || echo refused";
     let rules = |spec: &mut Value| {
         spec["linux"]["resources"] = json!({"devices": [
             {"allow": false, "access": "rwm"},
-            {"allow": true, "type": "c", "major": 1, "minor": 3, "access": "rw"},
-            {"allow": true, "type": "c", "major": 1, "minor": 5, "access": "r"},
             {"allow": true, "type": "c", "access": "m"}
         ]});
     };
     let (_, text) = world.script(script, rules).await;
     let said: Vec<&str> = text.lines().filter(|line| !line.starts_with("head:")).collect();
     assert_eq!(said, ["usual", "refused"], "{text}");
+}
+
+/// Version 1 groups that are made only where a limit asks for them.
+async fn cpus(world: &'static World) {
+    let limit = |spec: &mut Value| {
+        spec["linux"]["resources"] = json!({"cpu": {"cpus": "0"}});
+    };
+    let (_, text) = world.script("grep Cpus_allowed_list /proc/self/status", limit).await;
+    assert_eq!(text.trim(), "Cpus_allowed_list:\t0");
+}
+
+/// The shim is spared when memory runs out, its containers are not.
+async fn oom_scores(world: &'static World) {
+    let sandbox = world.sandbox().await;
+    let own = fs::read_to_string("/proc/self/oom_score_adj").unwrap();
+    let container = world.container("a", &["cat", "/proc/self/oom_score_adj"]);
+    let shim = world.shim().unwrap();
+    let shim = fs::read_to_string(format!("/proc/{shim}/oom_score_adj")).unwrap();
+    let (_, text) = world.complete(&sandbox, container).await;
+    sandbox.remove().await.unwrap();
+    // Without CAP_SYS_RESOURCE it stays what it was.
+    assert!(shim.trim() == "-998" || shim == own, "{shim}");
+    if shim.trim() == "-998" {
+        assert_eq!(text.trim(), "0");
+    }
+}
+
+/// A link of the image leads neither proc nor sysfs nor devices elsewhere, and no volume into proc.
+async fn links_for_system_directories(world: &'static World) {
+    let layer = world.directory.join("linked");
+    fs::create_dir_all(layer.join("real")).unwrap();
+    std::os::unix::fs::symlink("/proc", layer.join("to-proc")).unwrap();
+    let sandbox = world.sandbox().await;
+    for name in ["proc", "sys", "dev"] {
+        let image = world.directory.join(format!("image-{name}"));
+        fs::create_dir_all(image.join("real")).unwrap();
+        std::os::unix::fs::symlink("/real", image.join(name)).unwrap();
+        let mut container = world.container(name, &["true"]);
+        container.layers.insert(0, image);
+        container.layers.remove(1);
+        sandbox.create_container(container).await.unwrap();
+        let error = sandbox.start_container(name).await.unwrap_err().to_string();
+        assert!(error.contains("must be mounted on ordinary directory"), "{error}");
+    }
+    let source = world.directory.join("volume");
+    fs::create_dir_all(&source).unwrap();
+    let mut container = world.container_with("into-proc", &["true"], |spec| {
+        let mount = json!({"destination": "/to-proc/sys", "type": "bind",
+            "source": source.to_str().unwrap(), "options": ["rbind"]});
+        spec["mounts"].as_array_mut().unwrap().push(mount);
+    });
+    container.layers.push(layer);
+    sandbox.create_container(container).await.unwrap();
+    let error = sandbox.start_container("into-proc").await.unwrap_err().to_string();
+    assert!(error.contains("mount point is inside /proc"), "{error}");
+    sandbox.remove().await.unwrap();
 }
 
 async fn users(world: &'static World) {
