@@ -1,5 +1,7 @@
 //! Reports node ports that processes of the host have, once each, as Events of their Services.
 
+use std::time::Duration;
+
 use k8s_openapi::api::core::v1::ObjectReference;
 use kube::runtime::events::{Event, EventType, Recorder};
 
@@ -7,7 +9,10 @@ use crate::listeners::process_of;
 use crate::protocol::Protocol;
 
 use super::plan::Frontend;
-use super::sync::PortConflict;
+use super::sync::{PortConflict, ServiceKey};
+
+/// How long writing the Events of one look may take; those that are left are dropped.
+const PUBLISH_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// What was reported.
 pub(super) struct Conflicts {
@@ -20,53 +25,60 @@ impl Conflicts {
         Self { recorder, known: Vec::new() }
     }
 
-    /// Reports those that are new.
-    pub(super) async fn report(&mut self, found: &[PortConflict]) {
-        for conflict in found.iter().filter(|conflict| !self.known.contains(conflict)) {
-            // Addresses of load balancers are the Service controller's to report: it takes them
-            // back.
-            if matches!(conflict.frontend, Frontend::NodePort { .. }) {
-                self.publish(conflict).await;
-            }
-        }
+    /// Reports those that are new, in the background: rules must not wait for the API.
+    pub(super) fn report(&mut self, found: &[PortConflict]) {
+        // Addresses of load balancers are the Service controller's to report: it takes them back.
+        let is_node_port =
+            |conflict: &&PortConflict| matches!(conflict.frontend, Frontend::NodePort { .. });
+        let new: Vec<PortConflict> = found
+            .iter()
+            .filter(|conflict| !self.known.contains(conflict))
+            .filter(is_node_port)
+            .cloned()
+            .collect();
         self.known = found.to_vec();
-    }
-
-    async fn publish(&self, conflict: &PortConflict) {
-        let inode = conflict.listener.inode;
-        let process = tokio::task::spawn_blocking(move || process_of(inode)).await.ok().flatten();
-        let process = process.map_or("a process of the host".to_owned(), |process| {
-            format!("process {} (pid {})", process.name, process.pid)
-        });
-        let event = Event {
-            type_: EventType::Warning,
-            reason: "PortConflict".into(),
-            note: Some(format!(
-                "Node port {}/{} is taken by {process}; it leads to the Service when the port is free",
-                conflict.frontend.port(),
-                protocol_name(conflict.frontend.protocol()),
-            )),
-            action: "Proxy".into(),
-            secondary: None,
-        };
-        let service = ObjectReference {
-            api_version: Some("v1".into()),
-            kind: Some("Service".into()),
-            namespace: Some(conflict.service.namespace.clone()),
-            name: Some(conflict.service.name.clone()),
-            uid: conflict.uid.clone(),
-            ..ObjectReference::default()
-        };
-        tracing::warn!(
-            namespace = conflict.service.namespace,
-            name = conflict.service.name,
-            port = conflict.frontend.port(),
-            process,
-            "a process of the host listens at a Service's node port and has it"
-        );
-        if let Err(error) = self.recorder.publish(&event, &service).await {
-            tracing::debug!(%error, "cannot write an Event");
+        if new.is_empty() {
+            return;
         }
+        let recorder = self.recorder.clone();
+        tokio::spawn(tokio::time::timeout(PUBLISH_TIMEOUT, async move {
+            for conflict in &new {
+                publish(&recorder, conflict).await;
+            }
+        }));
+    }
+}
+
+async fn publish(recorder: &Recorder, conflict: &PortConflict) {
+    let inode = conflict.listener.inode;
+    let process = tokio::task::spawn_blocking(move || process_of(inode)).await.ok().flatten();
+    let process = process.map_or("a process of the machine".to_owned(), |process| {
+        format!("process {} (pid {})", process.name, process.pid)
+    });
+    let port = conflict.frontend.port();
+    let event = Event {
+        type_: EventType::Warning,
+        reason: "PortConflict".into(),
+        note: Some(format!(
+            "Node port {port}/{} is taken by {process}; it leads to the Service when the port is \
+             free",
+            protocol_name(conflict.frontend.protocol()),
+        )),
+        action: "Proxy".into(),
+        secondary: None,
+    };
+    let service = ObjectReference {
+        api_version: Some("v1".into()),
+        kind: Some("Service".into()),
+        namespace: Some(conflict.service.namespace.clone()),
+        name: Some(conflict.service.name.clone()),
+        uid: conflict.uid.clone(),
+        ..ObjectReference::default()
+    };
+    let ServiceKey { namespace, name } = &conflict.service;
+    tracing::warn!(namespace, name, port, process, "a process of the host has a node port");
+    if let Err(error) = recorder.publish(&event, &service).await {
+        tracing::debug!(%error, "cannot write an Event");
     }
 }
 

@@ -82,7 +82,7 @@ pub async fn run(
         let result;
         (proxy, result) = write(proxy, foreign, look).await?;
         if let Ok(Some(found)) = &result {
-            conflicts.report(found).await;
+            conflicts.report(found);
         }
         if let Err(error) = &result
             && !failed
