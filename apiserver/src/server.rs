@@ -16,6 +16,7 @@ use crate::audit::Audit;
 use crate::body::{self, Body};
 use crate::call::Call;
 use crate::catalog::Catalog;
+use crate::churn::Churn;
 use crate::config::Config;
 use crate::error::ApiError;
 use crate::health::NodeParts;
@@ -24,7 +25,6 @@ use crate::meta::{self, Meta};
 use crate::negotiate::Encoding;
 use crate::openapi::Documents;
 use crate::public::PublicPaths;
-use crate::removals::Removals;
 use crate::request::{Query, RequestInfo};
 use crate::requests::Requests;
 use crate::security::{Attributes, Decision, Security, User};
@@ -56,8 +56,8 @@ pub struct ApiServer {
     pub(crate) sampler: metrics::Sampler,
     /// What has been answered so far.
     pub(crate) requests: Requests,
-    /// What was removed of late.
-    pub(crate) removals: Removals,
+    /// What was created and removed of late.
+    pub(crate) churn: Churn,
     /// The other parts of the node, once they are known.
     pub(crate) parts: OnceLock<Arc<dyn NodeParts>>,
     pub(crate) audit: OnceLock<Arc<Audit>>,
@@ -97,7 +97,7 @@ impl ApiServer {
             quota_turn: tokio::sync::Mutex::default(),
             sampler: metrics::Sampler::default(),
             requests: Requests::default(),
-            removals: Removals::default(),
+            churn: Churn::default(),
             parts: OnceLock::new(),
             audit: OnceLock::new(),
             intake,
@@ -133,9 +133,9 @@ impl ApiServer {
         let _ = self.parts.set(parts);
     }
 
-    /// Waits until very many more objects were removed.
-    pub async fn many_removed(&self) {
-        self.removals.many().await;
+    /// Waits until very many more objects were created or removed.
+    pub async fn many_changed(&self) {
+        self.churn.many().await;
     }
 
     /// Requests from outside the process that are being answered.

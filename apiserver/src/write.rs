@@ -211,7 +211,7 @@ pub(crate) async fn commit(
     match call.server.store.write(key, durability, decide).await {
         Ok(Written::Put(record)) => Ok(Committed::Done(Stored::Object(record))),
         Ok(Written::Deleted(record)) => {
-            call.server.removals.note();
+            call.server.churn.note();
             Ok(Committed::Done(Stored::Removed(record)))
         }
         Ok(Written::Kept) => Ok(Committed::Done(Stored::Object(record.clone()))),

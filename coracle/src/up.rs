@@ -54,8 +54,8 @@ const API_BLOCKING_THREADS_MAX: usize = 64;
 const NODE_BLOCKING_THREADS_MAX: usize = 256;
 /// How long calls that block may hold up the end of the process.
 const BLOCKED_CALLS_TIMEOUT: Duration = Duration::from_secs(1);
-/// After very many removals, the delays after which free memory is given back.
-const MEMORY_DELAYS: [Duration; 2] = [Duration::from_secs(10), Duration::from_secs(30)];
+/// After very many creations or removals, the delays after which free memory is given back.
+const MEMORY_DELAYS: [Duration; 2] = [Duration::from_secs(10), Duration::from_secs(20)];
 /// The kernel's OOM killer takes this process last of those that it may take.
 const OOM_SCORE: i32 = -999;
 /// The API's port unless `--listen` says otherwise.
@@ -306,19 +306,25 @@ fn api_addresses(options: &UpOptions, node_ip: IpAddr) -> Vec<SocketAddr> {
     addresses
 }
 
-/// Gives free memory back to the machine some time after very many objects were removed: the heap
-/// keeps it otherwise.
+/// Gives free memory back to the machine some time after very many objects were created, which takes
+/// more for a moment than they are worth, or removed: the heap keeps it otherwise.
 async fn give_memory_back(server: Arc<ApiServer>) {
     loop {
-        server.many_removed().await;
-        // The removals go on, or reach the caches of all parts and the history of watches later.
-        for delay in MEMORY_DELAYS {
-            tokio::time::sleep(delay).await;
-            let trimmed = tokio::task::spawn_blocking(runtime::give_memory_back);
-            // A panic is impossible, and a runtime that ends needs no memory.
-            let _ = trimmed.await;
-        }
+        server.many_changed().await;
+        let revision = server.store().revision();
+        tokio::time::sleep(MEMORY_DELAYS[0]).await;
+        give_back().await;
+        tokio::time::sleep(MEMORY_DELAYS[1]).await;
+        // What has gone lies in memory between what the history of watches still holds. By now, every
+        // watch that follows has got further.
+        server.store().forget_history_until(revision);
+        give_back().await;
     }
+}
+
+async fn give_back() {
+    // A panic is impossible, and a runtime that ends needs no memory.
+    let _ = tokio::task::spawn_blocking(runtime::give_memory_back).await;
 }
 
 /// Opens the API's addresses; returns them.

@@ -90,6 +90,13 @@ impl<M> Ring<M> {
         true
     }
 
+    /// Removes the changes up to `revision`.
+    pub(crate) fn forget_until(&mut self, revision: Revision) {
+        while self.changes.front().is_some_and(|oldest| oldest.record.revision <= revision) {
+            self.forget_oldest();
+        }
+    }
+
     /// The changes after `revision` whose key starts with `prefix`, or `None` when some of them
     /// are forgotten already.
     pub(crate) fn after(&self, revision: Revision, prefix: &str) -> Option<Vec<Change<M>>> {

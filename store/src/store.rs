@@ -293,6 +293,18 @@ impl<M: Send + Sync + 'static> Store<M> {
         self.back(|back| back.revision)
     }
 
+    /// Forgets how the store came to be as it was at `revision`. A watch that has not got so far yet
+    /// ends as too old, to be begun again from a list.
+    pub fn forget_history_until(&self, revision: Revision) {
+        let mut back = self.shared.back.write().unwrap_or_else(PoisonError::into_inner);
+        let back = &mut *back;
+        for ring in back.rings.values_mut() {
+            back.history_bytes -= ring.bytes();
+            ring.forget_until(revision);
+            back.history_bytes += ring.bytes();
+        }
+    }
+
     /// The visible record under `key`.
     pub fn get(&self, key: &str) -> Option<Arc<Record<M>>> {
         self.back(|back| back.index.get(key).cloned())

@@ -110,7 +110,10 @@ async fn insert(call: &Call<'_>, key: &str, object: &Value) -> Result<Arc<Record
         None => Ok(Action::Put { value: encoded.at(revision), meta }),
     };
     match call.server.store.write(key, durability, decide).await {
-        Ok(Written::Put(record)) => Ok(record),
+        Ok(Written::Put(record)) => {
+            call.server.churn.note();
+            Ok(record)
+        }
         Ok(_) => Err(ApiError::internal("a new object was not stored")),
         Err(WriteError::Rejected(())) => {
             Err(ApiError::already_exists(call.served, object::name(object)))

@@ -124,3 +124,18 @@ fn refused_writes_take_no_space() {
     let found = store.get("core.configmaps/a/b").map_or(0, |_| 300_000 + 256 + 2 * 19);
     assert_eq!(store.usage().0, before + found);
 }
+
+#[test]
+fn forgotten_history_ends_only_older_watches() {
+    let store = open(&Simulated::new()).unwrap();
+    for number in 0..10 {
+        write(&store, &format!("maps/{number}"), Some(b"value")).unwrap();
+    }
+    let half = store.get("maps/4").unwrap().revision;
+    store.forget_history_until(half);
+    let poll = |revision| store.watch("maps/", revision).and_then(|mut watch| watch.poll());
+    assert!(poll(half - 1).is_err());
+    let later = poll(half).unwrap();
+    let keys: Vec<&str> = later.changes.iter().map(|change| &*change.record.key).collect();
+    assert_eq!(keys, ["maps/5", "maps/6", "maps/7", "maps/8", "maps/9"]);
+}

@@ -1,20 +1,21 @@
-//! Tells when very many objects were removed: what they took can be given back to the machine.
+//! Tells when very many objects were created or removed: what that took can be given back to the
+//! machine.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use tokio::sync::Notify;
 
-/// As many removals are worth a look at the memory.
+/// As many creations and churn are worth a look at the memory.
 const MANY: u64 = 1000;
 
-/// Counts removals of objects.
+/// Counts creations and churn of objects.
 #[derive(Debug, Default)]
-pub(crate) struct Removals {
+pub(crate) struct Churn {
     since: AtomicU64,
     many: Notify,
 }
 
-impl Removals {
+impl Churn {
     /// Counts one.
     pub(crate) fn note(&self) {
         if self.since.fetch_add(1, Ordering::Relaxed) + 1 >= MANY {
@@ -35,12 +36,12 @@ mod tests {
     use futures::FutureExt;
 
     #[test]
-    fn many_removals_are_told_once() {
-        let removals = Removals::default();
-        (1..MANY).for_each(|_| removals.note());
-        assert!(removals.many().now_or_never().is_none());
-        removals.note();
-        assert!(removals.many().now_or_never().is_some());
-        assert!(removals.many().now_or_never().is_none());
+    fn many_changes_are_told_once() {
+        let churn = Churn::default();
+        (1..MANY).for_each(|_| churn.note());
+        assert!(churn.many().now_or_never().is_none());
+        churn.note();
+        assert!(churn.many().now_or_never().is_some());
+        assert!(churn.many().now_or_never().is_none());
     }
 }
