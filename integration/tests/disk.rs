@@ -128,6 +128,49 @@ fn a_full_disk_loses_nothing() {
 }
 
 #[test]
+fn full_store_refuses_growth_and_says_so() {
+    if !privileged() {
+        return;
+    }
+    let node = Node::start_with(NodeOptions {
+        arguments: vec!["--store-max-size=6Mi".into()],
+        without_images: true,
+        ..NodeOptions::default()
+    });
+    let (kubectl, api) = (node.any_kubectl(), Api::of(&node));
+    let mut random = Random::new(Random::seed());
+    let mut fill = |namespace: &str| {
+        let path = format!("/api/v1/namespaces/{namespace}/configmaps");
+        (0..60).find_map(|number| {
+            let value = random_text(&mut random, 200_000);
+            let object = json!({"metadata": {"name": format!("m{number}")}, "data": {"v": value}});
+            let reply = api.request("POST", &path, Some(&object));
+            (!reply.ok()).then_some(reply)
+        })
+    };
+    for namespace in ["default", "other", "third"] {
+        if namespace != "default" {
+            // One namespace leaves room for others.
+            kubectl.ok(&["create", "namespace", namespace]);
+        }
+        let refused = fill(namespace).expect("the store takes objects for ever");
+        assert_eq!((refused.code, &refused.body["kind"]), (507, &json!("Status")), "{refused:?}");
+        assert_eq!(refused.body["reason"], "InsufficientStorage");
+        let message = refused.body["message"].as_str().unwrap();
+        assert!(message.contains("etcdserver: mvcc: database space exceeded"), "{message}");
+        if namespace == "other" {
+            kubectl.event("node", "StoreAlmostFull", "80%");
+        }
+    }
+    // What is stored can be changed a little and removed, and then there is room.
+    kubectl.ok(&["label", "configmap", "m0", "small=change"]);
+    kubectl.ok(&["delete", "configmaps", "--all"]);
+    let object = json!({"metadata": {"name": "again"}, "data": {"v": random_text(&mut Random::new(7), 200_000)}});
+    assert!(api.request("POST", CONFIG_MAPS, Some(&object)).ok());
+    kubectl.ok(&["delete", "namespace", "other", "third"]);
+}
+
+#[test]
 fn a_first_start_on_a_full_disk_says_so() {
     if !privileged() {
         return;

@@ -10,12 +10,13 @@
 
 mod database;
 mod error;
+mod replace;
 
 use std::collections::BTreeMap;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use bytes::Bytes;
 
@@ -29,13 +30,6 @@ pub use error::{DiskError, Outcome};
 pub(crate) const RESERVE_REVISIONS: u64 = 10_000;
 /// A file larger than this is compacted at start when most of it is free.
 const COMPACT_MIN_BYTES: u64 = 16 << 20;
-/// Bytes that one commit takes to a new file while everything is written to it.
-const REBUILD_COMMIT_BYTES: usize = 4 << 20;
-/// How long writing everything again is put off after it failed: this many times what it took.
-const REBUILD_PAUSE_FACTOR: u32 = 4;
-/// The longest such pause.
-const REBUILD_PAUSE_MAX: Duration = Duration::from_secs(30);
-
 /// One record read at start.
 pub(crate) struct Loaded {
     pub(crate) key: String,
@@ -404,84 +398,6 @@ impl Disk {
         Ok(())
     }
 
-    /// Writes everything to a new file, which then takes the place of the old one.
-    fn rebuild(
-        &mut self,
-        writes: &[Write<'_>],
-        ceiling: Option<Revision>,
-        everything: &Everything<'_>,
-    ) -> Result<(), Failure> {
-        let began = Instant::now();
-        if let Some((until, kind, message)) = &self.pause
-            && began < *until
-        {
-            return Err(io::Error::new(*kind, message.clone()).into());
-        }
-        self.database = None;
-        let ceiling = ceiling.unwrap_or(self.reserved);
-        match self.write_new(writes, ceiling, everything) {
-            Ok((database, generation)) => {
-                tracing::warn!("the state file is replaced by a new one");
-                self.pause = None;
-                self.tainted = false;
-                self.database = Some(database);
-                self.reserved = ceiling;
-                // Whatever the journal's file is, it may be the one that failed.
-                self.journal = None;
-                self.settled(generation);
-                Ok(())
-            }
-            Err(failure) => {
-                let _ = self.files.remove(&new_path(&self.path));
-                let pause = (began.elapsed() * REBUILD_PAUSE_FACTOR).min(REBUILD_PAUSE_MAX);
-                let kind = match &failure.source {
-                    redb::Error::Io(error) => error.kind(),
-                    _ => io::ErrorKind::Other,
-                };
-                self.pause = Some((Instant::now() + pause, kind, failure.source.to_string()));
-                Err(failure)
-            }
-        }
-    }
-
-    fn write_new(
-        &self,
-        writes: &[Write<'_>],
-        ceiling: Revision,
-        everything: &Everything<'_>,
-    ) -> Result<(Connection, u64), Failure> {
-        let fresh = new_path(&self.path);
-        let database = Connection::create(&*self.files, &fresh)?;
-        let mut waiting: Vec<(Box<str>, Revision, Bytes)> = Vec::new();
-        let mut bytes = 0;
-        let flush = |waiting: &mut Vec<(Box<str>, Revision, Bytes)>| {
-            let mut writes = waiting
-                .iter()
-                .map(|(key, revision, value)| Write { key, record: Some((*revision, value)) });
-            database.commit(&mut writes, None)?;
-            waiting.clear();
-            Ok::<_, redb::Error>(())
-        };
-        everything(&mut |write| {
-            let Some((revision, value)) = write.record else { return Ok(()) };
-            bytes += write.key.len() + value.len();
-            waiting.push((write.key.into(), revision, value.clone()));
-            if bytes >= REBUILD_COMMIT_BYTES {
-                bytes = 0;
-                flush(&mut waiting)?;
-            }
-            Ok(())
-        })?;
-        flush(&mut waiting)?;
-        let generation = rand::random();
-        let counters = Counters { ceiling: Some(ceiling), generation };
-        database.commit(&mut writes.iter().copied(), Some(counters))?;
-        self.files.rename(&fresh, &self.path)?;
-        let synced = self.files.sync_directory(directory(&self.path));
-        synced.map_err(|error| Failure { source: error.into(), exposed: true })?;
-        Ok((database, generation))
-    }
-
     /// Empties the journal, or replaces it, after the database has taken over what it held.
     fn settled(&mut self, generation: u64) {
         self.unsettled.clear();
@@ -503,25 +419,6 @@ impl Disk {
             journal.restart(generation);
             let _ = self.files.remove(&marker_path(&self.path));
         }
-    }
-
-    /// Stops writing to the present files, as after a panic in the middle of a commit.
-    pub(crate) fn taint(&mut self) {
-        self.tainted = true;
-        self.must_settle = true;
-        self.pause = None;
-        self.mark();
-        if let Some(database) = self.database.take() {
-            // redb's locks may be poisoned, and then it panics when it is dropped too.
-            let dropped = std::panic::AssertUnwindSafe(|| drop(database));
-            let _ = std::panic::catch_unwind(dropped);
-        }
-    }
-
-    /// Tells a later start, which may find pages in memory that never reached the disk, to write
-    /// everything to new files.
-    fn mark(&self) {
-        let _ = self.files.create(&marker_path(&self.path));
     }
 
     /// Leaves everything in the database, so that it is a whole backup by itself.

@@ -1,6 +1,7 @@
 //! The store itself: an index in memory in front of the file, one writer thread with group commit.
 
 mod commit;
+mod types;
 mod usage;
 mod watch;
 
@@ -9,9 +10,8 @@ use std::ops::Bound;
 use std::path::Path;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, RwLock};
 use std::thread::JoinHandle;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
-use bytes::Bytes;
 use tokio::sync::{oneshot, watch as signal};
 
 use crate::disk::{Disk, DiskError, RESERVE_REVISIONS, Write};
@@ -20,127 +20,12 @@ use crate::history::{Change, ChangeKind, HISTORY_MAX_BYTES, Ring};
 use crate::journal::JOURNAL_BYTES;
 use crate::record::{Record, Revision, bucket_of};
 
+pub use types::{
+    Action, Alarms, Durability, Options, Page, WatchBatch, WatchError, WriteError, Written,
+};
 pub use usage::Exceeded;
-use usage::{Growth, STORE_MAX_BYTES, Usage, record_bytes};
+use usage::{Growth, Usage, record_bytes};
 pub use watch::Watch;
-
-/// How much of a write must survive a crash before it is acknowledged.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Durability {
-    /// On disk (fsync) before the write returns and before anybody sees it.
-    Durable,
-    /// Visible at once; reaches the disk with the next durable write or after
-    /// [`Options::lazy_flush_delay`].
-    Lazy,
-    /// In memory only.
-    Volatile,
-}
-
-/// Settings of a store.
-#[derive(Clone, Debug)]
-pub struct Options {
-    /// How long a lazy write may wait for a durable one to take it along.
-    pub lazy_flush_delay: Duration,
-    /// Bytes of keys and values that the store may hold; writes that grow beyond are refused.
-    pub max_bytes: u64,
-}
-
-impl Default for Options {
-    fn default() -> Self {
-        Self { lazy_flush_delay: Duration::from_secs(10), max_bytes: STORE_MAX_BYTES }
-    }
-}
-
-/// What a write does to its key.
-pub enum Action<M> {
-    /// Stores these bytes.
-    Put {
-        /// The encoded value.
-        value: Bytes,
-        /// What the caller derives from it.
-        meta: M,
-    },
-    /// Removes the key; watchers get these bytes as its last state.
-    Delete {
-        /// The encoded final state.
-        value: Bytes,
-        /// What the caller derives from it.
-        meta: M,
-    },
-    /// Leaves everything as it is; the write spends no revision.
-    Keep,
-}
-
-/// The outcome of a write.
-#[derive(Debug)]
-pub enum Written<M> {
-    /// The new record.
-    Put(Arc<Record<M>>),
-    /// The final state of a removed key.
-    Deleted(Arc<Record<M>>),
-    /// Nothing was written.
-    Kept,
-}
-
-/// Why a write did not happen.
-#[derive(Debug, thiserror::Error)]
-pub enum WriteError<E> {
-    /// The caller's own function refused.
-    #[error("rejected")]
-    Rejected(E),
-    /// The disk failed: nothing changed, unless [`DiskError::is_unknown`].
-    #[error(transparent)]
-    Disk(Arc<DiskError>),
-    /// The store is full; nothing changed.
-    #[error(transparent)]
-    Exceeded(#[from] Exceeded),
-    /// The store is shut.
-    #[error("the store is closed")]
-    Closed,
-}
-
-/// What an administrator should know about.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Alarms {
-    /// The store is nearly as large as it may become.
-    pub space: bool,
-    /// The last commit failed.
-    pub disk: bool,
-}
-
-/// Why a watch cannot start or go on.
-#[derive(Debug, thiserror::Error, PartialEq, Eq)]
-pub enum WatchError {
-    /// Changes after the wanted revision are forgotten: list again.
-    #[error("revision {0} is too old")]
-    TooOld(Revision),
-    /// The wanted revision is not reached yet.
-    #[error("revision {wanted} is ahead of {current}")]
-    Future {
-        /// The wanted revision.
-        wanted: Revision,
-        /// The present one.
-        current: Revision,
-    },
-}
-
-/// Some records in key order, all as of one revision.
-pub struct Page<M> {
-    /// The store's revision when the page was cut.
-    pub revision: Revision,
-    /// The records.
-    pub records: Vec<Arc<Record<M>>>,
-    /// How many more match after the last one.
-    pub remaining: usize,
-}
-
-/// The changes since the last look, and the revision up to which they are complete.
-pub struct WatchBatch<M> {
-    /// In revision order.
-    pub changes: Vec<Change<M>>,
-    /// No further change at or before this revision will come.
-    pub revision: Revision,
-}
 
 /// A versioned map from keys to bytes. Cheap to clone.
 pub struct Store<M> {

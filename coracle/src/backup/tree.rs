@@ -138,10 +138,7 @@ fn attributes(archive: &mut Builder<File>, file: &File) -> io::Result<()> {
 }
 
 /// Sets the extended attributes that an entry carries on what was made of it.
-pub(crate) fn restore_attributes<R: Read>(
-    entry: &mut tar::Entry<'_, R>,
-    path: &Path,
-) -> io::Result<()> {
+pub fn restore_attributes<R: Read>(entry: &mut tar::Entry<'_, R>, path: &Path) -> io::Result<()> {
     let Some(extensions) = entry.pax_extensions()? else { return Ok(()) };
     for extension in extensions {
         let extension = extension?;
