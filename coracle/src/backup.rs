@@ -110,6 +110,9 @@ fn append(archive: &mut Builder<File>, name: &str, bytes: &[u8]) -> io::Result<(
     let mut header = Header::new_gnu();
     header.set_entry_type(EntryType::Regular);
     header.set_mode(0o600);
+    header.set_uid(0);
+    header.set_gid(0);
+    header.set_mtime(0);
     header.set_size(bytes.len() as u64);
     archive.append_data(&mut header, name, bytes)
 }
