@@ -5,11 +5,14 @@
 
 use std::fs::{self, DirBuilder, File};
 use std::io::{self, BufReader, Read};
-use std::os::unix::fs::DirBuilderExt;
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt, lchown, symlink};
 use std::path::{Component, Path};
 
+use nix::sys::stat::Mode;
+use nix::unistd::mkfifo;
 use serde_json::Value;
 use store::Offline;
+use tar::EntryType;
 
 use crate::Failure;
 use crate::backup::{BACKUP_FORMAT, MANIFEST, STATE, restore_attributes};
@@ -105,7 +108,12 @@ fn unpack(file: &Path, into: &Path) -> Result<usize, Failure> {
         }
         let expected = path.components().all(|part| matches!(part, Component::Normal(_)))
             && (path.starts_with("pki") || path.starts_with("volumes"));
-        if !expected || !entry.unpack_in(into)? {
+        let unpacked = expected
+            && match entry.header().entry_type() {
+                EntryType::Symlink | EntryType::Fifo => special(&entry, into, &path)?,
+                _ => entry.unpack_in(into)?,
+            };
+        if !unpacked {
             return Err(format!("{}: {} is unexpected", file.display(), path.display()).into());
         }
         if entry.header().entry_type().is_file() || entry.header().entry_type().is_dir() {
@@ -119,6 +127,26 @@ fn unpack(file: &Path, into: &Path) -> Result<usize, Failure> {
     }
     nix::unistd::syncfs(File::open(into)?)?;
     Ok(objects)
+}
+
+/// Makes a symbolic link or a FIFO; returns false if its directory lies elsewhere.
+fn special<R: Read>(entry: &tar::Entry<'_, R>, into: &Path, path: &Path) -> io::Result<bool> {
+    let target = into.join(path);
+    let parent = target.parent().unwrap_or(into).canonicalize()?;
+    if !parent.starts_with(into.canonicalize()?) {
+        return Ok(false);
+    }
+    let header = entry.header();
+    match entry.link_name()? {
+        Some(link) if header.entry_type() == EntryType::Symlink => symlink(link, &target)?,
+        _ => {
+            mkfifo(&target, Mode::empty())?;
+            fs::set_permissions(&target, fs::Permissions::from_mode(header.mode()?))?;
+        }
+    }
+    let id = |id: u64| u32::try_from(id).map_err(|_| io::ErrorKind::InvalidData);
+    lchown(&target, Some(id(header.uid()?)?), Some(id(header.gid()?)?))?;
+    Ok(true)
 }
 
 fn check_manifest(path: &Path, entry: &mut impl Read) -> Result<(), Failure> {

@@ -40,7 +40,7 @@ const ARROWS: &[(&str, &[&str])] = &[
 const LIBRARIES: &[(&str, &[&str])] = &[
     ("redb", &["coracle-store"]),
     ("oci-client", &["coracle-runtime"]),
-    ("tar", &["coracle-runtime"]),
+    ("tar", &["coracle-runtime", "coracle"]),
     ("caps", &["coracle-runtime"]),
     ("clap", &["coracle"]),
     ("indicatif", &["coracle"]),
