@@ -4,6 +4,9 @@ use std::net::{Ipv6Addr, TcpListener, UdpSocket};
 
 use super::*;
 
+#[path = "../../../integration/src/skip.rs"]
+mod skip;
+
 fn ours(listeners: &[Listener], protocol: Protocol, port: u16) -> Vec<Listener> {
     let is_ours = |l: &&Listener| l.protocol == protocol && l.port == port;
     listeners.iter().filter(is_ours).cloned().collect()
@@ -37,7 +40,7 @@ fn scan_finds_listeners_and_their_process() {
 #[test]
 fn dual_stack_listener_takes_ipv4() {
     let Ok(any) = TcpListener::bind("[::]:0") else {
-        eprintln!("skipped: this kernel has no IPv6");
+        skip::skip("this kernel has no IPv6", "ipv6");
         return;
     };
     let port = any.local_addr().unwrap().port();

@@ -7,7 +7,7 @@ use serde_json::json;
 
 use crate::support::{
     API_PORT, CLIENT_IP, DNS_IP, NODE, NODE_IP, ask_udp_on, ip, on_a_node, pod, pod_with, service,
-    slice,
+    skip, slice,
 };
 
 fn port(host_ip: Option<Ipv4Addr>, host_port: u16) -> HostPort {
@@ -143,7 +143,7 @@ fn neighbours_reach_frontends_only() {
 #[test]
 fn router_advertisements_of_pods_change_nothing() {
     if !std::path::Path::new("/proc/sys/net/ipv6").exists() {
-        eprintln!("skipped: this kernel has no IPv6");
+        skip::skip("this kernel has no IPv6", "ipv6");
         return;
     }
     on_a_node(|node| async move {

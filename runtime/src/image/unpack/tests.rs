@@ -64,8 +64,7 @@ fn hard_links_to_the_outside_fail() {
 
 #[test]
 fn whiteouts_become_overlay_whiteouts() {
-    if !nix::unistd::getuid().is_root() {
-        eprintln!("skipped: needs root to make device nodes");
+    if !skip::is_root("a device node") {
         return;
     }
     let root = tempfile::tempdir().unwrap();
@@ -141,8 +140,7 @@ fn sparse_files_count_as_written() {
 
 #[test]
 fn a_layer_leaves_space_free() {
-    if !nix::unistd::getuid().is_root() {
-        eprintln!("skipped: needs root to mount a small filesystem");
+    if !skip::is_root("a small file system") {
         return;
     }
     let root = tempfile::tempdir().unwrap();
