@@ -17,6 +17,7 @@ mod recording;
 mod run;
 mod scenario;
 mod syscalls;
+mod tool_tests;
 mod tracer;
 mod workload;
 
