@@ -310,7 +310,7 @@ mod tests {
     async fn results_and_panics_come_back() {
         let pool = Pool::new(2);
         assert_eq!(look(&pool, "a", LATE, || 1 + 1).await, Ok(2));
-        let panic = look(&pool, "a", LATE, || assert!(1 > 2, "on purpose")).await;
+        let panic = look(&pool, "a", LATE, || panic!("on purpose")).await;
         assert_eq!(panic, Err(BlockingError::Panic { what: WHAT }));
         assert_eq!(look(&pool, "a", LATE, || 1 + 1).await, Ok(2));
     }

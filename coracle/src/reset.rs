@@ -91,8 +91,11 @@ fn end_agent(paths: &Paths) -> Result<(), Failure> {
 /// Unmounts what is mounted in a directory, deepest first.
 fn unmount_below(dir: &Path) -> Result<(), Failure> {
     let mounts = agent::volume::mountinfo::read()?;
-    let mut points: Vec<_> =
-        mounts.into_iter().map(|mount| mount.point).filter(|point| point.starts_with(dir)).collect();
+    let mut points: Vec<_> = mounts
+        .into_iter()
+        .map(|mount| mount.point)
+        .filter(|point| point.starts_with(dir))
+        .collect();
     points.sort_by_key(|point| std::cmp::Reverse(point.as_os_str().len()));
     for point in points {
         umount2(&point, MntFlags::MNT_DETACH)

@@ -52,8 +52,11 @@ fn fails(node: &Node, verb: &[&str], arguments: &[&str]) -> String {
     text
 }
 
-/// Everything below a directory: kind, mode, owners and contents by path.
-fn tree(root: &Path) -> BTreeMap<String, (u32, u32, u32, Vec<u8>, Option<Vec<u8>>)> {
+/// A file as it is compared: kind and mode, user, group, contents, an extended attribute.
+type Entry = (u32, u32, u32, Vec<u8>, Option<Vec<u8>>);
+
+/// Everything below a directory, by path.
+fn tree(root: &Path) -> BTreeMap<String, Entry> {
     let mut found = BTreeMap::new();
     let mut waiting = vec![root.to_owned()];
     while let Some(path) = waiting.pop() {
