@@ -48,9 +48,9 @@ struct Legacy {
 }
 
 impl Hierarchies {
-    /// Finds them in `/proc/self/mountinfo`.
+    /// Finds them in `/proc/self/mountinfo`, whose other mount points may be any bytes.
     pub fn detect() -> io::Result<Self> {
-        Ok(Self::parse(&fs::read_to_string("/proc/self/mountinfo")?))
+        Ok(Self::parse(&String::from_utf8_lossy(&fs::read("/proc/self/mountinfo")?)))
     }
 
     fn parse(mountinfo: &str) -> Self {
