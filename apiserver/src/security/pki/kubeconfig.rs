@@ -9,7 +9,7 @@ use base64::engine::general_purpose::STANDARD;
 use serde_json::{Map, Value, json};
 
 use super::PkiError;
-use super::files::replace;
+use super::files::{self, Owner};
 
 /// One cluster, one user and the context that joins them.
 #[derive(Clone)]
@@ -58,12 +58,13 @@ impl Kubeconfig {
         if fs::read_to_string(path).is_ok_and(|old| old == text) {
             return Ok(());
         }
-        write(path, &text)
+        write(path, &text, None)
     }
 }
 
 /// Adds the cluster to the kubeconfig at `path` (`~/.kube/config`), keeping whatever else is in
-/// there, and makes it the current context.
+/// there, and makes it the current context. The file stays its owner's; a new one belongs to the
+/// owner of the directory.
 pub fn merge_into(path: &Path, config: &Kubeconfig) -> Result<(), PkiError> {
     let damaged = |why: String| PkiError::Kubeconfig(path.to_owned(), why);
     let old = match fs::read_to_string(path) {
@@ -76,14 +77,16 @@ pub fn merge_into(path: &Path, config: &Kubeconfig) -> Result<(), PkiError> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Map::new(),
         Err(error) => return Err(PkiError::Read(path.to_owned(), error)),
     };
-    write(path, &yaml(&merged(old, config)))
+    write(path, &yaml(&merged(old, config)), files::owner_of(path))
 }
 
-fn write(path: &Path, text: &str) -> Result<(), PkiError> {
+fn write(path: &Path, text: &str, owner: Option<Owner>) -> Result<(), PkiError> {
     if let Some(dir) = path.parent() {
-        fs::create_dir_all(dir).map_err(|error| PkiError::CreateDir(dir.to_owned(), error))?;
+        files::create_dirs_as(dir, owner)
+            .map_err(|error| PkiError::CreateDir(dir.to_owned(), error))?;
     }
-    replace(path, text.as_bytes()).map_err(|error| PkiError::Write(path.to_owned(), error))
+    files::replace_as(path, text.as_bytes(), owner)
+        .map_err(|error| PkiError::Write(path.to_owned(), error))
 }
 
 fn merged(mut file: Map<String, Value>, config: &Kubeconfig) -> Value {

@@ -143,3 +143,31 @@ fn kubeconfig_is_yaml_and_merges() {
     std::fs::write(&path, "[1, 2").unwrap();
     assert!(merge_into(&path, &config).is_err());
 }
+
+#[test]
+fn merged_kubeconfig_stays_its_owners() {
+    use std::os::unix::fs::{MetadataExt, chown};
+    let dir = tempfile::tempdir().unwrap();
+    let home = dir.path().join("home");
+    std::fs::create_dir(&home).unwrap();
+    // Only root gives files away.
+    let given = chown(&home, Some(1000), Some(1001)).is_ok();
+    let owner = owner_of(&home);
+    assert!(!given || owner == (1000, 1001));
+    let (_, clock) = clock(SystemTime::now());
+    let pki = Pki::open(&dir.path().join("pki"), &names(), clock).unwrap();
+    let config = pki.admin_kubeconfig("https://127.0.0.1:6443");
+    let path = home.join(".kube/config");
+    merge_into(&path, &config).unwrap();
+    for path in [path.parent().unwrap(), &path] {
+        assert_eq!(owner_of(path), owner, "{}", path.display());
+    }
+    std::fs::write(&path, "apiVersion: v1\nkind: Config\n").unwrap();
+    merge_into(&path, &config).unwrap();
+    assert_eq!(owner_of(&path), owner);
+
+    fn owner_of(path: &std::path::Path) -> (u32, u32) {
+        let metadata = std::fs::metadata(path).unwrap();
+        (metadata.uid(), metadata.gid())
+    }
+}
