@@ -42,12 +42,14 @@ vm: build images kubectl
 	@dpkg -s qemu-system-x86 >/dev/null 2>&1 || [ "$$(id -u)" != 0 ] || apt-get install -y -qq --no-install-recommends qemu-system-x86 >/dev/null
 	@CORACLE_BINARY=$(abspath $(RELEASE)) integration/scripts/vm.sh
 
-## check: formatting, lints, whether the tree is as ARCHITECTURE.md says, and the dependencies.
+## check: formatting, lints, whether the tree is as ARCHITECTURE.md says, the dependencies, and whether the
+##        dashboard is what its sources give.
 check: prerequisites
 	cargo fmt --all --check
 	cargo clippy --workspace --all-targets --quiet -- -D warnings
 	cargo run --quiet --package coracle-xtask -- check
 	@integration/scripts/supply_chain.sh
+	@integration/scripts/dashboard.sh
 
 ## dashboard: the page at /ui, from its sources (needs Node and npm). Its built files are kept with
 ##            the sources, so that nothing else needs Node; a test says when they are out of date.
