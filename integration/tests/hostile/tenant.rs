@@ -57,7 +57,7 @@ impl Ground {
 
     /// Deletes a pod of the tenant and waits for its end.
     pub fn delete(&self, pod: &str) {
-        self.tenant.ok(&["delete", "pod", pod, "--timeout=60s"]);
+        self.tenant.ok(&["delete", "pod", pod, "--timeout=120s"]);
     }
 
     /// Waits until the tenant's only container in this pod waits with that reason; returns its message.

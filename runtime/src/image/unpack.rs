@@ -82,7 +82,7 @@ pub enum UnpackError {
     #[error("a path of the layer has more than {MAX_PATH_BYTES} bytes or {MAX_PATH_DEPTH} levels")]
     Path,
     /// The rest of the file system is for others.
-    #[error("unpack: less than {0} bytes of the disk would be left")]
+    #[error("unpack: No space left on device: layers leave its last {0} bytes to others")]
     NoSpace(u64),
 }
 
