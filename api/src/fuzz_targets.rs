@@ -3,6 +3,8 @@
 
 use serde_json::Value;
 
+pub use crate::schema::fuzz_targets::{body_json, body_protobuf, body_yaml, strategic};
+
 use crate::int_or_string::IntOrString;
 use crate::quantity::Quantity;
 use crate::schedule::Schedule;

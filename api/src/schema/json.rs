@@ -9,13 +9,13 @@ use serde_json::{Map, Number, Value};
 use super::json_error;
 
 /// Deepest nesting that is accepted.
-const MAX_DEPTH: usize = 100;
+pub(super) const MAX_DEPTH: usize = 100;
 
 /// Values in one body. A value takes up to fifty times the memory of its text.
-const MAX_VALUES: usize = 500_000;
+pub(super) const MAX_VALUES: usize = 500_000;
 
 /// Upstream reports no more strict errors than this.
-const MAX_DUPLICATES: usize = 100;
+pub(super) const MAX_DUPLICATES: usize = 100;
 
 /// A parsed body.
 #[derive(Clone, Debug, PartialEq)]

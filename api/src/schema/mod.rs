@@ -19,6 +19,8 @@ mod corpus_tests;
 mod encode;
 #[cfg(test)]
 mod fuzz;
+#[cfg(any(test, fuzzing))]
+pub mod fuzz_targets;
 
 pub use check::{TypeErrors, check};
 pub use descriptions::Descriptions;

@@ -16,10 +16,10 @@ use super::wire::{Datum, Reader};
 const MAGIC: &[u8] = b"k8s\0";
 
 /// Deepest nesting that is accepted.
-const MAX_DEPTH: usize = 64;
+pub(super) const MAX_DEPTH: usize = 64;
 
 /// Most values that one body may hold, so that a small body cannot become a huge tree.
-const MAX_VALUES: usize = 500_000;
+pub(super) const MAX_VALUES: usize = 500_000;
 
 /// A body that cannot be decoded.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
