@@ -5,6 +5,9 @@
 //! 0 u64, number of records u64, checksum u32 of everything before it. So a stream that was cut off
 //! is told apart from a whole one.
 
+#[cfg(any(test, fuzzing))]
+pub mod fuzz_targets;
+
 use std::io::{self, Read};
 
 use bytes::Bytes;

@@ -6,6 +6,8 @@
 //! them all over, the next ones overwrite them under a new generation, which makes the old ones void.
 
 mod batch;
+#[cfg(any(test, fuzzing))]
+pub mod fuzz_targets;
 
 use std::io;
 use std::path::{Path, PathBuf};

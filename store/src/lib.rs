@@ -26,5 +26,12 @@ pub use store::{
     WriteError, Written,
 };
 
+/// Entry points of the coverage-guided fuzzers (`make fuzz`).
+#[cfg(fuzzing)]
+pub mod fuzz_targets {
+    pub use crate::archive::fuzz_targets::archive;
+    pub use crate::journal::fuzz_targets::{journal, journal_batch};
+}
+
 #[cfg(test)]
 mod tests;

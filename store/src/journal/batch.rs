@@ -149,6 +149,19 @@ pub(super) fn encode(
     buffer.len() <= room
 }
 
+/// Makes the header at the start of `bytes` one of this generation and offset with the right checksum,
+/// whatever follows it.
+#[cfg(any(test, fuzzing))]
+pub(super) fn seal(bytes: &mut [u8], generation: u64, offset: usize) {
+    bytes[..4].copy_from_slice(&MAGIC.to_le_bytes());
+    bytes[8..16].copy_from_slice(&generation.to_le_bytes());
+    bytes[16..24].copy_from_slice(&(offset as u64).to_le_bytes());
+    let entries = Header::parse(bytes, generation, offset).map_or(0, |header| header.entries_bytes);
+    let end = HEADER_BYTES.saturating_add(entries).min(bytes.len());
+    let sum = checksum(&bytes[CHECKED_FROM..end]);
+    bytes[4..CHECKED_FROM].copy_from_slice(&sum.to_le_bytes());
+}
+
 fn checksum(bytes: &[u8]) -> u32 {
     let mut crc = Crc::new();
     crc.update(bytes);
