@@ -6,9 +6,7 @@
 //! altogether; of those to the node itself, only questions to the cluster's DNS and connections to
 //! the API. Each inserted rule carries a comment, by which it is found again and removed.
 
-mod chains;
-#[cfg(test)]
-mod fuzz_tests;
+pub mod chains;
 
 use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};

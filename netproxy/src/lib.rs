@@ -27,6 +27,9 @@ pub use teardown::teardown;
 /// Entry points of the coverage-guided fuzzers (`make fuzz`).
 #[cfg(fuzzing)]
 pub mod fuzz_targets {
+    pub use crate::firewall::chains::fuzz_targets::firewall_rules;
+    pub use crate::listeners::fuzz_targets::host_listeners;
     pub use crate::netlink::fuzz_targets::netlink_dump;
+    pub use crate::nft::monitor::fuzz_targets::rule_notifications;
     pub use crate::route::fuzz_targets::link_and_route;
 }

@@ -1,8 +1,8 @@
 //! The sockets on which processes of the host listen: TCP listeners and bound UDP sockets, through
 //! `sock_diag(7)`, and the processes that own them.
 
-#[cfg(test)]
-mod fuzz_tests;
+#[cfg(any(test, fuzzing))]
+pub mod fuzz_targets;
 #[cfg(test)]
 mod tests;
 

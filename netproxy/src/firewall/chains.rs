@@ -1,5 +1,8 @@
 //! The foreign chains at the forward and input hooks, how they end, and our rules in them.
 
+#[cfg(any(test, fuzzing))]
+pub mod fuzz_targets;
+
 use std::collections::{BTreeMap, HashMap};
 
 use crate::netlink::{DUMP, NetlinkError, Socket, Writer, attribute, attributes, nested};
@@ -257,13 +260,4 @@ fn text(attributes: &[u8], kind: u16) -> Option<String> {
 
 fn be32(bytes: &[u8]) -> Option<u32> {
     bytes.try_into().ok().map(u32::from_be_bytes)
-}
-
-/// Reads what the kernel lists as if it were of each kind.
-#[cfg(test)]
-pub fn read_anything(payload: &[u8]) {
-    parse_base_chain(payload);
-    parse_comment(payload);
-    parse_ending(payload);
-    Ruleset::default().note_rule(payload);
 }

@@ -7,6 +7,8 @@ mod message;
 mod notifications;
 mod socket;
 
+#[cfg(any(test, fuzzing))]
+pub use message::messages;
 pub use message::{ACK, Attributes, CREATE, DUMP, EXCL, REPLACE, Writer};
 pub use message::{Message, attribute, attributes, nested};
 pub use notifications::{Notifications, Received};

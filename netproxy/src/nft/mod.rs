@@ -3,7 +3,7 @@
 
 mod batch;
 mod expression;
-mod monitor;
+pub mod monitor;
 mod types;
 
 pub use batch::{Batch, Element, Expiring, Hook, SetSpec, dump_elements, dump_expiring};

@@ -1,6 +1,9 @@
 //! Notices when another program changes rules: ours, which are then written again, or those of a
 //! firewall, which is then looked at again.
 
+#[cfg(any(test, fuzzing))]
+pub mod fuzz_targets;
+
 use std::time::Duration;
 
 use crate::netlink::{
@@ -49,10 +52,7 @@ impl Foreign {
 #[derive(Debug)]
 pub struct Monitor {
     notifications: Notifications,
-    table: &'static str,
-    /// Tables of this crate whose changes are not this monitor's matter.
-    siblings: &'static [&'static str],
-    own_port: u32,
+    watched: Watched,
     /// What was seen and not yet returned.
     pending: Foreign,
 }
@@ -66,7 +66,8 @@ impl Monitor {
     ) -> Result<Self, NetlinkError> {
         let notifications = Notifications::open(NFNLGRP_NFTABLES)?;
         let pending = Foreign::default();
-        Ok(Self { notifications, table, siblings, own_port: own.port(), pending })
+        let watched = Watched { table, siblings, own_port: own.port() };
+        Ok(Self { notifications, watched, pending })
     }
 
     /// Waits until another program changed something, and then for what belongs to it. Cancelling
@@ -74,7 +75,7 @@ impl Monitor {
     pub async fn changed(&mut self) -> Result<Foreign, NetlinkError> {
         while !self.pending.is_any() {
             let mut seen = Foreign::default();
-            let note = |message: Message<'_>| seen = seen.and(self.look_at(message));
+            let note = |message: Message<'_>| seen = seen.and(self.watched.look_at(message));
             let received = self.notifications.next(note).await?;
             seen.lost |= received == Received::Lost;
             self.pending = self.pending.and(seen);
@@ -82,7 +83,7 @@ impl Monitor {
         tokio::time::sleep(DEBOUNCE).await;
         loop {
             let mut seen = Foreign::default();
-            let note = |message: Message<'_>| seen = seen.and(self.look_at(message));
+            let note = |message: Message<'_>| seen = seen.and(self.watched.look_at(message));
             let received = self.notifications.take(note)?;
             seen.lost |= received == Received::Lost;
             self.pending = self.pending.and(seen);
@@ -91,8 +92,21 @@ impl Monitor {
             }
         }
     }
+}
 
-    fn look_at(&self, message: Message<'_>) -> Foreign {
+/// Which changes count.
+#[derive(Debug, Clone, Copy)]
+struct Watched {
+    /// The tables of this name, in every family.
+    table: &'static str,
+    /// Tables of this crate whose changes are not this monitor's matter.
+    siblings: &'static [&'static str],
+    /// Netlink port of the socket whose changes do not count.
+    own_port: u32,
+}
+
+impl Watched {
+    fn look_at(self, message: Message<'_>) -> Foreign {
         let kind = message.kind & 0xff;
         let about_nftables = message.kind >> 8 == NFNL_SUBSYS_NFTABLES;
         let own = message.port == self.own_port;
