@@ -4,14 +4,14 @@
 //! says. Every path is resolved inside the directory by the kernel (`openat2` with
 //! `RESOLVE_IN_ROOT`), and the last component is never followed.
 
-use std::cell::Cell;
+mod counted;
+
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Component, Path, PathBuf};
-use std::rc::Rc;
 
 use nix::errno::Errno;
 use nix::fcntl::{AtFlags, OFlag, OpenHow, ResolveFlag, openat, openat2};
@@ -25,6 +25,9 @@ use ring::digest::{Context, SHA256};
 use tar::{Archive, Entry, EntryType};
 use xattr::FileExt;
 
+pub(super) use counted::Counted;
+use counted::MAX_RATIO;
+
 /// Entries that one layer may have.
 const MAX_ENTRIES: u64 = 2_000_000;
 /// Plain bytes that one layer may have, in its tar and in its files: sparse files are larger there.
@@ -33,10 +36,6 @@ const MAX_LAYER_BYTES: u64 = 64 << 30;
 const MAX_PATH_BYTES: usize = 4096;
 /// Components of one path in a layer.
 const MAX_PATH_DEPTH: usize = 256;
-/// Plain bytes for each byte of a compressed layer, beyond the first [`RATIO_FREE_BYTES`].
-const MAX_RATIO: u64 = 200;
-/// Plain bytes that a layer may have whatever its compressed size.
-const RATIO_FREE_BYTES: u64 = 1 << 30;
 /// Bytes on the file system that layers leave free, or a twentieth of a small one.
 const MIN_FREE_BYTES: u64 = 256 << 20;
 /// Bytes written between two looks at the free space.
@@ -108,36 +107,19 @@ pub(super) struct Unpacked {
     pub(super) size_bytes: u64,
 }
 
-/// Counts the bytes of a compressed layer.
-#[derive(Clone, Default)]
-pub(super) struct Counted {
-    bytes: Rc<Cell<u64>>,
-}
-
-impl Counted {
-    /// Counts what is read of `input`.
-    pub(super) fn reader<R: Read>(&self, input: R) -> CountedReader<R> {
-        CountedReader { input, count: self.clone() }
-    }
-}
-
-/// A reader whose bytes are counted.
-pub(super) struct CountedReader<R> {
-    input: R,
-    count: Counted,
-}
-
-impl<R: Read> Read for CountedReader<R> {
-    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
-        let n = self.input.read(buf)?;
-        self.count.bytes.set(self.count.bytes.get() + n as u64);
-        Ok(n)
-    }
-}
-
 /// Unpacks the plain tar `input` into the existing, empty directory `root`; `packed` has counted the
 /// bytes that it comes from.
 pub(super) fn unpack(
+    input: impl Read,
+    root: &Path,
+    packed: &Counted,
+) -> Result<Unpacked, UnpackError> {
+    unpack_at_most(MAX_LAYER_BYTES, input, root, packed)
+}
+
+/// As [`unpack`], with a bound on the bytes of files.
+fn unpack_at_most(
+    max_bytes: u64,
     input: impl Read,
     root: &Path,
     packed: &Counted,
@@ -151,8 +133,15 @@ pub(super) fn unpack(
     .map_err(|source| UnpackError::Entry { path: root.to_owned(), source })?;
     let mut hashed =
         Hashed { input, context: Context::new(&SHA256), bytes: 0, packed: packed.clone() };
-    let mut unpacker =
-        Unpacker { root, size_bytes: 0, unchecked: FREE_CHECK_BYTES, directory_times: Vec::new() };
+    let mut unpacker = Unpacker {
+        root,
+        max_bytes,
+        packed: packed.clone(),
+        size_bytes: 0,
+        hole_bytes: 0,
+        unchecked: FREE_CHECK_BYTES,
+        directory_times: Vec::new(),
+    };
     {
         let mut archive = Archive::new(&mut hashed);
         let entries = archive.entries().map_err(UnpackError::Read)?;
@@ -195,8 +184,7 @@ impl<R: Read> Read for Hashed<R> {
         if self.bytes > MAX_LAYER_BYTES {
             return Err(io::Error::other(UnpackError::TooLarge));
         }
-        let allowed = self.packed.bytes.get().saturating_mul(MAX_RATIO);
-        if self.bytes > RATIO_FREE_BYTES.saturating_add(allowed) {
+        if self.bytes > self.packed.allowed_bytes() {
             return Err(io::Error::other(UnpackError::Ratio));
         }
         Ok(n)
@@ -205,8 +193,13 @@ impl<R: Read> Read for Hashed<R> {
 
 struct Unpacker {
     root: OwnedFd,
+    /// Bytes that may be written to regular files.
+    max_bytes: u64,
+    packed: Counted,
     /// Bytes written to regular files.
     size_bytes: u64,
+    /// Bytes of the holes of sparse files.
+    hole_bytes: u64,
     /// Bytes written since the last look at the free space.
     unchecked: u64,
     /// Set last: creating entries changes them.
@@ -233,6 +226,9 @@ impl Unpacker {
         }
         let kind = entry.header().entry_type();
         remove_existing(&parent_fd, &name, kind).map_err(at)?;
+        if kind == EntryType::GNUSparse {
+            self.count_holes(&entry)?;
+        }
         match kind {
             EntryType::Regular | EntryType::Continuous | EntryType::GNUSparse => {
                 let mut file = create_file(&parent_fd, &name).map_err(at)?;
@@ -270,6 +266,13 @@ impl Unpacker {
         set_owner_and_mode(&parent_fd, &name, &entry, kind).map_err(at)
     }
 
+    /// Refuses a sparse file before it is written: the size of the tar does not bound its holes.
+    fn count_holes(&mut self, entry: &Entry<'_, impl Read>) -> Result<(), UnpackError> {
+        let packed = entry.header().entry_size().unwrap_or(0);
+        self.hole_bytes = self.hole_bytes.saturating_add(entry.size().saturating_sub(packed));
+        if self.hole_bytes > self.packed.allowed_bytes() { Err(UnpackError::Ratio) } else { Ok(()) }
+    }
+
     /// Writes the contents of a file. What counts is what is written: a sparse file takes more than
     /// it has in the tar.
     fn copy(
@@ -289,7 +292,7 @@ impl Unpacker {
             };
             self.size_bytes += count as u64;
             self.unchecked += count as u64;
-            if self.size_bytes > MAX_LAYER_BYTES {
+            if self.size_bytes > self.max_bytes {
                 return Err(UnpackError::TooLarge);
             }
             if self.unchecked >= FREE_CHECK_BYTES {

@@ -1,5 +1,6 @@
 //! Layers that are honest, and layers that are not.
 #![allow(clippy::unwrap_used)]
+use super::counted::RATIO_FREE_BYTES;
 use super::*;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 
@@ -127,7 +128,10 @@ fn sparse_files_count_as_written() {
     let fd = openat(nix::fcntl::AT_FDCWD, root.path(), OFlag::O_PATH, Mode::empty()).unwrap();
     let mut unpacker = Unpacker {
         root: fd,
+        max_bytes: MAX_LAYER_BYTES,
+        packed: Counted::default(),
         size_bytes: MAX_LAYER_BYTES - 100,
+        hole_bytes: 0,
         unchecked: 0,
         directory_times: Vec::new(),
     };
@@ -136,6 +140,24 @@ fn sparse_files_count_as_written() {
     unpacker.copy(&mut io::repeat(0).take(100), &mut file, path).unwrap();
     let error = unpacker.copy(&mut io::repeat(0).take(1), &mut file, path).unwrap_err();
     assert!(matches!(error, UnpackError::TooLarge), "{error}");
+}
+
+#[test]
+fn holes_of_sparse_files_are_bounded() {
+    let root = tempfile::tempdir().unwrap();
+    let mut h = header(EntryType::GNUSparse, 512);
+    let gnu = h.as_gnu_mut().unwrap();
+    gnu.name[0] = b'f';
+    gnu.sparse[0].set_offset(RATIO_FREE_BYTES + 512);
+    gnu.sparse[0].set_length(512);
+    gnu.set_real_size(RATIO_FREE_BYTES + 1024);
+    h.set_cksum();
+    let mut tar = tar::Builder::new(Vec::new());
+    tar.append(&h, &[b'x'; 512][..]).unwrap();
+    let bytes = tar.into_inner().unwrap();
+    let error = unpack(&bytes[..], root.path(), &Counted::default()).err().unwrap();
+    assert!(matches!(error, UnpackError::Ratio), "{error}");
+    assert_eq!(std::fs::read_dir(root.path()).unwrap().count(), 0);
 }
 
 #[test]
