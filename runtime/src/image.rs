@@ -16,4 +16,6 @@ pub use pull::{Credentials, Progress, PullError, PullOptions};
 pub use reference::{Reference, ReferenceError};
 pub use store::{Image, ImageStore, StoreError};
 pub use unpack::UnpackError;
+#[cfg(fuzzing)]
+pub use unpack::fuzz_targets::layer;
 pub use worker::{PullRequest, pull_in_child, worker_main};

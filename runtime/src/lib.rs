@@ -36,5 +36,6 @@ pub use sys::memory::{trim as give_memory_back, use_one_arena};
 /// Entry points of the coverage-guided fuzzers (`make fuzz`).
 #[cfg(fuzzing)]
 pub mod fuzz_targets {
+    pub use crate::image::layer;
     pub use crate::plan::fuzz_targets::{image_reference, oci_spec};
 }

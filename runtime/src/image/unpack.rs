@@ -5,6 +5,8 @@
 //! `RESOLVE_IN_ROOT`), and the last component is never followed.
 
 mod counted;
+#[cfg(any(test, fuzzing))]
+pub mod fuzz_targets;
 
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
