@@ -1,5 +1,10 @@
 //! Which of the credentials in pull secrets fit an image, by the rules of the kubelet's keyring.
 
+#[cfg(any(test, fuzzing))]
+pub mod fuzz_targets;
+
+use serde_json::Value;
+
 use crate::glob;
 use crate::objects::Payload;
 
@@ -36,11 +41,12 @@ pub fn in_secret(secret: &Payload) -> Vec<Credential> {
     use base64::Engine;
     let read = |key: &str| {
         let bytes = secret.data.get(key)?;
-        serde_json::from_slice::<serde_json::Value>(bytes).ok()
+        serde_json::from_slice::<Value>(bytes).ok()
     };
-    let entries = read(".dockerconfigjson").map(|mut config| config["auths"].take());
+    let auths = |mut config: Value| config.get_mut("auths").map_or(Value::Null, Value::take);
+    let entries = read(".dockerconfigjson").map(auths);
     let Some(entries) = entries.or_else(|| read(".dockercfg")) else { return Vec::new() };
-    let serde_json::Value::Object(entries) = entries else { return Vec::new() };
+    let Value::Object(entries) = entries else { return Vec::new() };
     let mut found = Vec::new();
     for (location, entry) in entries.into_iter().take(MAX_CREDENTIALS) {
         let text = |key: &str| entry[key].as_str().map(ToOwned::to_owned);
@@ -128,8 +134,10 @@ mod tests {
         assert_eq!(new, ["r.example u p", "s a b"]);
         let old: Vec<String> = read(".dockercfg", old);
         assert_eq!(old, ["r.example u p"]);
-        let none: Vec<String> = read(".dockerconfigjson", b"{");
-        assert!(none.is_empty());
+        for broken in [&b"{"[..], b"\"auths\"", b"[]", b"5", br#"{"auths": 5}"#] {
+            let none: Vec<String> = read(".dockerconfigjson", broken);
+            assert!(none.is_empty());
+        }
     }
 
     #[test]

@@ -1,5 +1,8 @@
 //! Shell patterns as Go's `path.Match` has them, matched in bounded time.
 
+#[cfg(any(test, fuzzing))]
+pub mod fuzz_targets;
+
 /// Longest pattern and longest text; a DNS name has at most 253 bytes.
 const MAX_GLOB_BYTES: usize = 255;
 

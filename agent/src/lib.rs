@@ -41,5 +41,8 @@ pub use config::{AgentConfig, Registries};
 /// Entry points of the coverage-guided fuzzers (`make fuzz`).
 #[cfg(fuzzing)]
 pub mod fuzz_targets {
+    pub use crate::container::expand::fuzz_targets::expansion;
+    pub use crate::credential::fuzz_targets::credentials;
+    pub use crate::glob::fuzz_targets::glob;
     pub use crate::streaming::fuzz_targets::{spdy, websocket};
 }

@@ -1,5 +1,8 @@
 //! `$(NAME)` references in commands, arguments, environment values and `subPathExpr`.
 
+#[cfg(any(test, fuzzing))]
+pub mod fuzz_targets;
+
 use std::cell::RefCell;
 use std::collections::BTreeSet;
 
