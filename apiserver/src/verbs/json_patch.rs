@@ -67,8 +67,13 @@ impl Bounds {
             }
             PatchOperation::Remove(remove) => self.take(object, remove.path.as_str()).map(drop),
             PatchOperation::Move(moved) => {
-                let Some(value) = self.take(object, moved.from.as_str())? else { return Ok(()) };
-                self.put(object, moved.path.as_str(), value)
+                let (from, path) = (moved.from.as_str(), moved.path.as_str());
+                let Some(value) = self.take(object, from)? else { return Ok(()) };
+                // A value may replace what it is in: it is dropped only once.
+                if is_within(from, path) && !is_element(object, path) {
+                    self.bytes += measure(value).bytes;
+                }
+                self.put(object, path, value)
             }
             PatchOperation::Copy(copy) => {
                 let Some(value) = object.pointer(copy.from.as_str()) else { return Ok(()) };
@@ -140,6 +145,17 @@ impl Bounds {
         self.work = self.work.saturating_add(values);
         if self.work > WORK_VALUES_MAX { Err(JsonPatchError::TooMuchWork) } else { Ok(()) }
     }
+}
+
+/// Whether the value at `inner` is the one at `outer` or a part of it.
+fn is_within(inner: &str, outer: &str) -> bool {
+    inner.strip_prefix(outer).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+}
+
+/// Whether `path` is to an element of a list, which a new one shifts and does not replace.
+fn is_element(object: &Value, path: &str) -> bool {
+    let parent = path.rsplit_once('/').and_then(|(parent, _)| object.pointer(parent));
+    parent.is_some_and(Value::is_array)
 }
 
 #[cfg(test)]
@@ -226,6 +242,18 @@ mod tests {
         assert_eq!(refused, Err(JsonPatchError::TooLarge));
         let replaced = apply_to(json!({}), json!([add("/a"), add("/a"), add("/a")]));
         assert!(replaced.is_ok(), "the object has never been larger than one value");
+    }
+
+    #[test]
+    fn moves_within_a_value_count_its_size_once() {
+        let third = "x".repeat(OBJECT_BYTES_MAX / 3);
+        let object = json!({"a": {"b": third}, "other": third});
+        let moved = json!({"op": "move", "from": "/a/b", "path": "/a"});
+        let added = json!({"op": "add", "path": "/c", "value": "y".repeat(OBJECT_BYTES_MAX / 2)});
+        let refused = apply_to(object.clone(), json!([moved, added]));
+        assert_eq!(refused, Err(JsonPatchError::TooLarge));
+        let expected = json!({"a": third, "other": third});
+        assert_eq!(apply_to(object, json!([moved])), Ok(expected));
     }
 
     #[test]
