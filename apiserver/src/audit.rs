@@ -5,7 +5,7 @@ mod body;
 mod event;
 mod file;
 mod log;
-mod policy;
+pub(crate) mod policy;
 #[cfg(test)]
 mod tests;
 mod trail;

@@ -48,6 +48,15 @@ mod verbs;
 mod warning;
 mod write;
 
+/// Entry points of the coverage-guided fuzzers (`make fuzz`).
+#[cfg(fuzzing)]
+pub mod fuzz_targets {
+    pub use crate::apply::fuzz_targets::apply;
+    pub use crate::audit::policy::fuzz_targets::audit_policy;
+    pub use crate::verbs::json_patch::fuzz_targets::json_patch;
+    pub use crate::verbs::patch::fuzz_targets::merge_patch;
+}
+
 #[cfg(test)]
 mod tests;
 

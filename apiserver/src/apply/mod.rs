@@ -1,5 +1,7 @@
 //! Server-side apply: fields belong to the managers that set them.
 
+#[cfg(any(test, fuzzing))]
+pub mod fuzz_targets;
 mod lookup;
 pub(crate) mod managed;
 mod paths;

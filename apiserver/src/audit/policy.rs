@@ -1,6 +1,9 @@
 //! The audit policy (`audit.k8s.io/v1` `Policy`): which requests are recorded, and how much of
 //! them (upstream `pkg/audit/policy`).
 
+#[cfg(any(test, fuzzing))]
+pub mod fuzz_targets;
+
 use serde::Deserialize;
 use serde::de::IgnoredAny;
 

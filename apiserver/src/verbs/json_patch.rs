@@ -1,6 +1,9 @@
 //! JSON patches (RFC 6902) within bounds: each operation is counted, and what it makes of the
 //! object is measured before the next one.
 
+#[cfg(any(test, fuzzing))]
+pub mod fuzz_targets;
+
 use ::json_patch::{Patch, PatchOperation, patch_unsafe};
 use serde_json::Value;
 

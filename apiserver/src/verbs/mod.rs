@@ -4,7 +4,7 @@ pub(crate) mod create;
 pub(crate) mod delete;
 pub(crate) mod delete_collection;
 pub(crate) mod get;
-mod json_patch;
+pub(crate) mod json_patch;
 pub(crate) mod list;
 pub(crate) mod patch;
 pub(crate) mod update;

@@ -1,5 +1,8 @@
 //! `patch`: a change given as a difference.
 
+#[cfg(any(test, fuzzing))]
+pub mod fuzz_targets;
+
 use api::{FieldError, Subresource, schema};
 use bytes::Bytes;
 use http::{Response, StatusCode};
