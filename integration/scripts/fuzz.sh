@@ -26,7 +26,7 @@ each=$((seconds / count))
 export RUSTC_BOOTSTRAP=1
 cargo fuzz build --fuzz-dir $project --sanitizer none
 failed=()
-printf '%-20s %10s %10s %12s %8s\n' target edges of executions inputs
+printf '%-20s %10s %10s %12s %8s %8s\n' target edges of executions inputs crashes
 for target in $targets; do
     mkdir -p "$out/$target/found" "$out/$target/crashes"
     log=$out/$target/log
@@ -39,7 +39,9 @@ for target in $targets; do
     of=$(sed -nE 's/.*\(([0-9]+) inline 8-bit counters\).*/\1/p' "$log" | head -n 1)
     runs=$(sed -nE 's/^stat::number_of_executed_units: *([0-9]+)/\1/p' "$log")
     inputs=$(find "$out/$target/found" -type f | wc -l)
-    printf '%-20s %10s %10s %12s %8s\n' "$target" "${edges:--}" "${of:--}" "${runs:--}" "$inputs"
+    crashes=$(find "$out/$target/crashes" -type f | wc -l)
+    printf '%-20s %10s %10s %12s %8s %8s\n' \
+        "$target" "${edges:--}" "${of:--}" "${runs:--}" "$inputs" "$crashes"
     [ "$status" = 0 ] || failed+=("$target")
 done
 if [ ${#failed[@]} -gt 0 ]; then
