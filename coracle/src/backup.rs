@@ -25,6 +25,9 @@ pub const BACKUP_FORMAT: u64 = 1;
 pub const MANIFEST: &str = "coracle-backup.json";
 /// The entry with the stored objects.
 pub const STATE: &str = "state";
+/// The entry that closes the archive; a file that was cut off lacks it. It says how many files of
+/// certificates and keys come before it.
+pub const END: &str = "coracle-backup.end";
 /// The path of the API that answers with a copy of the stored objects.
 const STATE_PATH: &str = "/coracle/backup";
 /// Bytes of records that are written at a time.
@@ -61,12 +64,14 @@ fn write(options: &BackupOptions, paths: &Paths, staged: &Path) -> Result<usize,
     });
     append(&mut archive, MANIFEST, manifest.to_string().as_bytes())?;
     archive.append_path_with_name(&state, STATE)?;
+    let mut pki_files = 0;
     for entry in fs::read_dir(paths.pki())? {
         let entry = entry?;
         let name = entry.file_name().to_string_lossy().into_owned();
         // What a crash left of a file that was being replaced is none.
         if entry.file_type()?.is_file() && !name.ends_with(".new") {
             append(&mut archive, &format!("pki/{name}"), &fs::read(entry.path())?)?;
+            pki_files += 1;
         }
     }
     let volumes = paths.volumes();
@@ -74,6 +79,7 @@ fn write(options: &BackupOptions, paths: &Paths, staged: &Path) -> Result<usize,
         true => tree::append(&mut archive, &volumes, "volumes")?,
         false => 0,
     };
+    append(&mut archive, END, json!({"pki": pki_files}).to_string().as_bytes())?;
     archive.into_inner()?.sync_all()?;
     Ok(skipped)
 }

@@ -15,7 +15,7 @@ use store::Offline;
 use tar::EntryType;
 
 use crate::Failure;
-use crate::backup::{BACKUP_FORMAT, MANIFEST, STATE, restore_attributes};
+use crate::backup::{BACKUP_FORMAT, END, MANIFEST, STATE, restore_attributes};
 use crate::cli::RestoreOptions;
 use crate::paths::{Paths, remove};
 
@@ -92,9 +92,13 @@ fn unpack(file: &Path, into: &Path) -> Result<usize, Failure> {
     archive.set_preserve_ownerships(true);
     let mut objects = None;
     let mut known = false;
+    let (mut pki_files, mut complete) = (0, false);
     for entry in archive.entries()? {
         let mut entry = entry?;
         let path = entry.path()?.into_owned();
+        if complete {
+            return Err(format!("{}: {} follows its end", file.display(), path.display()).into());
+        }
         if !known {
             check_manifest(&path, &mut entry)?;
             known = true;
@@ -106,6 +110,14 @@ fn unpack(file: &Path, into: &Path) -> Result<usize, Failure> {
             objects = Some(records.len());
             continue;
         }
+        if path == Path::new(END) {
+            complete = document(&mut entry)?["pki"] == pki_files;
+            if !complete {
+                return Err(format!("{}: certificates or keys are missing", file.display()).into());
+            }
+            continue;
+        }
+        pki_files += usize::from(path.starts_with("pki") && entry.header().entry_type().is_file());
         let expected = path.components().all(|part| matches!(part, Component::Normal(_)))
             && (path.starts_with("pki") || path.starts_with("volumes"));
         let unpacked = expected
@@ -119,6 +131,9 @@ fn unpack(file: &Path, into: &Path) -> Result<usize, Failure> {
         if entry.header().entry_type().is_file() || entry.header().entry_type().is_dir() {
             restore_attributes(&mut entry, &into.join(&path))?;
         }
+    }
+    if !complete {
+        return Err(format!("{}: it is cut off", file.display()).into());
     }
     let objects = objects.ok_or_else(|| format!("{}: no objects in it", file.display()))?;
     // The journal of the new database is empty, and its start makes another.
@@ -153,8 +168,7 @@ fn check_manifest(path: &Path, entry: &mut impl Read) -> Result<(), Failure> {
     if path != Path::new(MANIFEST) {
         return Err("this is no backup of coracle".into());
     }
-    let manifest: Value = serde_json::from_reader(entry.take(MANIFEST_MAX_BYTES))?;
-    match manifest["format"].as_u64() {
+    match document(entry)?["format"].as_u64() {
         Some(format) if format <= BACKUP_FORMAT => Ok(()),
         Some(format) => {
             Err(format!("the backup has format {format}, this version reads up to {BACKUP_FORMAT}")
@@ -162,6 +176,11 @@ fn check_manifest(path: &Path, entry: &mut impl Read) -> Result<(), Failure> {
         }
         None => Err("this is no backup of coracle".into()),
     }
+}
+
+/// Reads an entry of the archive that describes it.
+fn document(entry: &mut impl Read) -> Result<Value, Failure> {
+    Ok(serde_json::from_reader(entry.take(MANIFEST_MAX_BYTES))?)
 }
 
 fn sync(directory: &Path) -> io::Result<()> {

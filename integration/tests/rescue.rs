@@ -120,6 +120,10 @@ fn backup_is_restored_with_contents_and_identity() {
     let cut = node.path("cut.tar");
     std::fs::write(&cut, &bytes[..bytes.len() / 3]).unwrap();
     fails(&node, &["restore"], &["--force", cut.to_str().unwrap()]);
+    // Cut between two entries: the last one has two blocks, and so has the end of the file.
+    std::fs::write(&cut, &bytes[..bytes.len() - 4 * 512]).unwrap();
+    let incomplete = fails(&node, &["restore"], &["--force", cut.to_str().unwrap()]);
+    assert!(incomplete.contains("it is cut off"), "{incomplete}");
     node.up();
     assert!(config_maps(&api).contains_key("later"));
     node.stop_agent();
