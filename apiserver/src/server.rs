@@ -226,8 +226,8 @@ impl ApiServer {
     }
 
     /// Whether the client has chosen so much work that it is done away from the threads that serve
-    /// the API: a large body, a change of a large object, or objects in another form than the
-    /// stored one.
+    /// the API: a large body, a change of a large object, objects in another form than the stored
+    /// one, or rules to compare.
     fn is_heavy(&self, info: &RequestInfo, parts: &Parts, body_bytes: usize) -> bool {
         if !info.is_resource {
             return false;
@@ -256,6 +256,14 @@ impl ApiServer {
                 if page.remaining > 0 { usize::MAX } else { bytes }
             })
         };
+        let compares_rules = match info.group.as_str() {
+            "rbac.authorization.k8s.io" => !is_read(&parts.method),
+            "authorization.k8s.io" => true,
+            _ => false,
+        };
+        if compares_rules {
+            return true;
+        }
         match info.verb {
             "list" => transforms() && listed_bytes() > HEAVY_BYTES,
             "get" => stored_bytes() > HEAVY_BYTES && transforms(),

@@ -1,13 +1,11 @@
 //! Nobody may hand out more than they hold (upstream `pkg/registry/rbac/*/policybased`).
 
-use std::collections::BTreeSet;
-
 use serde_json::Value;
 
 use super::super::user::MASTERS;
 use super::super::{Attributes, Refusal, User};
 use super::rule::Rule;
-use super::{GROUP, Rbac};
+use super::{GROUP, Rbac, cover};
 
 pub(super) fn check(
     rbac: &Rbac,
@@ -97,27 +95,6 @@ fn may(rbac: &Rbac, user: &User, verb: &str, plural: &str, namespace: &str, name
     rbac.authorize(&attributes).allowed
 }
 
-/// Gathers the verbs of one resource into one rule; paths stay as they are.
-fn compact(atoms: impl Iterator<Item = Rule>) -> Vec<Rule> {
-    let mut rules: Vec<Rule> = Vec::new();
-    for atom in atoms {
-        let known = rules.iter_mut().find(|rule| {
-            let same = |part: fn(&Rule) -> &Vec<String>| part(rule) == part(&atom);
-            atom.non_resource_urls.is_empty()
-                && rule.non_resource_urls.is_empty()
-                && same(|rule| &rule.api_groups)
-                && same(|rule| &rule.resources)
-                && same(|rule| &rule.resource_names)
-        });
-        match known {
-            Some(rule) if rule.verbs.contains(&atom.verbs[0]) => {}
-            Some(rule) => rule.verbs.extend(atom.verbs),
-            None => rules.push(atom),
-        }
-    }
-    rules
-}
-
 fn confirm(
     rbac: &Rbac,
     user: &User,
@@ -127,13 +104,12 @@ fn confirm(
     wanted: &[Rule],
 ) -> Result<(), Refusal> {
     let own = rbac.rules_for(user, namespace);
-    let missing =
-        wanted.iter().flat_map(Rule::atoms).filter(|atom| !own.iter().any(|own| own.covers(atom)));
-    let missing: BTreeSet<String> = compact(missing).iter().map(ToString::to_string).collect();
+    let missing = cover::missing(&own, wanted).map_err(|error| {
+        Refusal::Forbidden(format!("{plural}.{GROUP} {name:?} is forbidden: {error}"))
+    })?;
     if missing.is_empty() {
         return Ok(());
     }
-    let missing: Vec<String> = missing.into_iter().collect();
     let groups: Vec<String> = user.groups.iter().map(|g| format!("{g:?}")).collect();
     Err(Refusal::Forbidden(format!(
         "{plural}.{GROUP} {name:?} is forbidden: user {:?} (groups=[{}]) is attempting to grant \

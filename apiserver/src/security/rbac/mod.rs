@@ -1,10 +1,12 @@
 //! Role-based access control: who holds which rules, and do they allow this.
 
+mod cover;
 mod default_roles;
 mod escalation;
 mod policy;
 mod rule;
 
+use std::collections::HashSet;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use serde_json::Value;
@@ -95,11 +97,13 @@ impl Rbac {
         if user.in_group(MASTERS) {
             rules.extend(Rule::everything());
         }
+        // Many bindings may name one role, and many roles hold one rule.
+        let mut roles = HashSet::new();
+        let mut seen: HashSet<&Rule> = HashSet::new();
         for grant in policy.grants(user, namespace) {
-            for rule in policy.rules(grant).unwrap_or_default() {
-                if !rules.contains(rule) {
-                    rules.push(rule.clone());
-                }
+            let of_role = policy.rules(grant).unwrap_or_default();
+            if roles.insert((of_role.as_ptr(), of_role.len())) {
+                rules.extend(of_role.iter().filter(|rule| seen.insert(rule)).cloned());
             }
         }
         rules

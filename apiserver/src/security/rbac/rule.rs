@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use super::super::Attributes;
 
 /// `PolicyRule` of `rbac.authorization.k8s.io/v1`.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct Rule {
     /// Verbs, or `*`.
@@ -88,68 +88,6 @@ impl Rule {
             Some(prefix) => path.starts_with(prefix),
             None => own == path,
         })
-    }
-
-    /// Splits the rule into rules of one verb, one group and one resource (or one path) each.
-    pub(super) fn atoms(&self) -> Vec<Self> {
-        let one = |s: &String| vec![s.clone()];
-        let mut atoms = Vec::new();
-        for verb in &self.verbs {
-            for path in &self.non_resource_urls {
-                atoms.push(Self {
-                    verbs: one(verb),
-                    non_resource_urls: one(path),
-                    ..Self::default()
-                });
-            }
-            for group in &self.api_groups {
-                for resource in &self.resources {
-                    let base = Self {
-                        verbs: one(verb),
-                        api_groups: one(group),
-                        resources: one(resource),
-                        ..Self::default()
-                    };
-                    if self.resource_names.is_empty() {
-                        atoms.push(base);
-                    } else {
-                        atoms.extend(
-                            self.resource_names
-                                .iter()
-                                .map(|name| Self { resource_names: one(name), ..base.clone() }),
-                        );
-                    }
-                }
-            }
-        }
-        atoms
-    }
-
-    /// Whether this rule allows everything that `atom` allows.
-    pub(super) fn covers(&self, atom: &Self) -> bool {
-        let all =
-            |own: &[String], wanted: &[String]| has(own, "*") || wanted.iter().all(|w| has(own, w));
-        let resources = has(&self.resources, "*")
-            || atom.resources.iter().all(|wanted| {
-                has(&self.resources, wanted)
-                    || wanted
-                        .split_once('/')
-                        .is_some_and(|(_, child)| has(&self.resources, &format!("*/{child}")))
-            });
-        let names = self.resource_names.is_empty()
-            || (!atom.resource_names.is_empty()
-                && atom.resource_names.iter().all(|n| has(&self.resource_names, n)));
-        let paths = atom.non_resource_urls.iter().all(|wanted| {
-            self.non_resource_urls.iter().any(|own| match own.strip_suffix('*') {
-                Some(prefix) => wanted.starts_with(prefix),
-                None => own == wanted,
-            })
-        });
-        all(&self.verbs, &atom.verbs)
-            && all(&self.api_groups, &atom.api_groups)
-            && resources
-            && names
-            && paths
     }
 }
 
