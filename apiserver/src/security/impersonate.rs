@@ -60,7 +60,7 @@ pub(super) fn impersonate(rbac: &Rbac, user: User, headers: &HeaderMap) -> Resul
         }
         Err(Refusal::Forbidden(attributes.forbidden_message(&decision.reason)))
     };
-    let account = name.strip_prefix("system:serviceaccount:").and_then(|n| n.split_once(':'));
+    let account = service_account(&name);
     match account {
         Some((namespace, name)) => may("", "serviceaccounts", "", namespace, name)?,
         None => may("", "users", "", "", &name)?,
@@ -87,4 +87,34 @@ pub(super) fn impersonate(rbac: &Rbac, user: User, headers: &HeaderMap) -> Resul
         groups.push(implied.to_owned());
     }
     Ok(User { name, uid, groups, extra })
+}
+
+/// Returns the namespace and the name in the user name of a ServiceAccount (upstream
+/// `serviceaccount.SplitUsername`); any other form names a plain user.
+fn service_account(user: &str) -> Option<(&str, &str)> {
+    let (namespace, name) = user.strip_prefix("system:serviceaccount:")?.split_once(':')?;
+    let valid = api::names::dns1123_label(namespace).is_empty()
+        && api::names::dns1123_subdomain(name).is_empty();
+    valid.then_some((namespace, name))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_valid_names_are_service_accounts() {
+        assert_eq!(service_account("system:serviceaccount:dev:ci.bot"), Some(("dev", "ci.bot")));
+        for user in [
+            "system:serviceaccount:alice:default/../../bob:bob",
+            "system:serviceaccount:alice:default/..",
+            "system:serviceaccount:dev:a:b",
+            "system:serviceaccount::a",
+            "system:serviceaccount:dev:",
+            "system:serviceaccount:dev",
+            "jane",
+        ] {
+            assert_eq!(service_account(user), None, "{user}");
+        }
+    }
 }
