@@ -6,6 +6,9 @@ use super::label::{Operator, Requirement, SelectorError};
 use crate::field_error::FieldError;
 use crate::names;
 
+/// Bytes of a label selector.
+const SELECTOR_BYTES_MAX: usize = 32 << 10;
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Token {
     End,
@@ -32,6 +35,11 @@ enum Context {
 
 /// Reads a whole selector.
 pub(super) fn parse(text: &str) -> Result<Vec<Requirement>, SelectorError> {
+    if text.len() > SELECTOR_BYTES_MAX {
+        return Err(SelectorError(format!(
+            "the selector is longer than {SELECTOR_BYTES_MAX} bytes"
+        )));
+    }
     Parser { tokens: scan(text), position: 0 }.selector()
 }
 
@@ -46,9 +54,8 @@ fn scan(text: &str) -> Vec<(Token, String)> {
         rest = rest.trim_start_matches([' ', '\t', '\r', '\n']);
         let Some(first) = rest.chars().next() else { break };
         let (token, length) = if is_special(first) {
-            let run = rest.find(|c| !is_special(c)).unwrap_or(rest.len());
-            // The longest known operator at the beginning of the run.
-            match &rest[..run] {
+            // The longest known operator; only the beginning is looked at.
+            match rest {
                 run if run.starts_with("==") => (Token::DoubleEquals, 2),
                 run if run.starts_with("!=") => (Token::NotEquals, 2),
                 run if run.starts_with('=') => (Token::Equals, 1),
@@ -250,4 +257,16 @@ impl Parser {
 
 fn found(literal: &str, expected: &str) -> SelectorError {
     SelectorError(format!("found '{literal}'{expected}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn overlong_selector_is_refused() {
+        let error = parse(&"!".repeat(SELECTOR_BYTES_MAX + 1)).expect_err("it is too long");
+        assert_eq!(error.to_string(), "the selector is longer than 32768 bytes");
+        assert_eq!(scan("!!==a").len(), 5);
+    }
 }
