@@ -1,7 +1,8 @@
 //! Small JSON files that survive crashes.
 
 use std::fs::{self, File};
-use std::io::{self, Write};
+use std::io::{self, Read, Write};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
 use serde::Serialize;
@@ -45,6 +46,9 @@ pub(crate) fn write(path: &Path, value: &impl Serialize, durability: Durability)
 /// higher number.
 const FORMAT: u32 = 1;
 
+/// Longest record that is read, in bytes: one with a container's largest environment fits.
+const MAX_RECORD_BYTES: u64 = 32 << 20;
+
 /// Why a record cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Unreadable {
@@ -57,6 +61,9 @@ pub(crate) enum Unreadable {
     /// It is not what was written.
     #[error("it is damaged: {0}")]
     Damaged(#[source] serde_json::Error),
+    /// Something else than a record has its name.
+    #[error("it is not a regular file of at most {MAX_RECORD_BYTES} bytes")]
+    Foreign,
     /// The disk does not give it.
     #[error("reading it: {0}")]
     Read(#[source] io::Error),
@@ -87,11 +94,7 @@ pub(crate) fn write_formatted(
 
 /// Reads a record that [`write_formatted`] or an earlier version has written.
 pub(crate) fn load<T: DeserializeOwned>(path: &Path) -> Result<T, Unreadable> {
-    let bytes = match fs::read(path) {
-        Ok(bytes) => bytes,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Err(Unreadable::Missing),
-        Err(error) => return Err(Unreadable::Read(error)),
-    };
+    let bytes = contents(path)?;
     let FormatOnly { format } = serde_json::from_slice(&bytes).map_err(Unreadable::Damaged)?;
     if format > FORMAT {
         return Err(Unreadable::TooNew(format));
@@ -101,11 +104,38 @@ pub(crate) fn load<T: DeserializeOwned>(path: &Path) -> Result<T, Unreadable> {
 
 /// Reads a record; `None` when it does not exist or is not whole.
 pub(crate) fn read<T: DeserializeOwned>(path: &Path) -> io::Result<Option<T>> {
-    match fs::read(path) {
+    match contents(path) {
         Ok(bytes) => Ok(serde_json::from_slice(&bytes).ok()),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-        Err(error) => Err(error),
+        Err(Unreadable::Read(error)) => Err(error),
+        Err(_) => Ok(None),
     }
+}
+
+/// Reads the bytes of a record. A pipe, a device or a link in its place is not waited for, used or
+/// followed.
+fn contents(path: &Path) -> Result<Vec<u8>, Unreadable> {
+    let flags = libc::O_NONBLOCK | libc::O_NOFOLLOW | libc::O_NOCTTY | libc::O_CLOEXEC;
+    let file = match fs::OpenOptions::new().read(true).custom_flags(flags).open(path) {
+        Ok(file) => file,
+        Err(error) => {
+            return Err(match error.raw_os_error() {
+                Some(libc::ENOENT) => Unreadable::Missing,
+                // A link; a socket.
+                Some(libc::ELOOP | libc::ENXIO) => Unreadable::Foreign,
+                _ => Unreadable::Read(error),
+            });
+        }
+    };
+    if !file.metadata().map_err(Unreadable::Read)?.is_file() {
+        return Err(Unreadable::Foreign);
+    }
+    let mut bytes = Vec::new();
+    let mut limited = file.take(MAX_RECORD_BYTES + 1);
+    limited.read_to_end(&mut bytes).map_err(Unreadable::Read)?;
+    if bytes.len() as u64 > MAX_RECORD_BYTES {
+        return Err(Unreadable::Foreign);
+    }
+    Ok(bytes)
 }
 
 /// The start time of a process in clock ticks since boot, from `/proc/<pid>/stat`.
@@ -127,6 +157,22 @@ mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
     use std::collections::BTreeMap;
+
+    #[test]
+    fn pipe_or_link_is_no_record() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("record.json");
+        let load = || super::load::<BTreeMap<String, String>>(&path);
+        nix::unistd::mkfifo(&path, nix::sys::stat::Mode::S_IRWXU).unwrap();
+        assert!(matches!(load(), Err(Unreadable::Foreign)));
+        assert!(read::<String>(&path).unwrap().is_none());
+        fs::remove_file(&path).unwrap();
+        std::os::unix::fs::symlink("/dev/zero", &path).unwrap();
+        assert!(matches!(load(), Err(Unreadable::Foreign)));
+        fs::remove_file(&path).unwrap();
+        File::create(&path).unwrap().set_len(MAX_RECORD_BYTES + 1).unwrap();
+        assert!(matches!(load(), Err(Unreadable::Foreign)));
+    }
 
     #[test]
     fn too_new_differs_from_damaged() {
