@@ -90,6 +90,7 @@ impl Runtime {
             version: VERSION,
             socket: inner.socket(&id),
             cgroup_procs: inner.cgroups.procs(&inner.config.shim_group),
+            init_procs: init_group(&spec).map(|g| inner.cgroups.procs(&g)).unwrap_or_default(),
             netns: spec.netns.clone(),
             hostname: spec.hostname.clone(),
             own_ipc: spec.ipc == NamespaceMode::Sandbox,
@@ -291,6 +292,9 @@ impl Inner {
             cgroup::apply(&self.cgroups, &spec.cgroup, resources)
                 .map_err(Error::kernel("limiting the control group"))?;
         }
+        if let Some(group) = init_group(spec) {
+            self.cgroups.create(&group).map_err(Error::kernel("making the control group"))?;
+        }
         // A directory removed by `coracle reset` beside us.
         self.cgroups
             .create(&self.config.shim_group)
@@ -371,6 +375,13 @@ fn seal(binary: &Path) -> ShimBinary {
             ShimBinary::Path(binary.to_owned())
         }
     }
+}
+
+/// The control group of a sandbox's first process, if it has one: below the sandbox's, which takes
+/// no process itself on version 2.
+fn init_group(spec: &SandboxSpec) -> Option<String> {
+    let shared = spec.pid == NamespaceMode::Sandbox;
+    shared.then(|| format!("{}/coracle-init", spec.cgroup))
 }
 
 fn make_private(directory: &Path) -> Result<()> {

@@ -111,6 +111,9 @@ pub struct Setup {
     pub socket: PathBuf,
     /// `cgroup.procs` files of the shim's own control group.
     pub cgroup_procs: Vec<PathBuf>,
+    /// `cgroup.procs` files of the group of the sandbox's first process, below the sandbox's.
+    #[serde(default)]
+    pub init_procs: Vec<PathBuf>,
     /// The network namespace to enter.
     pub netns: Option<PathBuf>,
     /// The host name of a new UTS namespace.

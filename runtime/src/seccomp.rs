@@ -175,6 +175,32 @@ pub fn runtime_default(capabilities: &Capabilities) -> LinuxSeccomp {
         .unwrap_or_default()
 }
 
+/// Calls of the first process of a sandbox, which waits for orphans until it is killed.
+const REAPER: &[&str] = &[
+    "exit",
+    "exit_group",
+    "restart_syscall",
+    "rt_sigaction",
+    "rt_sigprocmask",
+    "rt_sigreturn",
+    "rt_sigtimedwait",
+    "wait4",
+    "waitid",
+];
+
+/// The filter of the first process of a sandbox.
+pub(crate) fn reaper() -> Result<Filter, CompileError> {
+    let names = REAPER.iter().map(|name| (*name).to_owned()).collect();
+    let profile = LinuxSeccompBuilder::default()
+        .default_action(LinuxSeccompAction::ScmpActErrno)
+        .default_errno_ret(libc::EPERM as u32)
+        .architectures(vec![Arch::ScmpArchX86_64])
+        .syscalls(vec![rule(names, None)])
+        .build()
+        .unwrap_or_default();
+    compile(&profile)
+}
+
 fn rule(names: Vec<String>, argument: Option<LinuxSeccompArg>) -> LinuxSyscall {
     let mut builder =
         LinuxSyscallBuilder::default().names(names).action(LinuxSeccompAction::ScmpActAllow);
@@ -215,9 +241,18 @@ mod tests {
     }
 
     #[test]
+    fn reaper_gets_no_memory_and_no_files() {
+        let program = reaper().map(|filter| filter.program).unwrap_or_default();
+        assert!(allows(&program, &[(libc::SYS_wait4, 0), (libc::SYS_rt_sigtimedwait, 0)]));
+        for call in [libc::SYS_mmap, libc::SYS_brk, libc::SYS_openat, libc::SYS_clone] {
+            assert!(!allows(&program, &[(call, 0)]), "{call}");
+        }
+    }
+
+    #[test]
     fn names_exist() {
         let gated = GATED.iter().flat_map(|(_, names)| names.iter());
-        for name in NEVER.iter().chain(gated).chain(BY_ARGUMENT) {
+        for name in NEVER.iter().chain(gated).chain(BY_ARGUMENT).chain(REAPER) {
             assert!(numbers::SYSCALLS.iter().any(|(known, ..)| known == name), "{name}");
         }
     }

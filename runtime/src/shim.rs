@@ -424,8 +424,19 @@ impl Shim {
             fs::write(&path, value)
                 .map_err(|e| Failure::refused(&format!("setting sysctl {name:?}"), &e))?;
         }
+        // Out of the agent's group, so that a kill of that group leaves us, and before the first
+        // process is made: a neighbour may take that one over, and what it uses is not the agent's.
+        for file in &setup.cgroup_procs {
+            if let Err(error) = fs::write(file, "0") {
+                eprintln!("entering {}: {error}", file.display());
+            }
+        }
         if setup.shared_pid {
             let pid = launch::init().map_err(step("starting the sandbox's first process"))?;
+            for file in &setup.init_procs {
+                fs::write(file, pid.to_string())
+                    .map_err(|e| Failure::refused("moving the sandbox's first process", &e))?;
+            }
             let namespace = fs::File::open(format!("/proc/{pid}/ns/pid"))
                 .map_err(|e| Failure::refused("opening the PID namespace", &e))?;
             self.init = Some((pid, namespace.into()));
@@ -441,12 +452,6 @@ impl Shim {
         let listening = self.poller.add(&listener, Source::Listener, EpollFlags::EPOLLIN);
         self.listening = Some(listening.map_err(step("epoll"))?);
         self.listener = Some((listener, setup.socket.clone()));
-        // Out of the agent's group, so that nobody who ends that group ends us.
-        for file in &setup.cgroup_procs {
-            if let Err(error) = fs::write(file, "0") {
-                eprintln!("entering {}: {error}", file.display());
-            }
-        }
         self.set_up = true;
         Ok(())
     }

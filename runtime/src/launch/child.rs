@@ -343,15 +343,17 @@ fn write_proc(path: &CStr, value: &CStr) -> nix::Result<()> {
 
 /// Starts the first process of a sandbox's PID namespace and returns its process ID.
 ///
-/// It reaps orphans and nothing else: no files, no capabilities, an empty root. It dies with the
+/// It reaps orphans and nothing else: no files, no capabilities, an empty root, a filter. It dies with the
 /// shim, and everything in the namespace with it.
 pub fn init() -> nix::Result<i32> {
+    let filter = crate::seccomp::reaper().map_err(|_| Errno::EINVAL)?;
+    let filter = super::process::instructions(&filter.program);
     let flags = (libc::CLONE_NEWPID | libc::CLONE_NEWNS) as u64;
     match crate::sys::clone::clone3(flags, None)? {
         crate::sys::clone::Fork::Parent(pid) => Ok(pid),
         crate::sys::clone::Fork::Child => {
             let _guard = NoWayBack;
-            if become_init().is_err() {
+            if become_init(&filter).is_err() {
                 sys::leave(128);
             }
             sys::reap_forever()
@@ -359,7 +361,7 @@ pub fn init() -> nix::Result<i32> {
     }
 }
 
-fn become_init() -> nix::Result<()> {
+fn become_init(filter: &[sys::Instruction]) -> nix::Result<()> {
     const NOBODY: u32 = 65534;
     sys::set_name(c"coracle-init");
     sys::control(libc::PR_SET_PDEATHSIG, libc::SIGKILL as u64)?;
@@ -373,11 +375,16 @@ fn become_init() -> nix::Result<()> {
     nix::unistd::fchdir(&root)?;
     pivot_to_cwd()?;
     drop((root, slash));
+    for capability in 0..=sys::last_capability() {
+        sys::control(libc::PR_CAPBSET_DROP, u64::from(capability))?;
+    }
     sys::set_ids(NOBODY, NOBODY, &[], false)?;
     sys::set_capabilities(0, 0, 0)?;
     // Changing the user has cleared the parent death signal.
     sys::control(libc::PR_SET_PDEATHSIG, libc::SIGKILL as u64)?;
     // Not even a privileged neighbour in the namespace learns anything of the shim from it.
     sys::control(libc::PR_SET_DUMPABLE, 0)?;
-    Ok(())
+    // One with CAP_SYS_PTRACE can still make it run other code: nothing that code calls helps it.
+    sys::control(libc::PR_SET_NO_NEW_PRIVS, 1)?;
+    sys::set_seccomp(filter, 0)
 }

@@ -140,6 +140,11 @@ fn within_reach(sets: CapabilitySets, warnings: &mut Vec<String>) -> CapabilityS
     }
 }
 
+/// The instructions of a compiled filter, as the kernel takes them.
+pub(super) fn instructions(program: &[u64]) -> Vec<Instruction> {
+    program.iter().map(unpack).collect()
+}
+
 fn unpack(packed: &u64) -> Instruction {
     Instruction {
         code: *packed as u16,

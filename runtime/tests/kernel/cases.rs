@@ -479,7 +479,8 @@ async fn shared_pids(world: &'static World) {
     spec.pid = NamespaceMode::Sandbox;
     let sandbox = world.runtime.create_sandbox(spec).await.unwrap();
     sandbox.create_container(world.container("a", &["sleep", "77"])).await.unwrap();
-    sandbox.start_container("a").await.unwrap();
+    let pid = sandbox.start_container("a").await.unwrap();
+    init_is_confined(pid);
     let (exit, text) = world
         .complete(
             &sandbox,
@@ -496,6 +497,28 @@ async fn shared_pids(world: &'static World) {
     sandbox.signal("a", libc::SIGKILL).await.unwrap();
     exit_of(&mut events, "a").await;
     sandbox.remove().await.unwrap();
+}
+
+/// Checks the first process of the PID namespace of `member`: a neighbour with `CAP_SYS_PTRACE` may
+/// make it run any code.
+fn init_is_confined(member: u32) {
+    let namespace = |pid: &str| std::fs::read_link(format!("/proc/{pid}/ns/pid")).ok();
+    let wanted = namespace(&member.to_string()).unwrap();
+    let mut found = std::fs::read_dir("/proc").unwrap().flatten().filter_map(|entry| {
+        let pid = entry.file_name().into_string().ok()?;
+        let name = std::fs::read_to_string(format!("/proc/{pid}/comm")).ok()?;
+        (name.trim() == "coracle-init" && namespace(&pid)? == wanted).then_some(pid)
+    });
+    let init = found.next().unwrap();
+    let groups = std::fs::read_to_string(format!("/proc/{init}/cgroup")).unwrap();
+    let memory = |line: &&str| line.contains(":memory:") || line.starts_with("0::");
+    for group in groups.lines().filter(memory) {
+        assert!(group.ends_with("/coracle-init"), "{groups}");
+    }
+    let status = std::fs::read_to_string(format!("/proc/{init}/status")).unwrap();
+    for line in ["Seccomp:\t2", "NoNewPrivs:\t1", "CapBnd:\t0000000000000000"] {
+        assert!(status.contains(line), "{line}: {status}");
+    }
 }
 
 async fn survival(world: &'static World) {
