@@ -111,7 +111,7 @@ pub fn hash<'a>(revision: &'a ControllerRevision, label: &str) -> &'a str {
 
 /// The number of the next revision.
 pub fn next_number(revisions: &[Arc<ControllerRevision>]) -> i64 {
-    revisions.iter().map(|revision| revision.revision).max().unwrap_or(0) + 1
+    revisions.iter().map(|revision| revision.revision).max().unwrap_or(0).saturating_add(1)
 }
 
 /// Sorts by number, then age, then name.
@@ -141,13 +141,14 @@ pub enum Current {
 /// Looks for the template among sorted revisions.
 pub fn current(template: &PodTemplateSpec, revisions: &[Arc<ControllerRevision>]) -> Current {
     let wanted = template::canonical(template);
+    let newest = revisions.iter().map(|revision| revision.revision).max();
     let next = next_number(revisions);
     let equal = revisions.iter().rev().find(|revision| {
         template_of(revision).is_some_and(|template| template::canonical(&template) == wanted)
     });
     match equal {
         None => Current::Create(next),
-        Some(revision) if revision.revision == next - 1 => Current::Is(revision.clone()),
+        Some(revision) if Some(revision.revision) == newest => Current::Is(revision.clone()),
         Some(revision) => Current::Renumber(revision.clone(), next),
     }
 }

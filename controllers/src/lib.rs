@@ -4,6 +4,7 @@
 //! carries plans out. They meet only in the API.
 
 pub mod autoscaler;
+pub mod burst;
 pub mod cache;
 pub mod clock;
 pub mod context;

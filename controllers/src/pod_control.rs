@@ -58,21 +58,27 @@ impl PodControl {
         }
     }
 
-    /// Creates pods in batches of 1, 2, 4, …, so that an owner whose pods are refused costs few
-    /// requests.
+    /// Creates `count` pods in batches of 1, 2, 4, …, so that an owner whose pods are refused costs
+    /// few requests; `pod` makes one of them, given its number.
     pub async fn create<O: Kind>(
         &self,
         key: &ObjectKey,
         owner: &O,
-        pods: &[Pod],
+        count: usize,
+        pod: impl Fn(usize) -> Pod,
     ) -> Result<(), Error> {
-        self.expectations.expect_creations(key, pods.len());
-        let mut left = pods;
+        self.expectations.expect_creations(key, count);
+        let mut done = 0;
         let mut batch = 1;
-        while !left.is_empty() {
-            let (now, later) = left.split_at(batch.min(left.len()));
-            let outcomes =
-                join_all(now.iter().map(|pod| request::create(&self.context.client, pod))).await;
+        while done < count {
+            let now = done..count.min(done + batch);
+            let total = now.len();
+            done = now.end;
+            let outcomes = join_all(now.map(|number| {
+                let pod = pod(number);
+                async move { request::create(&self.context.client, &pod).await }
+            }))
+            .await;
             let mut failures = Vec::new();
             for outcome in outcomes {
                 match outcome {
@@ -84,17 +90,16 @@ impl PodControl {
                     Err(error) => failures.push(error),
                 }
             }
-            left = later;
             batch *= 2;
             let failed = failures.len();
             let Some(first) = failures.into_iter().next() else { continue };
-            self.expectations.created(key, failed + left.len());
+            self.expectations.created(key, failed + (count - done));
             if first.is_namespace_terminating() {
                 return Ok(());
             }
             let message = format!("Error creating: {}", first.message());
             self.recorder.record(owner, Notice::warning("FailedCreate", message));
-            return Err(Error::Batch { failed, total: now.len(), first: Box::new(first) });
+            return Err(Error::Batch { failed, total, first: Box::new(first) });
         }
         Ok(())
     }

@@ -162,9 +162,9 @@ fn limit(wish: &Wish<'_>, rules: Option<&HPAScalingRules>, memory: &Memory, up: 
         let recent = memory.changes.iter().filter(|(at, _)| wish.now.duration_since(*at) < period);
         // The size at the start of the period is the present one without what has changed since.
         let start = recent.fold(wish.current, |size, (_, change)| size.saturating_sub(*change));
-        let sign = if up { 1 } else { -1 };
+        let sign: i32 = if up { 1 } else { -1 };
         if policy.type_ == "Pods" {
-            start.saturating_add(sign * policy.value)
+            start.saturating_add(policy.value.saturating_mul(sign))
         } else {
             let scaled =
                 f64::from(start) * (1.0 + f64::from(sign) * f64::from(policy.value) / 100.0);

@@ -215,7 +215,12 @@ impl Controller {
         let message = format!("New size: {desired}; reason: {reason}");
         self.tell(round, Notice::normal("SuccessfulRescale", message));
         if let Some(memory) = self.lock().get_mut(key) {
-            behaviour::remember(memory, spec.behavior.as_ref(), desired - current, round.now);
+            behaviour::remember(
+                memory,
+                spec.behavior.as_ref(),
+                desired.saturating_sub(current),
+                round.now,
+            );
         }
         round.sizes(current, desired, statuses);
         round.autoscaler.status.get_or_insert_default().last_scale_time = Some(Time(round.now));

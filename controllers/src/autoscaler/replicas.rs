@@ -110,7 +110,9 @@ pub fn propose(observed: &Observed<'_>) -> Result<Proposal, String> {
         let assumed = match observed.goal {
             _ if ratio > 1.0 => 0,
             Goal::Utilization(percent) => {
-                requests.get(name).copied().unwrap_or(0) * i64::from(percent.max(100)) / 100
+                let request = i128::from(requests.get(name).copied().unwrap_or(0));
+                let assumed = request * i128::from(percent.max(100)) / 100;
+                i64::try_from(assumed).unwrap_or(i64::MAX)
             }
             Goal::AverageMilli(target) => target,
         };
@@ -140,7 +142,7 @@ fn compare(
 ) -> Result<(f64, Option<i32>, i64), String> {
     match goal {
         Goal::AverageMilli(target) => {
-            let total: i64 = usage.values().sum();
+            let total = sum(usage.values());
             let average = total / i64::try_from(usage.len()).unwrap_or(1).max(1);
             Ok((average as f64 / target.max(1) as f64, None, average))
         }
@@ -149,8 +151,8 @@ fn compare(
                 .iter()
                 .filter_map(|(name, used)| Some((*used, *requests.get(name)?)))
                 .collect();
-            let total: i64 = known.iter().map(|(used, _)| used).sum();
-            let requested: i64 = known.iter().map(|(_, request)| request).sum();
+            let total = sum(known.iter().map(|(used, _)| used));
+            let requested = sum(known.iter().map(|(_, request)| request));
             if requested == 0 {
                 return Err("no metrics returned matched known pods".to_owned());
             }
@@ -161,6 +163,11 @@ fn compare(
             Ok((ratio, Some(utilization), average))
         }
     }
+}
+
+/// Adds up amounts, some of which clients choose.
+fn sum<'a>(amounts: impl Iterator<Item = &'a i64>) -> i64 {
+    amounts.fold(0, |sum, amount| sum.saturating_add(*amount))
 }
 
 fn group(observed: &Observed<'_>) -> Groups {
@@ -221,7 +228,7 @@ fn requests(observed: &Observed<'_>) -> Result<BTreeMap<String, i64>, String> {
                 continue;
             }
             match request(container, observed.resource) {
-                Some(milli) => total += milli,
+                Some(milli) => total = milli.saturating_add(total),
                 None => {
                     return Err(format!(
                         "missing request for {} in container {} of Pod {name}",

@@ -158,12 +158,9 @@ impl Controller {
             self.note_failure(&key, node);
         }
         let deleted = self.pods.delete(&key, owner.as_ref(), &plan.delete).await;
-        let made: Vec<Pod> = plan
-            .create
-            .iter()
-            .map(|node| place::pod_for(&owner, &spec.template, &hash, node))
-            .collect();
-        let created = self.pods.create(&key, owner.as_ref(), &made).await;
+        let nodes = &plan.create;
+        let pod = |number: usize| place::pod_for(&owner, &spec.template, &hash, &nodes[number]);
+        let created = self.pods.create(&key, owner.as_ref(), nodes.len(), pod).await;
         self.write_status(&owner, plan.status).await?;
         deleted.and(created)?;
         self.forget_history(spec, &current, &revisions, &owned).await?;

@@ -9,6 +9,7 @@ use k8s_openapi::api::apps::v1::{DaemonSet, DaemonSetSpec, DaemonSetStatus};
 use k8s_openapi::api::core::v1::{Node, Pod, PodTemplateSpec};
 use kube::ResourceExt;
 
+use crate::burst;
 use crate::daemonset::place::{self, Place};
 use crate::daemonset::status;
 use crate::daemonset::update::{self, Bounds};
@@ -121,7 +122,9 @@ pub fn plan(observed: &Observed<'_>) -> Plan {
     if plan.create.is_empty() && plan.delete.is_empty() {
         update::roll(observed, &places, &by_node, bounds, &mut plan);
     }
-    plan.create.truncate(BURST_PODS);
+    if !plan.create.is_empty() {
+        plan.create.truncate(BURST_PODS.min(burst::pods(observed.template())));
+    }
     plan.delete.truncate(BURST_PODS);
     plan
 }

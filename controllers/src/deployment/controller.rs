@@ -259,7 +259,7 @@ impl Controller {
                 return Ok(());
             }
             // Another template has the same hash: count the collision, which changes the name.
-            status.collision_count = Some(status.collision_count.unwrap_or(0) + 1);
+            status.collision_count = Some(status.collision_count.unwrap_or(0).saturating_add(1));
             self.write_status(deployment, status, None).await?;
             return Err(error);
         }

@@ -229,7 +229,12 @@ impl<'a> Rollout<'a> {
     }
 
     fn next_revision(&self) -> i64 {
-        self.old.iter().map(|set| revision::revision(&set.target)).max().unwrap_or(0) + 1
+        self.old
+            .iter()
+            .map(|set| revision::revision(&set.target))
+            .max()
+            .unwrap_or(0)
+            .saturating_add(1)
     }
 
     /// Makes the existing ReplicaSet of the current template the newest revision.
@@ -259,7 +264,7 @@ impl<'a> Rollout<'a> {
         let mut set = new_set(self.deployment, self.status.collision_count);
         revision::annotate_new(self.deployment, &mut set, next, false);
         let mut new = Set { observed: None, target: set };
-        let size = rollout::new_size(self.deployment, 0, self.old.iter().map(Set::held).sum());
+        let size = rollout::new_size(self.deployment, 0, rollout::sum(&self.old, Set::held));
         rollout::scale(self.deployment, &mut new, size);
         self.revision = Some(next.to_string());
         if status::deadline(self.deployment).is_some() {

@@ -54,12 +54,15 @@ pub fn annotate_new(deployment: &Deployment, set: &mut ReplicaSet, revision: i64
     let known = annotations.get(REVISION_HISTORY).cloned().unwrap_or_default();
     let mut numbers: Vec<&str> = known.split(',').filter(|text| !text.is_empty()).collect();
     numbers.push(&old);
-    let mut history = numbers.join(",");
-    while history.len() > HISTORY_CHARACTERS {
-        numbers.remove(0);
-        history = numbers.join(",");
-    }
-    annotations.insert(REVISION_HISTORY.to_owned(), history);
+    // The oldest numbers go first; each of the others costs its text and a comma.
+    let mut room = HISTORY_CHARACTERS + 1;
+    let kept = numbers.iter().rev().take_while(|number| {
+        let left = room.checked_sub(number.len() + 1);
+        room = left.unwrap_or(0);
+        left.is_some()
+    });
+    let first = numbers.len() - kept.count();
+    annotations.insert(REVISION_HISTORY.to_owned(), numbers[first..].join(","));
 }
 
 /// Notes on `set` how far its Deployment wants to be scaled.

@@ -117,24 +117,38 @@ pub fn resolve(bound: Option<&intstr::IntOrString>, replicas: i32, up: bool) -> 
     i32::try_from(pods.max(0)).unwrap_or(i32::MAX)
 }
 
+/// The most pods that the Deployment allows.
+fn most(deployment: &Deployment) -> i32 {
+    wanted(deployment).saturating_add(bounds(deployment).surge)
+}
+
+/// Narrows a computed size; sums of sizes do not fit 32 bits.
+fn narrow(size: i64) -> i32 {
+    i32::try_from(size.max(0)).unwrap_or(i32::MAX)
+}
+
+/// Adds up counts of ReplicaSets.
+pub fn sum<'a>(sets: impl IntoIterator<Item = &'a Set>, count: impl Fn(&Set) -> i32) -> i64 {
+    sets.into_iter().map(|set| i64::from(count(set))).sum()
+}
+
 /// Scales `set` and notes on it what the Deployment wants.
 pub fn scale(deployment: &Deployment, set: &mut Set, to: i32) {
     let replicas = wanted(deployment);
     set.target.spec.get_or_insert_default().replicas = Some(to);
-    revision::annotate_size(&mut set.target, replicas, replicas + bounds(deployment).surge);
+    revision::annotate_size(&mut set.target, replicas, most(deployment));
 }
 
 /// The size with which a new ReplicaSet starts or to which it may grow now.
-pub fn new_size(deployment: &Deployment, current: i32, others: i32) -> i32 {
+pub fn new_size(deployment: &Deployment, current: i32, others: i64) -> i32 {
     let replicas = wanted(deployment);
     if !is_rolling(deployment) {
         return replicas;
     }
-    let room = replicas + bounds(deployment).surge - current - others;
-    if room <= 0 {
-        return current;
-    }
-    current + room.min(replicas - current).max(0)
+    let most = i64::from(replicas) + i64::from(bounds(deployment).surge);
+    let current = i64::from(current);
+    let room = (most - current - others).min(i64::from(replicas) - current);
+    narrow(current + room.max(0))
 }
 
 /// Brings the new ReplicaSet closer to its size; true if it changed.
@@ -144,8 +158,8 @@ pub fn grow_new(deployment: &Deployment, new: &mut Set, old: &[Set]) -> bool {
     let target = if current >= replicas {
         replicas
     } else {
-        let going = new.held() - current;
-        new_size(deployment, current, going + old.iter().map(Set::held).sum::<i32>())
+        let going = i64::from(new.held()) - i64::from(current);
+        new_size(deployment, current, going + sum(old, Set::held))
     };
     if target == current {
         return false;
@@ -157,30 +171,32 @@ pub fn grow_new(deployment: &Deployment, new: &mut Set, old: &[Set]) -> bool {
 /// Takes pods from the old ReplicaSets as far as availability allows, those that do not work
 /// first; true if something changed.
 pub fn shrink_old(deployment: &Deployment, new: Option<&Set>, old: &mut [Set]) -> bool {
-    let old_total: i32 = old.iter().map(Set::size).sum();
+    let old_total = sum(&*old, Set::size);
     if old_total == 0 {
         return false;
     }
-    let minimum = wanted(deployment) - bounds(deployment).unavailable;
-    let (new_size, new_available) = new.map_or((0, 0), |new| (new.size(), new.staying()));
-    let spare = old_total + new_size - minimum - (new_size - new_available);
+    let minimum = i64::from(wanted(deployment)) - i64::from(bounds(deployment).unavailable);
+    let new_available = new.map_or(0, |new| i64::from(new.staying()));
+    // What the new ReplicaSet still lacks is no reason to spare an old pod.
+    let spare = old_total + new_available - minimum;
     if spare <= 0 {
         return false;
     }
     old.sort_by_key(|set| set.target.metadata.creation_timestamp.clone().map(|time| time.0));
     let broken = shrink_broken(deployment, old, spare);
-    let available = old.iter().map(Set::staying).sum::<i32>() + new_available;
+    let available = sum(&*old, Set::staying) + new_available;
     let healthy = shrink_healthy(deployment, old, available - minimum);
     broken + healthy > 0
 }
 
-fn shrink_broken(deployment: &Deployment, old: &mut [Set], spare: i32) -> i32 {
+fn shrink_broken(deployment: &Deployment, old: &mut [Set], spare: i64) -> i64 {
     let mut taken = 0;
     for set in old {
         // A status that has not caught up yet may show more available pods than there shall be.
-        let step = (set.size() - set.available()).min(spare - taken);
+        let broken = i64::from(set.size()) - i64::from(set.available());
+        let step = broken.min(spare - taken);
         if step > 0 {
-            let to = set.size() - step;
+            let to = narrow(i64::from(set.size()) - step);
             scale(deployment, set, to);
             taken += step;
         }
@@ -188,12 +204,12 @@ fn shrink_broken(deployment: &Deployment, old: &mut [Set], spare: i32) -> i32 {
     taken
 }
 
-fn shrink_healthy(deployment: &Deployment, old: &mut [Set], spare: i32) -> i32 {
+fn shrink_healthy(deployment: &Deployment, old: &mut [Set], spare: i64) -> i64 {
     let mut taken = 0;
     for set in old {
-        let step = set.size().min(spare - taken);
+        let step = i64::from(set.size()).min(spare - taken);
         if step > 0 {
-            let to = set.size() - step;
+            let to = narrow(i64::from(set.size()) - step);
             scale(deployment, set, to);
             taken += step;
         }
@@ -256,8 +272,8 @@ pub fn rescale(deployment: &Deployment, new: Option<&mut Set>, old: &mut [Set]) 
 
 fn proportionally(deployment: &Deployment, sets: &mut [&mut Set]) {
     let replicas = wanted(deployment);
-    let total: i32 = sets.iter().map(|set| set.size()).sum();
-    let allowed = if replicas > 0 { replicas + bounds(deployment).surge } else { 0 };
+    let total: i64 = sets.iter().map(|set| i64::from(set.size())).sum();
+    let allowed = if replicas > 0 { i64::from(most(deployment)) } else { 0 };
     let to_add = allowed - total;
     let created = |set: &Set| set.target.metadata.creation_timestamp.clone().map(|time| time.0);
     if to_add > 0 {
@@ -266,21 +282,21 @@ fn proportionally(deployment: &Deployment, sets: &mut [&mut Set]) {
         sets.sort_by(|a, b| b.size().cmp(&a.size()).then(created(a).cmp(&created(b))));
     }
     let mut added = 0;
-    let mut sizes: Vec<i32> = Vec::with_capacity(sets.len());
+    let mut sizes: Vec<i64> = Vec::with_capacity(sets.len());
     for set in sets.iter() {
         let share = share(deployment, set, to_add, added);
         added += share;
-        sizes.push(set.size() + share);
+        sizes.push(i64::from(set.size()) + share);
     }
     if let Some(first) = sizes.first_mut() {
-        *first = (*first + to_add - added).max(0);
+        *first = *first + to_add - added;
     }
     for (set, size) in sets.iter_mut().zip(sizes) {
-        scale(deployment, set, size);
+        scale(deployment, set, narrow(size));
     }
 }
 
-fn share(deployment: &Deployment, set: &Set, to_add: i32, added: i32) -> i32 {
+fn share(deployment: &Deployment, set: &Set, to_add: i64, added: i64) -> i64 {
     if set.size() == 0 || to_add == 0 || added == to_add {
         return 0;
     }
@@ -289,21 +305,21 @@ fn share(deployment: &Deployment, set: &Set, to_add: i32, added: i32) -> i32 {
     if to_add > 0 { fraction.min(left) } else { fraction.max(left) }
 }
 
-fn fraction(deployment: &Deployment, set: &Set) -> i32 {
+fn fraction(deployment: &Deployment, set: &Set) -> i64 {
     let replicas = wanted(deployment);
     let size = set.size();
     if replicas == 0 {
-        return -size;
+        return -i64::from(size);
     }
     let before = revision::number(&set.target, MAX_REPLICAS)
         .filter(|max| *max > 0)
         .or_else(|| deployment.status.as_ref().and_then(|status| status.replicas))
         .filter(|count| *count > 0)
         .unwrap_or(size);
-    let max = f64::from(replicas + bounds(deployment).surge);
+    let max = f64::from(most(deployment));
     let scaled = f64::from(size) * max / f64::from(before);
-    // Sizes are far below 2^31, so the rounded value fits.
-    scaled.round() as i32 - size
+    // A product of two sizes fits 64 bits.
+    scaled.round() as i64 - i64::from(size)
 }
 
 fn is_saturated(deployment: &Deployment, new: &Set) -> bool {

@@ -98,21 +98,22 @@ pub fn calculate(
     now: Timestamp,
 ) -> DeploymentStatus {
     let all = || old.iter().chain(new);
-    let available: i32 = all().map(Set::available).sum();
-    let wished: i32 = all().map(Set::size).sum();
-    let some = |count: i32| (count != 0).then_some(count);
+    let available = rollout::sum(all(), Set::available);
+    let wished = rollout::sum(all(), Set::size);
+    let some = |count: i64| (count != 0).then(|| i32::try_from(count).unwrap_or(i32::MAX));
     let mut status = DeploymentStatus {
         observed_generation: deployment.metadata.generation,
-        replicas: some(all().map(Set::actual).sum()),
-        updated_replicas: some(new.map_or(0, Set::actual)),
-        ready_replicas: some(all().map(Set::ready).sum()),
+        replicas: some(rollout::sum(all(), Set::actual)),
+        updated_replicas: some(rollout::sum(new, Set::actual)),
+        ready_replicas: some(rollout::sum(all(), Set::ready)),
         available_replicas: some(available),
         unavailable_replicas: some((wished - available).max(0)),
         collision_count: base.collision_count,
         conditions: base.conditions.clone(),
         terminating_replicas: None,
     };
-    let minimum = wanted(deployment) - rollout::bounds(deployment).unavailable;
+    let unavailable = rollout::bounds(deployment).unavailable;
+    let minimum = i64::from(wanted(deployment)) - i64::from(unavailable);
     let condition = if available >= minimum {
         new_condition(
             AVAILABLE,
@@ -249,7 +250,7 @@ pub fn deadline_left(
 }
 
 fn is_progressing(before: &DeploymentStatus, now: &DeploymentStatus) -> bool {
-    let count = |value: Option<i32>| value.unwrap_or(0);
+    let count = |value: Option<i32>| i64::from(value.unwrap_or(0));
     let outdated =
         |status: &DeploymentStatus| count(status.replicas) - count(status.updated_replicas);
     count(now.updated_replicas) > count(before.updated_replicas)

@@ -96,7 +96,7 @@ pub fn plan(observed: &Observed<'_>) -> Plan {
             && pod::is_ready(pod)
     });
     let healthy = count(healthy.count());
-    let allowed = if expected <= 0 { 0 } else { (healthy - desired).max(0) };
+    let allowed = if expected <= 0 { 0 } else { healthy.saturating_sub(desired).max(0) };
     let reason = if allowed > 0 { "SufficientPods" } else { "InsufficientPods" };
     plan.status = PodDisruptionBudgetStatus {
         conditions: condition(allowed > 0, reason, String::new()),
@@ -118,7 +118,7 @@ fn expected(
 ) -> Result<(i32, i32), String> {
     if let Some(most) = &spec.max_unavailable {
         let expected = scale(observed, unmanaged)?;
-        return Ok((expected, (expected - part(most, expected)?).max(0)));
+        return Ok((expected, expected.saturating_sub(part(most, expected)?).max(0)));
     }
     match &spec.min_available {
         None => Ok((0, 0)),

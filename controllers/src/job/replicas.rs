@@ -4,14 +4,12 @@ use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::Pod;
 
+use crate::burst::{self, BURST_PODS};
 use crate::job::backoff::Backoff;
 use crate::job::indexes::Indexes;
 use crate::job::round::Round;
 use crate::job::tracked::{self, NewPod};
 use crate::pod;
-
-/// At most this many pods are created or deleted in one round.
-const BURST_PODS: usize = 500;
 
 /// Compares the active pods of a Job that is not ending with what it wants.
 pub(super) fn plan(round: &mut Round<'_>) {
@@ -21,7 +19,7 @@ pub(super) fn plan(round: &mut Round<'_>) {
         return;
     }
     let wanted = wanted(round, active);
-    round.delete = surplus(round, usize::try_from(active - wanted).unwrap_or(0));
+    round.delete = surplus(round, usize::try_from(active.saturating_sub(wanted)).unwrap_or(0));
     if !round.delete.is_empty() {
         // Creating has to wait for the next round, when the surplus is gone.
         return;
@@ -31,10 +29,11 @@ pub(super) fn plan(round: &mut Round<'_>) {
     } else {
         0
     };
-    let missing = usize::try_from(wanted - leaving - active).unwrap_or(0).min(BURST_PODS);
-    if missing == 0 {
+    let missing = wanted.saturating_sub(leaving).saturating_sub(active);
+    if missing <= 0 {
         return;
     }
+    let missing = usize::try_from(missing).unwrap_or(0).min(burst::pods(&round.spec.template));
     let per_index = round.spec.backoff_limit_per_index.is_some();
     if !per_index && let Some(delay) = round.backoff.remaining(round.now) {
         round.wake_after(delay);
@@ -53,7 +52,9 @@ fn wanted(round: &Round<'_>, active: i32) -> i32 {
         // Once one pod has succeeded, the others are left to end by themselves.
         None if round.succeeded > 0 => active,
         None => parallelism,
-        Some(completions) => (completions - round.succeeded).clamp(0, parallelism.max(0)),
+        Some(completions) => {
+            completions.saturating_sub(round.succeeded).clamp(0, parallelism.max(0))
+        }
     }
 }
 
@@ -80,7 +81,7 @@ fn indexed(round: &mut Round<'_>, missing: usize, per_index: bool) -> Vec<NewPod
             round.awaiting_successor.iter().find(|pod| tracked::index(pod) == Some(index));
         let (counted, ignored) = round.failures_with(predecessor.map(|pod| pod.as_ref()));
         let remaining = predecessor.and_then(|pod| {
-            Backoff::new(counted + ignored, tracked::ended(pod)).remaining(round.now)
+            Backoff::new(counted.saturating_add(ignored), tracked::ended(pod)).remaining(round.now)
         });
         match remaining {
             None => create.push(NewPod { index: Some(index), failures: Some((counted, ignored)) }),

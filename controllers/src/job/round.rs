@@ -259,7 +259,9 @@ impl<'a> Round<'a> {
                 if self.spec.max_failed_indexes.is_some_and(|most| total > most) {
                     let message = "Job has exceeded the specified maximal number of failed indexes";
                     self.finished = Some(fail("MaxFailedIndexesExceeded", message));
-                } else if total > 0 && total + progress.succeeded.total() >= progress.completions {
+                } else if total > 0
+                    && total.saturating_add(progress.succeeded.total()) >= progress.completions
+                {
                     self.finished = Some(fail("FailedIndexes", "Job has failed indexes"));
                 }
             }
@@ -291,7 +293,7 @@ impl<'a> Round<'a> {
             }
             let rank = |pod: &Pod| {
                 let (counted, ignored) = tracked::earlier_failures(pod);
-                (counted + ignored, tracked::ended(pod))
+                (counted.saturating_add(ignored), tracked::ended(pod))
             };
             match awaiting.iter_mut().find(|known| tracked::index(known) == Some(index)) {
                 Some(known) if rank(known) <= rank(pod) => *known = pod.clone(),
@@ -306,7 +308,11 @@ impl<'a> Round<'a> {
     pub(super) fn failures_with(&self, failed: Option<&Pod>) -> (i32, i32) {
         let Some(failed) = failed else { return (0, 0) };
         let (counted, ignored) = tracked::earlier_failures(failed);
-        if self.verdict(failed).counts() { (counted + 1, ignored) } else { (counted, ignored + 1) }
+        if self.verdict(failed).counts() {
+            (counted.saturating_add(1), ignored)
+        } else {
+            (counted, ignored.saturating_add(1))
+        }
     }
 
     /// Takes in what became of the pods that were to be created and deleted.

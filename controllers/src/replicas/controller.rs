@@ -113,13 +113,15 @@ impl<O: ReplicaOwner> Controller<O> {
             now,
         });
         let outcome = if plan.create > 0 {
-            let pod = pod::from_template(
-                template,
-                &key.namespace,
-                format!("{}-", key.name),
-                controller_reference(owner.as_ref()),
-            );
-            self.pods.create(&key, owner.as_ref(), &vec![pod; plan.create]).await
+            let pod = |_| {
+                pod::from_template(
+                    template,
+                    &key.namespace,
+                    format!("{}-", key.name),
+                    controller_reference(owner.as_ref()),
+                )
+            };
+            self.pods.create(&key, owner.as_ref(), plan.create, pod).await
         } else {
             self.pods.delete(&key, owner.as_ref(), &plan.delete).await
         };

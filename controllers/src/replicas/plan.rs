@@ -8,11 +8,9 @@ use k8s_openapi::api::apps::v1::ReplicaSetCondition;
 use k8s_openapi::api::core::v1::{Pod, PodTemplateSpec};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
+use crate::burst::{self, BURST_PODS};
 use crate::pod::{self, Availability};
 use crate::selector::{self, Labels};
-
-/// At most this many pods are created or deleted for one owner at once.
-const BURST_PODS: usize = 500;
 
 /// What is known of one owner.
 pub struct Observed<'a> {
@@ -78,7 +76,7 @@ pub fn plan(observed: &Observed<'_>) -> Plan {
     }
     let wanted = usize::try_from(observed.replicas).unwrap_or(0);
     if active.len() < wanted {
-        plan.create = (wanted - active.len()).min(BURST_PODS);
+        plan.create = (wanted - active.len()).min(burst::pods(observed.template));
     } else if active.len() > wanted {
         let surplus = (active.len() - wanted).min(BURST_PODS);
         pod::sort_for_deletion(&mut active, observed.now);

@@ -170,7 +170,7 @@ impl Controller {
         match recorded {
             Recorded::Revision(revision) => Ok(Some(revision)),
             Recorded::Collision => {
-                let collision_count = Some(status.collision_count.unwrap_or(0) + 1);
+                let collision_count = Some(status.collision_count.unwrap_or(0).saturating_add(1));
                 self.write_status(set, StatefulSetStatus { collision_count, ..status }).await?;
                 Ok(None)
             }

@@ -7,6 +7,8 @@ pub mod controller;
 pub mod identity;
 pub mod plan;
 pub mod retention;
+#[cfg(test)]
+mod size_tests;
 pub mod status;
 #[cfg(test)]
 mod tests;

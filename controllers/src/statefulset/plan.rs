@@ -1,6 +1,8 @@
 //! The next steps towards the pods that a StatefulSet wants, in the order of upstream's
 //! `stateful_set_control.go`: living pods upwards, surplus pods downwards, updates downwards.
 
+use std::collections::BTreeMap;
+use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -10,9 +12,13 @@ use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Pod, PodTemplateSpec};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 use kube::ResourceExt;
 
+use crate::burst;
 use crate::event::Notice;
 use crate::pod::{self, Availability};
 use crate::statefulset::{identity, retention, status};
+
+/// How long the rest of a burst waits.
+const BURST_PAUSE: Duration = Duration::from_secs(1);
 
 /// A template and the name of the ControllerRevision that holds it.
 #[derive(Clone, Copy)]
@@ -79,8 +85,8 @@ impl Observed<'_> {
     }
 
     /// The pod of an ordinal as it is to be made: below the partition it stays what it was.
-    fn pod_for(&self, ordinal: i32) -> Pod {
-        let below = ordinal - identity::start(self.spec) < self.partition();
+    fn pod_for(&self, ordinal: i64) -> Pod {
+        let below = ordinal - identity::start(self.spec) < i64::from(self.partition());
         let version = if self.is_rolling() && below { self.current } else { self.update };
         identity::pod_for(self.set, self.spec, version.template, version.name, ordinal)
     }
@@ -128,14 +134,6 @@ pub struct Plan {
     pub requeue_after: Option<Duration>,
 }
 
-/// A pod that shall exist.
-enum Replica {
-    /// It does not exist (yet, or any more).
-    Missing(Box<Pod>),
-    /// It does.
-    Present(Arc<Pod>),
-}
-
 /// Whether work goes on with the next pod.
 #[derive(PartialEq)]
 enum Next {
@@ -156,33 +154,23 @@ pub fn plan(observed: &Observed<'_>) -> Plan {
     if observed.set.metadata.deletion_timestamp.is_some() {
         return plan;
     }
-    let of = |ordinal: i32| {
-        observed.pods.iter().find(|pod| identity::ordinal(observed.set, pod) == Some(ordinal))
-    };
-    let start = identity::start(observed.spec);
-    let end = start.saturating_add(observed.spec.replicas.unwrap_or(1));
-    let replicas: Vec<(i32, Replica)> = (start..end)
-        .map(|ordinal| match of(ordinal) {
-            Some(pod) => (ordinal, Replica::Present(pod.clone())),
-            None => (ordinal, Replica::Missing(Box::new(observed.pod_for(ordinal)))),
-        })
-        .collect();
-    let mut condemned: Vec<(i32, &Arc<Pod>)> = observed
-        .pods
-        .iter()
-        .filter_map(|pod| Some((identity::ordinal(observed.set, pod)?, pod)))
-        .filter(|(ordinal, _)| !identity::in_range(observed.spec, *ordinal))
-        .collect();
-    condemned.sort_by_key(|(ordinal, _)| std::cmp::Reverse(*ordinal));
-    for (ordinal, replica) in &replicas {
-        if live(observed, *ordinal, replica, &mut plan) == Next::Wait && observed.is_ordered() {
-            return plan;
+    let wanted = identity::range(observed.spec);
+    // Of several pods that claim one ordinal (`web-1`, `web-01`) the first counts.
+    let mut pods: BTreeMap<i64, &Arc<Pod>> = BTreeMap::new();
+    let mut condemned: Vec<(i64, &Arc<Pod>)> = Vec::new();
+    for pod in observed.pods {
+        match identity::ordinal(observed.set, pod) {
+            Some(ordinal) if wanted.contains(&ordinal) => drop(pods.entry(ordinal).or_insert(pod)),
+            Some(ordinal) => condemned.push((ordinal, pod)),
+            None => {}
         }
     }
-    let all_live = replicas.iter().all(|(_, replica)| match replica {
-        Replica::Present(pod) => observed.is_healthy(pod),
-        Replica::Missing(_) => false,
-    });
+    condemned.sort_by_key(|(ordinal, _)| std::cmp::Reverse(*ordinal));
+    if keep(observed, &wanted, &pods, &mut plan) == Next::Wait {
+        return plan;
+    }
+    let all_live = i64::try_from(pods.len()) == Ok(wanted.end - wanted.start)
+        && pods.values().all(|pod| observed.is_healthy(pod));
     // The lowest of the surplus pods may go although it is not ready, when nothing else ails.
     let first_unhealthy = condemned.iter().rev().find(|(_, pod)| !observed.is_healthy(pod));
     let excused = first_unhealthy.filter(|_| all_live).map(|(ordinal, _)| *ordinal);
@@ -194,20 +182,76 @@ pub fn plan(observed: &Observed<'_>) -> Plan {
         }
     }
     if observed.is_rolling() {
-        update(observed, &replicas, &mut plan);
+        update(observed, &wanted, &pods, &mut plan);
     }
     plan
 }
 
-/// One pod that shall exist.
-fn live(observed: &Observed<'_>, ordinal: i32, replica: &Replica, plan: &mut Plan) -> Next {
-    let pod = match replica {
-        Replica::Missing(pod) => {
-            create(observed, ordinal, pod, plan);
+/// Looks after the pods that shall exist, upwards. Missing pods are made up to the burst; beyond
+/// it only existing pods are visited, so that the work does not depend on the number of replicas.
+fn keep(
+    observed: &Observed<'_>,
+    wanted: &Range<i64>,
+    pods: &BTreeMap<i64, &Arc<Pod>>,
+    plan: &mut Plan,
+) -> Next {
+    let mut burst = Burst::new(observed);
+    let mut ordinal = wanted.start;
+    while ordinal < wanted.end {
+        let next = match pods.get(&ordinal) {
+            Some(pod) => live(observed, ordinal, pod, &mut burst, plan),
+            None if burst.is_spent() => {
+                // On to the next pod that exists.
+                let Some((known, _)) = pods.range(ordinal..).next() else { break };
+                ordinal = *known;
+                continue;
+            }
+            None => {
+                create(observed, ordinal, &mut burst, plan);
+                Next::Wait
+            }
+        };
+        if next == Next::Wait && observed.is_ordered() {
             return Next::Wait;
         }
-        Replica::Present(pod) => pod,
-    };
+        ordinal += 1;
+    }
+    if burst.is_spent() {
+        let sooner = plan.requeue_after.is_none_or(|known| BURST_PAUSE < known);
+        plan.requeue_after = if sooner { Some(BURST_PAUSE) } else { plan.requeue_after };
+    }
+    Next::GoOn
+}
+
+/// How many pods the round may still make, with their claims.
+struct Burst(usize);
+
+impl Burst {
+    fn new(observed: &Observed<'_>) -> Self {
+        if observed.is_ordered() {
+            return Self(1);
+        }
+        let claims = &observed.spec.volume_claim_templates;
+        Self(burst::pods(&(observed.current.template, observed.update.template, claims)))
+    }
+
+    fn is_spent(&self) -> bool {
+        self.0 == 0
+    }
+
+    fn spend(&mut self) {
+        self.0 = self.0.saturating_sub(1);
+    }
+}
+
+/// One pod that shall exist and does.
+fn live(
+    observed: &Observed<'_>,
+    ordinal: i64,
+    pod: &Arc<Pod>,
+    burst: &mut Burst,
+    plan: &mut Plan,
+) -> Next {
     if pod::is_terminal(pod) {
         if pod.metadata.deletion_timestamp.is_none() {
             let (namespace, set) = (
@@ -229,9 +273,10 @@ fn live(observed: &Observed<'_>, ordinal: i32, replica: &Replica, plan: &mut Pla
         }
         return Next::Wait;
     }
-    if pod::phase(pod) == "Pending" {
+    if pod::phase(pod) == "Pending" && !burst.is_spent() {
         let claims = missing_claims(observed, ordinal, pod);
         if !claims.is_empty() {
+            burst.spend();
             plan.writes.push(claims);
         }
     }
@@ -250,21 +295,24 @@ fn live(observed: &Observed<'_>, ordinal: i32, replica: &Replica, plan: &mut Pla
 }
 
 /// A pod that is missing, after its claims.
-fn create(observed: &Observed<'_>, ordinal: i32, pod: &Pod, plan: &mut Plan) {
-    let claims = identity::claims(observed.set, observed.spec, ordinal);
-    let stale = claims.iter().any(|(_, claim)| {
-        (observed.claim)(&claim.name_any()).is_some_and(|known| retention::is_stale(&known, pod))
+fn create(observed: &Observed<'_>, ordinal: i64, burst: &mut Burst, plan: &mut Plan) {
+    let name = identity::pod_name(observed.set, ordinal);
+    let templates = observed.spec.volume_claim_templates.iter().flatten();
+    let mut known = templates.filter_map(|template| {
+        (observed.claim)(&identity::claim_name(observed.set, template, ordinal))
     });
     // The storage of an earlier pod of that name is about to go: it must not be used again.
-    if stale {
+    if known.any(|claim| retention::is_stale(&claim, &name)) {
         return;
     }
-    let mut writes = missing_claims(observed, ordinal, pod);
-    writes.push(Write::CreatePod(Box::new(pod.clone())));
+    burst.spend();
+    let pod = observed.pod_for(ordinal);
+    let mut writes = missing_claims(observed, ordinal, &pod);
+    writes.push(Write::CreatePod(Box::new(pod)));
     plan.writes.push(writes);
 }
 
-fn missing_claims(observed: &Observed<'_>, ordinal: i32, pod: &Pod) -> Vec<Write> {
+fn missing_claims(observed: &Observed<'_>, ordinal: i64, pod: &Pod) -> Vec<Write> {
     identity::claims(observed.set, observed.spec, ordinal)
         .into_iter()
         .filter(|(_, claim)| (observed.claim)(&claim.name_any()).is_none())
@@ -277,7 +325,7 @@ fn missing_claims(observed: &Observed<'_>, ordinal: i32, pod: &Pod) -> Vec<Write
 }
 
 /// Makes the claims of a pod belong to whom the retention policy says.
-fn own_claims(observed: &Observed<'_>, ordinal: i32, pod: &Pod, condemned: bool, plan: &mut Plan) {
+fn own_claims(observed: &Observed<'_>, ordinal: i64, pod: &Pod, condemned: bool, plan: &mut Plan) {
     for (_, claim) in identity::claims(observed.set, observed.spec, ordinal) {
         let Some(claim) = (observed.claim)(&claim.name_any()) else { continue };
         let owners = retention::owners(observed.set, observed.spec, &claim, pod, condemned);
@@ -301,13 +349,19 @@ fn leave(observed: &Observed<'_>, pod: &Arc<Pod>, excused: bool, plan: &mut Plan
 
 /// The next pod of a rolling update: the highest one of an older revision, once all above it are
 /// well.
-fn update(observed: &Observed<'_>, replicas: &[(i32, Replica)], plan: &mut Plan) {
-    let partition = usize::try_from(observed.partition()).unwrap_or(0);
-    for (_, replica) in replicas.iter().skip(partition).rev() {
-        let Replica::Present(pod) = replica else { return };
+fn update(
+    observed: &Observed<'_>,
+    wanted: &Range<i64>,
+    pods: &BTreeMap<i64, &Arc<Pod>>,
+    plan: &mut Plan,
+) {
+    let lowest = wanted.start + i64::from(observed.partition().max(0));
+    // It ends at the first pod that is missing.
+    for ordinal in (lowest..wanted.end).rev() {
+        let Some(pod) = pods.get(&ordinal) else { return };
         let leaving = pod.metadata.deletion_timestamp.is_some();
         if identity::revision(pod) != observed.update.name && !leaving {
-            plan.writes.push(vec![Write::DeletePod { pod: pod.clone(), event: None }]);
+            plan.writes.push(vec![Write::DeletePod { pod: (*pod).clone(), event: None }]);
             return;
         }
         if leaving || !observed.is_available(pod) {

@@ -55,11 +55,11 @@ pub fn owners(
     (wanted != known).then_some(wanted)
 }
 
-/// Whether a claim is left from an earlier pod of that name and goes with it.
-pub fn is_stale(claim: &PersistentVolumeClaim, pod: &Pod) -> bool {
-    let owners = claim.metadata.owner_references.iter().flatten();
-    let mut owners = owners.filter(|owner| is_pod(owner, pod));
-    owners.any(|owner| Some(&owner.uid) != pod.metadata.uid.as_ref())
+/// Whether a claim is left from an earlier pod of that name, which is missing now, and goes with
+/// it.
+pub fn is_stale(claim: &PersistentVolumeClaim, pod: &str) -> bool {
+    let mut owners = claim.metadata.owner_references.iter().flatten();
+    owners.any(|owner| owner.kind == Pod::kind(&()) && owner.name == pod)
 }
 
 fn is_set(owner: &OwnerReference, set: &StatefulSet) -> bool {

@@ -16,7 +16,7 @@ use super::identity;
 use super::plan::{Observed, Plan, Version, Write, plan};
 use crate::pod;
 
-struct World {
+pub(super) struct World {
     set: StatefulSet,
     /// Name and template of the revision before and after the rollout.
     versions: [(String, PodTemplateSpec); 2],
@@ -27,7 +27,7 @@ struct World {
 }
 
 impl World {
-    fn new(replicas: i32, spec: Value) -> Self {
+    pub(super) fn new(replicas: i32, spec: Value) -> Self {
         let mut whole = json!({
             "metadata": {"name": "mysql", "namespace": "default", "uid": "set", "generation": 1},
             "spec": {"replicas": replicas, "serviceName": "mysql",
@@ -47,17 +47,17 @@ impl World {
     }
 
     /// A new template, as its second revision.
-    fn roll(&mut self) {
+    pub(super) fn roll(&mut self) {
         self.versions[1].0 = "mysql-2".to_owned();
     }
 
-    fn edit(&mut self, change: impl FnOnce(&mut Value)) {
+    pub(super) fn edit(&mut self, change: impl FnOnce(&mut Value)) {
         let mut value = serde_json::to_value(&self.set).unwrap();
         change(&mut value["spec"]);
         self.set = serde_json::from_value(value).unwrap();
     }
 
-    fn plan(&self) -> Plan {
+    pub(super) fn plan(&self) -> Plan {
         let version = |index: usize| {
             let (name, template) = &self.versions[index];
             Version { name, template }
@@ -74,7 +74,7 @@ impl World {
     }
 
     /// Carries one plan out; returns what it did. A deleted pod is being deleted, not gone.
-    fn step(&mut self) -> Vec<String> {
+    pub(super) fn step(&mut self) -> Vec<String> {
         self.now += SignedDuration::from_secs(1);
         let plan = self.plan();
         let mut done = Vec::new();
@@ -429,7 +429,7 @@ fn identities_stay_unique_in_any_order_of_events() {
         let mut world = World::new(3, with_claims(json!({"podManagementPolicy": policy})));
         for _ in 0..60 {
             let done = world.step();
-            let made: Vec<i32> =
+            let made: Vec<i64> =
                 done.iter().filter_map(|what| what.strip_prefix("+mysql-")?.parse().ok()).collect();
             if policy == "OrderedReady"
                 && let Some(made) = made.first()
