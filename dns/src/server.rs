@@ -204,7 +204,7 @@ impl Server {
         };
         match self.zone.answer(&query, &self.records(), udp) {
             Outcome::Reply(reply) => Ok(Some(reply)),
-            // A client that wants no recursion asks for what is known here: no resolver is asked, and
+            // A query without recursion gets what is known here: no resolver is queried, and
             // what others asked for is not told.
             Outcome::Forward if !query.recursion_desired() => {
                 Ok(Some(query.failure(Rcode::Refused)))

@@ -3,7 +3,7 @@
 //! The stream (all numbers little-endian): magic, format u32, revision of the store u64; for each
 //! record its revision u64 (never 0), bytes of the key u32, bytes of the value u32, key, value; then
 //! 0 u64, number of records u64, checksum u32 of everything before it. So a stream that was cut off
-//! is told apart from a whole one.
+//! differs from a whole one.
 
 #[cfg(any(test, fuzzing))]
 pub mod fuzz_targets;

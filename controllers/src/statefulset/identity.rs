@@ -38,7 +38,7 @@ pub fn start(spec: &StatefulSetSpec) -> i64 {
     spec.ordinals.as_ref().and_then(|ordinals| ordinals.start).map_or(0, i64::from)
 }
 
-/// The ordinals that shall exist. There may be far more of them than pods: no caller walks them
+/// The ordinals that are wanted. There may be far more of them than pods: no caller walks them
 /// beyond what a round does.
 pub fn range(spec: &StatefulSetSpec) -> Range<i64> {
     let start = start(spec);

@@ -187,7 +187,7 @@ pub fn plan(observed: &Observed<'_>) -> Plan {
     plan
 }
 
-/// Looks after the pods that shall exist, upwards. Missing pods are made up to the burst; beyond
+/// Looks after the wanted pods, upwards. Missing pods are made up to the burst; beyond
 /// it only existing pods are visited, so that the work does not depend on the number of replicas.
 fn keep(
     observed: &Observed<'_>,
@@ -244,7 +244,7 @@ impl Burst {
     }
 }
 
-/// One pod that shall exist and does.
+/// One wanted pod that exists.
 fn live(
     observed: &Observed<'_>,
     ordinal: i64,

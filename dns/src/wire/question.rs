@@ -3,7 +3,7 @@
 use super::{CD, CLASS_IN, OUR_UDP_SIZE, Query, RD, kind};
 use crate::name::Name;
 
-/// A question as resolvers are asked: equal ones get equal answers, whoever asks.
+/// A question as it goes to resolvers: equal ones get equal answers, for every client.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Question {
     /// Name, type and class in lower case.

@@ -1,4 +1,4 @@
-//! A node with a tenant who owns one namespace, and a pod of somebody else.
+//! A node with a tenant who owns one namespace, and a pod of another namespace.
 
 use std::path::PathBuf;
 

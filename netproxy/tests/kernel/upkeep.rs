@@ -203,7 +203,7 @@ fn firewalls_let_pods_through_and_nothing_more() {
             works(&outside);
             let opened = words(table);
             assert!(opened.len() > before.len());
-            // A reload writes the table anew.
+            // A reload rewrites the table.
             nft(&node, &format!("table {table} {{}}\ndelete table {table}\n{rules}"));
             within(Duration::from_secs(2), "openings after a reload", || words(table) == opened)
                 .await;

@@ -1,4 +1,4 @@
-//! A file system in memory that fails when it is told to and knows what is on its disk.
+//! A file system in memory that fails on demand and knows the contents of its disk.
 //!
 //! A failed sync drops the written pages, as Linux does: reads return them until the file is opened
 //! again, but they are not on the disk, and later writes to the same place never get there.

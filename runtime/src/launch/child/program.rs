@@ -71,7 +71,7 @@ fn is_null(fd: impl AsFd) -> bool {
     })
 }
 
-/// Replaces the machine's `/dev/null` by the container's: whoever has a descriptor of a file may
+/// Replaces the machine's `/dev/null` by the container's: a process with a descriptor of a file may
 /// change its mode and owner.
 fn own_null(number: usize) -> nix::Result<()> {
     let flags = OFlag::O_RDWR | OFlag::O_NOFOLLOW | OFlag::O_NOCTTY | OFlag::O_NONBLOCK;
