@@ -48,10 +48,16 @@ else
     cargo test --workspace --no-fail-fast || status=$?
 fi
 report_skips || status=1
-census >"$after"
-left=$(comm -13 "$before" "$after")
+# A process that was killed in the last moment of the last test is gone a little later.
+for _ in {1..10}; do
+    census >"$after"
+    left=$(comm -13 "$before" "$after")
+    [ -n "$left" ] || break
+    sleep 1
+done
 if [ -n "$left" ]; then
     printf 'the tests left something behind:\n%s\n' "$left" >&2
+    ps -eo pid,ppid,stat,etimes,args | grep '[c]oracle' >&2 || true
     exit 1
 fi
 exit "$status"
