@@ -4,6 +4,9 @@ TARGET := x86_64-unknown-linux-gnu
 TARGET_DIR := $(or $(CARGO_TARGET_DIR),target)
 RELEASE := $(TARGET_DIR)/$(TARGET)/release/coracle
 DEBUG := $(TARGET_DIR)/$(TARGET)/debug/coracle
+# Builds the suite of hostile tenants and prints the path of its program.
+HOSTILE = cargo test --package coracle-integration --test hostile --no-run --message-format=json 2>/dev/null | \
+	sed -n 's/.*"executable":"\([^"]*\)".*/\1/p' | tail -n 1
 export PATH := $(HOME)/.cargo/bin:$(PATH)
 
 .PHONY: run test fuzz kills powerloss check clean build bench dashboard browser vm prerequisites images kubectl clients
@@ -37,10 +40,11 @@ powerloss: prerequisites
 	CORACLE_BINARY=$(abspath $(DEBUG)) CORACLE_POWERLOSS_IMAGES=$(IMAGES) cargo test --package coracle-integration --test powerloss -- --nocapture
 
 ## vm: boots a fresh Debian machine (cgroup v2, systemd, then without) in qemu without KVM and without a
-##     network, and runs integration/vm/scenario.sh in it; VM_STAGES="first" or "plain" for one boot.
+##     network, and runs integration/vm/scenario.sh and the suite of hostile tenants in it;
+##     VM_STAGES="first", "plain" or "hostile" for one boot.
 vm: build images kubectl
 	@dpkg -s qemu-system-x86 >/dev/null 2>&1 || [ "$$(id -u)" != 0 ] || apt-get install -y -qq --no-install-recommends qemu-system-x86 >/dev/null
-	@CORACLE_BINARY=$(abspath $(RELEASE)) integration/scripts/vm.sh
+	@hostile=$$($(HOSTILE)) && CORACLE_HOSTILE=$$hostile CORACLE_BINARY=$(abspath $(RELEASE)) integration/scripts/vm.sh
 
 ## check: formatting, lints, whether the tree is as ARCHITECTURE.md says, the dependencies, and whether the
 ##        dashboard is what its sources give.
@@ -69,10 +73,12 @@ build: prerequisites dashboard/dist/assets.rs
 	@ls -la $(RELEASE) | awk '{ printf "built %s (%.1f MB)\n", $$9, $$5 / 1000000 }'
 
 ## bench: measures the release binary against its budgets (a table, and build/bench.json).
-##        ONLY="idle pods" measures only these: size start idle pods deployments services dns api connect memory.
-bench: build images
+##        ONLY="idle pods" measures only these: size start neighbour idle pods deployments services dns api
+##        connect memory.
+bench: build images kubectl
 	cargo build --release --workspace --bin bench
-	@CORACLE_BINARY=$(abspath $(RELEASE)) RUST_LOG=warn,coracle=info $(dir $(RELEASE))bench $(ONLY)
+	@hostile=$$($(HOSTILE)) && CORACLE_HOSTILE=$$hostile CORACLE_BINARY=$(abspath $(RELEASE)) \
+		RUST_LOG=warn,coracle=info $(dir $(RELEASE))bench $(ONLY)
 
 prerequisites:
 	@integration/scripts/prerequisites.sh

@@ -10,6 +10,7 @@ mod dns;
 mod idle;
 mod manifests;
 mod memory;
+mod neighbour;
 mod pods;
 mod process;
 mod report;
@@ -58,6 +59,9 @@ fn main() -> ExitCode {
     }
     if wanted("start") {
         guarded("start", &mut report, start::measure);
+    }
+    if wanted("neighbour") {
+        guarded("neighbour", &mut report, neighbour::measure);
     }
     let chosen: Vec<_> = MEASUREMENTS.iter().filter(|(name, _)| wanted(name)).collect();
     if !chosen.is_empty() {

@@ -76,6 +76,18 @@ impl Report {
         });
     }
 
+    /// Durations that explain others and have no budget.
+    pub fn times_of(&mut self, what: &str, times: &Times) {
+        let (p50, p99) = (times.quantile_ms(0.5), times.quantile_ms(0.99));
+        self.add(Row {
+            what: what.to_owned(),
+            budget: String::new(),
+            measured: format!("p50 {} ms, p99 {} ms", number(p50), number(p99)),
+            within: None,
+            values: json!({ "p50_ms": p50, "p99_ms": p99, "samples": times.count() }),
+        });
+    }
+
     /// A measurement that did not come to its end.
     pub fn failed(&mut self, what: &str, why: &str) {
         self.add(Row {

@@ -1,14 +1,18 @@
 #!/usr/bin/env bash
 # Boots a fresh Debian machine (distribution kernel, systemd, cgroup v2, every capability, no
 # network card) under software emulation and runs integration/vm/scenario.sh in it: a first start, a
-# real reboot with the same disk, and a boot without systemd. Nothing is installed on this machine,
-# nothing is mounted, no privileges are needed. Exit code 77: this machine cannot do it.
+# real reboot with the same disk, and a boot without systemd. A last boot runs the suite of hostile
+# tenants (integration/tests/hostile). Nothing is installed on this machine, nothing is mounted, no
+# privileges are needed. Exit code 77: this machine cannot do it.
 #
-# CORACLE_BINARY is what is tried; VM_STAGES="first plain" are the boots; VM_KEEP=DIR keeps the disk.
+# CORACLE_BINARY is what is tried, CORACLE_HOSTILE the test binary of the suite; VM_STAGES="first plain
+# hostile" are the boots; VM_KEEP=DIR keeps the disk.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 binary=${CORACLE_BINARY:?}
-stages=${VM_STAGES:-first plain}
+stages=${VM_STAGES:-first plain hostile}
+hostile=${CORACLE_HOSTILE:-}
+[[ "$stages" != *hostile* || -x "$hostile" ]] || { echo "CORACLE_HOSTILE is no program" >&2; exit 1; }
 cache=$PWD/build/vm
 images=$PWD/build/images
 
@@ -26,15 +30,16 @@ done
 # The packages of a minimal system, resolved as on a machine that has none, unpacked without
 # running a script of theirs.
 packages=(systemd-sysv udev kmod mount nftables iproute2 bash coreutils dash sed grep base-files
-    base-passwd login util-linux procps mawk findutils busybox-static linux-image-cloud-amd64)
-if [ ! -f "$cache/complete" ]; then
+    base-passwd login util-linux procps mawk findutils busybox-static linux-image-cloud-amd64
+    curl python3)
+if [ "$(cat "$cache/complete" 2>/dev/null)" != "${packages[*]}" ]; then
     rm -rf "$cache"
     mkdir -p "$cache/archives/partial"
     apt-get -qq -y -o Dir::State::status=/dev/null -o Dir::Cache::archives="$cache/archives" \
         -o APT::Sandbox::User=root -o Debug::NoLocking=1 -o APT::Get::AllowUnauthenticated=false \
         --no-install-recommends --download-only install "${packages[@]}" >"$cache/apt.log" 2>&1 ||
         skip "the packages cannot be had: $(tail -n 1 "$cache/apt.log")"
-    touch "$cache/complete"
+    echo "${packages[*]}" >"$cache/complete"
 fi
 
 work=${VM_KEEP:-$(mktemp -d)}
@@ -80,6 +85,14 @@ install -D -m 0755 "$(readlink -f "$kubectl")" "$root/usr/local/bin/kubectl"
 mkdir -p "$root/opt/coracle"
 cp "$images"/busybox-latest.tar "$images"/nginx-latest.tar "$images"/nginx-1.9.1.tar "$root/opt/coracle/"
 cp integration/demo/story/* integration/vm/* "$root/opt/coracle/"
+if [ -x "$hostile" ]; then
+    install -m 0755 "$hostile" "$root/opt/coracle/hostile"
+    strip --strip-debug "$root/opt/coracle/hostile" 2>/dev/null || true
+    # Where the suite looks for what `make images kubectl` made.
+    mkdir -p "$root/opt/coracle/build/kubectl/1.33"
+    ln -s .. "$root/opt/coracle/build/images"
+    ln -s /usr/local/bin/kubectl "$root/opt/coracle/build/kubectl/1.33/kubectl"
+fi
 cp integration/vm/machine.service integration/vm/scenario.service "$root/etc/systemd/system/"
 # The unit that people are told to use.
 sed -n '/^    \[Unit\]/,/^    WantedBy=/s/^    //p' README.md >"$root/etc/systemd/system/coracle.service"
@@ -124,6 +137,7 @@ for stage in $stages; do
     case $stage in
         first) boot first "${VM_SECONDS:-1500}" && { grep -q '^stage reboot done$' "$work/first.log" || failed=1; } ;;
         plain) boot plain "${VM_SECONDS:-900}" init=/opt/coracle/plain.sh panic=-1 ;;
+        hostile) boot hostile "${VM_SECONDS:-3600}" init=/opt/coracle/hostile.sh panic=-1 ;;
     esac
 done
 passed=$(cat "$work"/*.log | grep -c '^ok ' || true)

@@ -38,7 +38,11 @@ impl Confinement {
         let first = Path::new("/sys/fs/cgroup/memory");
         let (root, limit) = match first.is_dir() {
             true => (first, "memory.limit_in_bytes"),
-            false => (Path::new("/sys/fs/cgroup"), "memory.max"),
+            false => {
+                // Version 2: the root hands the controller down to its groups.
+                std::fs::write("/sys/fs/cgroup/cgroup.subtree_control", "+memory").unwrap();
+                (Path::new("/sys/fs/cgroup"), "memory.max")
+            }
         };
         let path = root.join(name);
         std::fs::create_dir(&path).unwrap();

@@ -3,6 +3,8 @@
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
+use crate::neighbour::CLIENT_NICENESS;
+
 /// The versions that the tests want; those missing are skipped visibly.
 pub const VERSIONS: [&str; 6] = ["1.20", "1.27", "1.30", "1.31", "1.33", "1.36"];
 
@@ -77,9 +79,11 @@ impl Kubectl {
     /// A command that is ready to start.
     pub fn command(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new("nsenter");
+        command.arg(format!("--net={}", self.netns)).arg("--");
+        if let Ok(niceness) = std::env::var(CLIENT_NICENESS) {
+            command.arg("nice").arg(format!("--adjustment={niceness}"));
+        }
         command
-            .arg(format!("--net={}", self.netns))
-            .arg("--")
             .arg(&self.binary)
             .args(self.namespace.iter().map(|n| format!("--namespace={n}")))
             .args(arguments)

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use coracle_integration::manifest::sleeper;
-use coracle_integration::{Confinement, Kubectl, Node, NodeOptions, eventually};
+use coracle_integration::{Confinement, Kubectl, Neighbour, Node, NodeOptions, eventually};
 use serde_json::{Value, json};
 
 /// The tenant's namespace.
@@ -13,6 +13,8 @@ const MARK: &str = "/tmp/mark";
 
 /// A confined node, its administrator, and a tenant.
 pub struct Ground {
+    /// Ends before the node does.
+    _neighbour: Option<Neighbour>,
     pub node: Node,
     pub admin: Kubectl,
     /// `cluster-admin` by a RoleBinding in the namespace [`TENANT`]: its owner, and nothing else.
@@ -37,7 +39,9 @@ impl Ground {
         let write = format!("echo intact > {MARK}");
         admin.ok(&["exec", "bystander", "--", "sh", "-c", &write]);
         let tenant = tenant(&node, &admin);
-        let mut ground = Self { pid: node.pid(), node, admin, tenant, bystander: Value::Null };
+        let bystander = Value::Null;
+        let _neighbour = Neighbour::of(&node);
+        let mut ground = Self { _neighbour, pid: node.pid(), node, admin, tenant, bystander };
         ground.bystander = ground.look();
         ground
     }

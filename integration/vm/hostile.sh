@@ -1,0 +1,21 @@
+#!/bin/bash
+# The first process of a machine without systemd: runs the suite of hostile tenants, a line per test.
+. /opt/coracle/machine.sh
+unset KUBECONFIG
+mkdir -p /opt/coracle/integration
+export CORACLE_BINARY=/usr/local/bin/coracle CARGO_MANIFEST_DIR=/opt/coracle/integration
+export CORACLE_PATIENCE=10 CORACLE_SKIPS=/root/skips RUST_BACKTRACE=0
+: >$CORACLE_SKIPS
+for test in $(./hostile --list --format=terse | sed -n 's/: test$//p'); do
+    start=$SECONDS
+    if ./hostile --exact "$test" --nocapture >/root/output 2>&1; then
+        echo "ok $test ($((SECONDS - start)) s)"
+    else
+        echo "FAILED $test"
+        tail -n 40 /root/output | sed 's/^/    /'
+    fi
+done
+while read -r skipped; do echo "FAILED $skipped"; done <$CORACLE_SKIPS
+echo "stage hostile done"
+sync
+busybox poweroff -f
