@@ -9,7 +9,7 @@ HOSTILE = cargo test --package coracle-integration --test hostile --no-run --mes
 	sed -n 's/.*"executable":"\([^"]*\)".*/\1/p' | tail -n 1
 export PATH := $(HOME)/.cargo/bin:$(PATH)
 
-.PHONY: run test fuzz kills powerloss check clean build bench dashboard browser vm prerequisites images kubectl clients
+.PHONY: run test fuzz kills powerloss bodies check clean build bench dashboard browser vm prerequisites images kubectl clients
 
 ## run: install what is missing, build, start a node, replay the story, stay up until Ctrl-C.
 ##      NETNS=1 puts the node into a network namespace of its own with no way out.
@@ -38,6 +38,12 @@ IMAGES ?= 10000
 powerloss: prerequisites
 	cargo build --workspace
 	CORACLE_BINARY=$(abspath $(DEBUG)) CORACLE_POWERLOSS_IMAGES=$(IMAGES) cargo test --package coracle-integration --test powerloss -- --nocapture
+
+## bodies: the long run of the test that sends random objects through every client, verb and protocol
+##         (OBJECTS=10000), against the release binary. CORACLE_SEED=… repeats the objects.
+OBJECTS ?= 10000
+bodies: build kubectl clients
+	CORACLE_BINARY=$(abspath $(RELEASE)) CORACLE_OBJECTS=$(OBJECTS) cargo test --package coracle-integration --test bodies -- --nocapture
 
 ## vm: boots a fresh Debian machine (cgroup v2, systemd, then without) in qemu without KVM and without a
 ##     network, and runs integration/vm/scenario.sh and the suite of hostile tenants in it;
