@@ -55,7 +55,7 @@ pub enum StateCommand {
     Get(KeyOptions),
     /// Remove objects.
     #[command(visible_alias = "remove")]
-    Rm(KeysOptions),
+    Rm(RemoveKeysOptions),
     /// Print the objects as a List that kubectl can create again.
     Export(PrefixOptions),
 }
@@ -275,6 +275,15 @@ pub struct KeysOptions {
     /// Keys that `ls` prints.
     #[arg(required = true, value_name = "KEY")]
     pub keys: Vec<String>,
+}
+
+#[derive(Args, Clone, Debug)]
+pub struct RemoveKeysOptions {
+    #[command(flatten)]
+    pub keys: KeysOptions,
+    /// Remove the objects in a Namespace with it.
+    #[arg(long, short)]
+    pub recursive: bool,
 }
 
 #[derive(Args, Clone, Debug)]

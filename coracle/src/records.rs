@@ -1,13 +1,14 @@
 //! `coracle state`: the stored objects of a node that does not run, by key, even those that keep it
 //! from starting.
 
+use std::collections::BTreeSet;
 use std::io::{self, Write};
 
 use serde_json::{Value, json};
 use store::Offline;
 
 use crate::Failure;
-use crate::cli::{DirOptions, KeyOptions, KeysOptions, PrefixOptions};
+use crate::cli::{DirOptions, KeyOptions, PrefixOptions, RemoveKeysOptions};
 use crate::paths::Paths;
 
 /// Opens the store while no node runs, for as long as the lock is held.
@@ -39,16 +40,36 @@ pub fn get(options: &KeyOptions) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Removes objects; none if one of the keys is not there.
-pub fn remove(options: &KeysOptions) -> Result<(), Failure> {
-    let (_lock, store) = open(&options.dirs)?;
-    let known = |key: &&String| store.records().iter().any(|record| record.key == **key);
-    if let Some(missing) = options.keys.iter().find(|key| !known(key)) {
+/// Bucket and empty namespace of the keys of Namespaces.
+const NAMESPACES: &str = "core.namespaces//";
+
+/// Removes objects; none if one of the keys is not there, or if it is a Namespace that would leave its
+/// objects behind.
+pub fn remove(options: &RemoveKeysOptions) -> Result<(), Failure> {
+    let (_lock, store) = open(&options.keys.dirs)?;
+    let stored: BTreeSet<&String> = store.records().iter().map(|record| &record.key).collect();
+    let mut removed: BTreeSet<String> = options.keys.keys.iter().cloned().collect();
+    if let Some(missing) = removed.iter().find(|key| !stored.contains(key)) {
         return Err(format!("{missing}: no such key; nothing was removed").into());
     }
-    store.remove(&options.keys)?;
-    options.keys.iter().for_each(|key| println!("{key} removed"));
+    let inside =
+        stored.into_iter().filter(|key| is_inside(key, &removed) && !removed.contains(*key));
+    let inside: Vec<String> = inside.cloned().collect();
+    if let Some(first) = inside.first().filter(|_| !options.recursive) {
+        let said = "is in a Namespace that would be removed: use --recursive; nothing was removed";
+        return Err(format!("{first} {said}").into());
+    }
+    removed.extend(inside);
+    let removed: Vec<String> = removed.into_iter().collect();
+    store.remove(&removed)?;
+    removed.iter().for_each(|key| println!("{key} removed"));
     Ok(())
+}
+
+/// Whether the object of this key is in one of the Namespaces among `keys`.
+fn is_inside(key: &str, keys: &BTreeSet<String>) -> bool {
+    let namespace = key.split('/').nth(1).unwrap_or_default();
+    !namespace.is_empty() && keys.contains(&format!("{NAMESPACES}{namespace}"))
 }
 
 /// Prints the objects whose keys begin with a prefix as a List that `kubectl create` takes.

@@ -201,6 +201,29 @@ fn undecodable_object_is_removed_offline() {
 }
 
 #[test]
+fn namespaces_are_removed_offline_with_what_is_in_them() {
+    if !privileged() {
+        return;
+    }
+    let mut node = Node::start_with(bare());
+    let api = Api::of(&node);
+    let kubectl = node.any_kubectl();
+    kubectl.ok(&["create", "namespace", "broken"]);
+    kubectl.ok(&["-n", "broken", "create", "configmap", "inside", "--from-literal=a=b"]);
+    create(&api, "outside", "stays");
+    node.stop_agent();
+    let alone = fails(&node, &["state", "rm"], &["core.namespaces//broken"]);
+    assert!(alone.contains("--recursive; nothing was removed"), "{alone}");
+    let said = ok(&node, &["state", "rm", "--recursive"], &["core.namespaces//broken"]);
+    assert!(said.contains("core.configmaps/broken/inside removed\n"), "{said}");
+    let left = ok(&node, &["state", "ls"], &[]);
+    assert!(!left.contains("/broken"), "{left}");
+    node.up();
+    assert!(kubectl.fails(&["get", "namespace", "broken"]).contains("NotFound"));
+    assert_eq!(config_maps(&api)["outside"]["v"], "stays");
+}
+
+#[test]
 fn pods_can_be_removed_while_none_run() {
     if !privileged() {
         return;
