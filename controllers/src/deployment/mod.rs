@@ -10,6 +10,9 @@ pub mod status;
 
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
+mod size_tests;
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
 mod tests;
 
 pub use controller::workers;

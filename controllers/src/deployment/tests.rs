@@ -17,16 +17,16 @@ use super::status::{self, wanted};
 use crate::template::HASH_LABEL;
 
 /// A Deployment with its ReplicaSets and, for each, how many pods exist and are available.
-struct World {
-    deployment: Deployment,
-    sets: Vec<ReplicaSet>,
+pub(super) struct World {
+    pub(super) deployment: Deployment,
+    pub(super) sets: Vec<ReplicaSet>,
     stuck: Option<Stuck>,
     now: Timestamp,
     events: Vec<String>,
 }
 
 impl World {
-    fn new(replicas: i32, strategy: Value) -> Self {
+    pub(super) fn new(replicas: i32, strategy: Value) -> Self {
         let deployment = serde_json::from_value(json!({
             "metadata": {"name": "web", "namespace": "default", "uid": "d", "generation": 1},
             "spec": {"replicas": replicas, "strategy": strategy, "progressDeadlineSeconds": 600,
@@ -39,14 +39,14 @@ impl World {
         Self { deployment, sets: Vec::new(), stuck: None, now, events: Vec::new() }
     }
 
-    fn edit(&mut self, change: impl FnOnce(&mut Value)) {
+    pub(super) fn edit(&mut self, change: impl FnOnce(&mut Value)) {
         let mut value = serde_json::to_value(&self.deployment).unwrap();
         change(&mut value);
         self.deployment = serde_json::from_value(value).unwrap();
         *self.deployment.metadata.generation.as_mut().unwrap() += 1;
     }
 
-    fn set_image(&mut self, image: &str) {
+    pub(super) fn set_image(&mut self, image: &str) {
         self.edit(|value| {
             value["spec"]["template"]["spec"]["containers"][0]["image"] = json!(image);
         });
@@ -69,7 +69,7 @@ impl World {
     }
 
     /// Carries one plan out; true if there was anything to do.
-    fn step(&mut self) -> bool {
+    pub(super) fn step(&mut self) -> bool {
         self.now += SignedDuration::from_secs(1);
         let writes = self.plan().writes;
         self.carry_out(writes)
@@ -134,7 +134,7 @@ impl World {
         status.observed_generation = set.metadata.generation;
     }
 
-    fn settle(&mut self) {
+    pub(super) fn settle(&mut self) {
         let mut random = StdRng::seed_from_u64(7);
         for _ in 0..2000 {
             self.step();
@@ -157,7 +157,7 @@ impl World {
         self.sets.iter().map(|set| available(set).min(size(set))).sum()
     }
 
-    fn sizes(&self) -> Vec<i32> {
+    pub(super) fn sizes(&self) -> Vec<i32> {
         self.sets.iter().map(size).collect()
     }
 
@@ -179,7 +179,7 @@ fn available_of(status: &ReplicaSetStatus) -> i32 {
     status.available_replicas.unwrap_or(0)
 }
 
-fn rolling(surge: Value, unavailable: Value) -> Value {
+pub(super) fn rolling(surge: Value, unavailable: Value) -> Value {
     json!({"type": "RollingUpdate",
         "rollingUpdate": {"maxSurge": surge, "maxUnavailable": unavailable}})
 }
