@@ -25,7 +25,7 @@ pub type Body = UnsyncBoxBody<Bytes, BoxError>;
 /// The largest request body (upstream's limit for JSON and YAML).
 pub const MAX_REQUEST_BYTES: usize = 3 << 20;
 /// Responses above this size are compressed when the client takes gzip (upstream's threshold).
-const GZIP_MIN_BYTES: usize = 128 << 10;
+pub(crate) const GZIP_MIN_BYTES: usize = 128 << 10;
 
 /// A body of known bytes.
 pub fn full(bytes: impl Into<Bytes>) -> Body {
@@ -150,20 +150,26 @@ pub(crate) fn typed(
     let compressed = (bytes.len() > GZIP_MIN_BYTES && negotiate::accepts_gzip(request))
         .then(|| gzip(&bytes))
         .flatten();
+    let mut response = headed(status, media_type, compressed.is_some());
+    *response.body_mut() = full(compressed.unwrap_or(bytes));
+    response
+}
+
+/// A response that has everything but its body.
+pub(crate) fn headed(
+    status: StatusCode,
+    media_type: &'static str,
+    is_compressed: bool,
+) -> Response<Body> {
     let mut response = Response::new(Body::default());
     *response.status_mut() = status;
     let headers = response.headers_mut();
     headers.insert(CONTENT_TYPE, HeaderValue::from_static(media_type));
     headers.insert("cache-control", HeaderValue::from_static("no-cache, private"));
-    let bytes = match compressed {
-        Some(compressed) => {
-            headers.insert(CONTENT_ENCODING, HeaderValue::from_static("gzip"));
-            headers.insert(VARY, HeaderValue::from_static("Accept-Encoding"));
-            compressed
-        }
-        None => bytes,
-    };
-    *response.body_mut() = full(bytes);
+    if is_compressed {
+        headers.insert(CONTENT_ENCODING, HeaderValue::from_static("gzip"));
+        headers.insert(VARY, HeaderValue::from_static("Accept-Encoding"));
+    }
     response
 }
 

@@ -19,6 +19,15 @@ struct Held {
     by_holder: HashMap<Arc<str>, usize>,
 }
 
+/// What stands in the way of a larger lease.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Full {
+    /// The holder's own part.
+    Holder,
+    /// The sum of all.
+    Total,
+}
+
 /// An amount that a holder has; given back on drop.
 pub(crate) struct Lease {
     budget: Budget,
@@ -48,6 +57,11 @@ impl Budget {
         self.lock().sum
     }
 
+    /// Whether it is the same as `other`.
+    pub(crate) fn is(&self, other: &Budget) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
+    }
+
     fn lock(&self) -> MutexGuard<'_, Held> {
         // Nothing that holds the lock panics.
         self.0.held.lock().unwrap_or_else(PoisonError::into_inner)
@@ -57,29 +71,70 @@ impl Budget {
 impl Lease {
     /// Takes `more`, or nothing and returns false when that would be too much.
     pub(crate) fn grow(&mut self, more: usize) -> bool {
-        let shared = &self.budget.0;
-        let mut held = self.budget.lock();
-        let own = held.by_holder.get(&self.holder).copied().unwrap_or(0);
-        if held.sum + more > shared.total || own + more > shared.per_holder {
+        let budget = self.budget.clone();
+        let mut held = budget.lock();
+        let own = held.of(&self.holder);
+        if held.sum + more > budget.0.total || own + more > budget.0.per_holder {
             return false;
         }
-        held.sum += more;
-        held.by_holder.insert(self.holder.clone(), own + more);
-        self.amount += more;
+        held.change(self, self.amount + more);
         true
+    }
+
+    /// Takes `more`, which may exceed a bound as long as no other lease counts against it: one
+    /// lease is always possible, however large.
+    pub(crate) fn grow_or_alone(&mut self, more: usize) -> Result<(), Full> {
+        let budget = self.budget.clone();
+        let mut held = budget.lock();
+        let own = held.of(&self.holder);
+        if own > self.amount && own + more > budget.0.per_holder {
+            return Err(Full::Holder);
+        }
+        if held.sum > self.amount && held.sum + more > budget.0.total {
+            return Err(Full::Total);
+        }
+        held.change(self, self.amount + more);
+        Ok(())
+    }
+
+    /// Changes the amount, whatever the bounds.
+    pub(crate) fn set(&mut self, amount: usize) {
+        let budget = self.budget.clone();
+        budget.lock().change(self, amount);
+    }
+
+    pub(crate) fn amount(&self) -> usize {
+        self.amount
+    }
+
+    pub(crate) fn budget(&self) -> &Budget {
+        &self.budget
+    }
+
+    pub(crate) fn holder(&self) -> &Arc<str> {
+        &self.holder
+    }
+}
+
+impl Held {
+    fn of(&self, holder: &Arc<str>) -> usize {
+        self.by_holder.get(holder).copied().unwrap_or(0)
+    }
+
+    fn change(&mut self, lease: &mut Lease, amount: usize) {
+        self.sum = self.sum - lease.amount + amount;
+        let own = self.of(&lease.holder) - lease.amount + amount;
+        match own {
+            0 => self.by_holder.remove(&lease.holder),
+            _ => self.by_holder.insert(lease.holder.clone(), own),
+        };
+        lease.amount = amount;
     }
 }
 
 impl Drop for Lease {
     fn drop(&mut self) {
-        let mut held = self.budget.lock();
-        held.sum -= self.amount;
-        if let Some(own) = held.by_holder.get_mut(&self.holder) {
-            *own -= self.amount;
-            if *own == 0 {
-                held.by_holder.remove(&self.holder);
-            }
-        }
+        self.set(0);
     }
 }
 
@@ -102,5 +157,20 @@ mod tests {
         drop(second);
         assert_eq!(budget.held(), 0);
         assert!(budget.lock().by_holder.is_empty(), "holders of nothing are not kept");
+    }
+
+    #[test]
+    fn one_lease_is_possible_however_large() {
+        let budget = Budget::new(10, 6);
+        let (jane, joe): (Arc<str>, Arc<str>) = ("jane".into(), "joe".into());
+        let mut large = budget.lease(&jane);
+        assert_eq!(large.grow_or_alone(40), Ok(()));
+        assert_eq!(budget.lease(&jane).grow_or_alone(1), Err(Full::Holder));
+        assert_eq!(budget.lease(&joe).grow_or_alone(1), Err(Full::Total));
+        large.set(5);
+        assert_eq!(budget.lease(&joe).grow_or_alone(6), Err(Full::Total));
+        assert_eq!(budget.lease(&joe).grow_or_alone(5), Ok(()));
+        drop(large);
+        assert_eq!(budget.held(), 0);
     }
 }

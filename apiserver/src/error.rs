@@ -253,7 +253,12 @@ impl ApiError {
         .about("", "", "")
     }
 
-    /// 429.
+    /// 429 of a client that has to wait for others, or for its own requests.
+    pub(crate) fn too_many() -> Self {
+        Self::too_many_requests("Too many requests, please try again later.", 1)
+    }
+
+    /// 429, with the time to wait before another try.
     pub fn too_many_requests(message: impl Into<String>, retry_after_seconds: u32) -> Self {
         let error = Self::new(StatusCode::TOO_MANY_REQUESTS, "TooManyRequests", message);
         if retry_after_seconds == 0 { error } else { error.retry_after(retry_after_seconds) }

@@ -15,6 +15,7 @@ use crate::body::{self, Body};
 use crate::budget::{Budget, Lease};
 use crate::error::ApiError;
 use crate::security::User;
+use crate::sending::Responses;
 
 /// One user gets at most one part in so many of the places of requests and streams.
 const USER_PART: usize = 2;
@@ -43,6 +44,8 @@ pub(crate) struct Intake {
     requests: Budget,
     streams: Budget,
     bodies: Budget,
+    /// The responses that are being sent.
+    pub(crate) responses: Responses,
     heavy: Turns,
 }
 
@@ -54,6 +57,7 @@ impl Intake {
             requests: Budget::new(max_requests_in_flight, part(max_requests_in_flight)),
             streams: Budget::new(STREAMS_MAX, part(STREAMS_MAX)),
             bodies: Budget::new(BODIES_BYTES_MAX, USER_BODIES_BYTES_MAX),
+            responses: Responses::new(),
             heavy: Turns::new(),
         }
     }
@@ -65,12 +69,12 @@ impl Intake {
 
     /// A place for a request that is answered at once.
     pub(crate) fn place(&self, holder: &Arc<str>) -> Result<Lease, ApiError> {
-        self.requests.take(holder, 1).ok_or_else(too_many)
+        self.requests.take(holder, 1).ok_or_else(ApiError::too_many)
     }
 
     /// A place for a request that lasts.
     pub(crate) fn stream(&self, holder: &Arc<str>) -> Result<Lease, ApiError> {
-        self.streams.take(holder, 1).ok_or_else(too_many)
+        self.streams.take(holder, 1).ok_or_else(ApiError::too_many)
     }
 
     /// Reads a body before the request gets a place, so that a slow client holds up nothing. The
@@ -84,7 +88,7 @@ impl Intake {
     ) -> Result<(Bytes, Lease), ApiError> {
         let mut lease = self.bodies.lease(holder);
         let read = body::read_each(body::MAX_REQUEST_BYTES, headers, body, |bytes| {
-            if lease.grow(bytes) { Ok(()) } else { Err(too_many()) }
+            if lease.grow(bytes) { Ok(()) } else { Err(ApiError::too_many()) }
         });
         let bytes = tokio::time::timeout(timeout, read)
             .await
@@ -100,10 +104,6 @@ impl Intake {
     ) -> Result<T, ApiError> {
         self.heavy.run(holder, work).await
     }
-}
-
-fn too_many() -> ApiError {
-    ApiError::too_many_requests("Too many requests, please try again later.", 1)
 }
 
 /// Who may work when: [`HEAVY_MAX`] at a time, one of each holder.

@@ -14,6 +14,7 @@ use store::{DiskError, Options, Store};
 
 use crate::audit::Audit;
 use crate::body::{self, Body};
+use crate::budget::Lease;
 use crate::call::Call;
 use crate::catalog::Catalog;
 use crate::churn::Churn;
@@ -24,6 +25,7 @@ use crate::intake::{self, Intake};
 use crate::meta::{self, Meta};
 use crate::negotiate::Encoding;
 use crate::openapi::Documents;
+use crate::progress::Lasting;
 use crate::public::PublicPaths;
 use crate::request::{Query, RequestInfo};
 use crate::requests::Requests;
@@ -189,7 +191,7 @@ impl ApiServer {
         if ui::owns(&info.path) {
             let place = (!inside).then(|| self.intake.stream(&holder)).transpose()?;
             let response = ui::answer(self, &user, &info, &query, parts, body).await?;
-            return Ok(response.map(|body| body::holding(body, place)));
+            return Ok(self.stream(response, &holder, place));
         }
         if self.is_misplaced(&info) {
             return Ok(public::page_not_found());
@@ -201,7 +203,7 @@ impl ApiServer {
         if info.is_long_running() {
             let place = (!inside).then(|| self.intake.stream(&holder)).transpose()?;
             let response = self.route(&user, &info, &query, parts, body).await?;
-            return Ok(response.map(|body| body::holding(body, place)));
+            return Ok(self.stream(response, &holder, place));
         }
         let timeout = self.config.request_timeout;
         let (body, body_bytes, _bytes) = match (is_read(&parts.method), inside) {
@@ -218,11 +220,51 @@ impl ApiServer {
         };
         let _place = (!inside).then(|| self.intake.place(&holder)).transpose()?;
         let heavy = self.is_heavy(&info, &parts, body_bytes);
+        let responses = &self.intake.responses;
+        let writes = !is_read(&parts.method);
+        // Whether the response to a write can be sent is known before it is done.
+        let room = (writes && !inside)
+            .then(|| responses.room(&holder, body_bytes + self.stored_bytes(&info)))
+            .transpose()?;
         let server = self.clone();
         let work = async move { server.route(&user, &info, &query, parts, body).await };
         let answered =
             async { if heavy { self.intake.heavy(&holder, work).await? } else { work.await } };
-        tokio::time::timeout(timeout, answered).await.unwrap_or_else(|_| Err(ApiError::timed_out()))
+        let response = tokio::time::timeout(timeout, answered)
+            .await
+            .unwrap_or_else(|_| Err(ApiError::timed_out()))?;
+        match room {
+            Some(room) => Ok(responses.send_in(response, room)),
+            None if inside => Ok(response),
+            None => responses.send(response, &holder),
+        }
+    }
+
+    /// Sends a response that lasts, which keeps its place if it is for another process.
+    fn stream(
+        &self,
+        response: Response<Body>,
+        holder: &Arc<str>,
+        place: Option<Lease>,
+    ) -> Response<Body> {
+        match place {
+            Some(place) => {
+                let mut response = self.intake.responses.stream(response, holder);
+                response.extensions_mut().insert(Lasting);
+                response.map(|body| body::holding(body, place))
+            }
+            None => response,
+        }
+    }
+
+    /// Bytes of the stored object that the request names.
+    fn stored_bytes(&self, info: &RequestInfo) -> usize {
+        let found = self.catalog.find(&info.group, &info.version, &info.resource);
+        let key = found.map(|(resource, _)| {
+            let namespace = if resource.namespaced { info.namespace.as_str() } else { "" };
+            meta::key(resource, namespace, &info.name)
+        });
+        key.and_then(|key| self.store.get(&key)).map_or(0, |record| record.value.len())
     }
 
     /// Whether the client has chosen so much work that it is done away from the threads that serve
@@ -238,14 +280,7 @@ impl ApiServer {
                 [";as=", ";as =", "yaml"].into_iter().any(|form| accept.contains(form))
             })
         };
-        let stored_bytes = || {
-            let found = self.catalog.find(&info.group, &info.version, &info.resource);
-            let key = found.map(|(resource, _)| {
-                let namespace = if resource.namespaced { info.namespace.as_str() } else { "" };
-                meta::key(resource, namespace, &info.name)
-            });
-            key.and_then(|key| self.store.get(&key)).map_or(0, |record| record.value.len())
-        };
+        let stored_bytes = || self.stored_bytes(info);
         let listed_bytes = || {
             let found = self.catalog.find(&info.group, &info.version, &info.resource);
             found.map_or(0, |(resource, _)| {

@@ -24,6 +24,9 @@ use crate::call::Call;
 use crate::error::ApiError;
 use target::Target;
 
+/// What is read ahead from a node or pod, whose client may read slowly; the head of its answer has to
+/// fit.
+const BUFFER_BYTES: usize = 64 << 10;
 /// The text of a node's refusal that is passed on.
 const REFUSAL_BYTES_MAX: usize = 64 << 10;
 
@@ -111,8 +114,10 @@ async fn forward(
     if let Ok(host) = HeaderValue::from_str(host) {
         parts.headers.insert(HOST, host);
     }
+    let mut http = hyper::client::conn::http1::Builder::new();
+    http.max_buf_size(BUFFER_BYTES);
     let (mut sender, connection) =
-        hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(unreachable)?;
+        http.handshake(TokioIo::new(stream)).await.map_err(unreachable)?;
     tokio::spawn(async move {
         if let Err(error) = connection.with_upgrades().await {
             tracing::debug!(%error, "the connection to a node or pod ended early");

@@ -6,6 +6,7 @@ pub(crate) mod harness;
 mod applying;
 mod deletion;
 mod doors;
+mod listing;
 mod objects;
 mod patches;
 mod pod_security;

@@ -16,6 +16,7 @@ use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
 use rustls::ServerConfig;
 use rustls::pki_types::CertificateDer;
+use socket2::SockRef;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::time::timeout;
 use tokio_rustls::TlsAcceptor;
@@ -24,6 +25,7 @@ use tokio_util::task::TaskTracker;
 use x509_parser::prelude::{FromDer, X509Certificate};
 
 use crate::connections::{Activity, Connections, Ongoing, Place, Placed};
+use crate::progress::{Lasting, Pieces, Progress};
 use crate::security::User;
 
 /// A client that has not finished its handshake by then is gone or hostile.
@@ -36,6 +38,14 @@ const PING_INTERVAL: Duration = Duration::from_secs(60);
 const STREAMS_MAX: u32 = 250;
 /// Bytes of header fields of one request.
 const HEADER_BYTES_MAX: u32 = 64 << 10;
+/// Bytes that are read ahead of a request, and that are written ahead of a slow client, on a
+/// connection of HTTP/1.1; its request line and header fields have to fit.
+const HTTP1_BUFFER_BYTES: usize = HEADER_BYTES_MAX as usize;
+/// Bytes that wait in a stream of HTTP/2 when the next piece of its response is taken. What is
+/// behind them is still counted.
+const HTTP2_SEND_BYTES: usize = 1 << 10;
+/// Bytes that the kernel holds of a connection and has not sent yet.
+const UNSENT_BYTES_MAX: u32 = 128 << 10;
 /// How long open requests may go on after the end was announced.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(5);
 /// Pause after a failed accept (out of file descriptors, say).
@@ -121,18 +131,24 @@ pub async fn serve_tls<H, F, B>(
 async fn accept(listener: &TcpListener) -> io::Result<(TcpStream, IpAddr, bool)> {
     let (stream, peer) = listener.accept().await?;
     stream.set_nodelay(true)?;
+    SockRef::from(&stream).set_tcp_notsent_lowat(UNSENT_BYTES_MAX)?;
     let peer = peer.ip().to_canonical();
     let local = peer.is_loopback() || stream.local_addr()?.ip().to_canonical() == peer;
     Ok((stream, peer, local))
 }
 
-fn http_server() -> auto::Builder<TokioExecutor> {
+/// HTTP/1.1 and HTTP/2 with bounds on what one connection takes.
+pub(crate) fn http_server() -> auto::Builder<TokioExecutor> {
     let mut http = auto::Builder::new(TokioExecutor::new());
-    http.http1().timer(TokioTimer::new()).header_read_timeout(HEADER_TIMEOUT);
+    http.http1()
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEADER_TIMEOUT)
+        .max_buf_size(HTTP1_BUFFER_BYTES);
     http.http2()
         .timer(TokioTimer::new())
         .keep_alive_interval(PING_INTERVAL)
         .max_concurrent_streams(STREAMS_MAX)
+        .max_send_buf_size(HTTP2_SEND_BYTES)
         .max_header_list_size(HEADER_BYTES_MAX);
     http
 }
@@ -146,6 +162,8 @@ enum ConnectionError {
     HandshakeTimeout,
     #[error("the HTTP exchange failed: {0}")]
     Http(#[source] Box<dyn std::error::Error + Send + Sync>),
+    #[error("the client takes nothing of its responses")]
+    Stalled,
 }
 
 async fn serve_connection<H, F, B>(
@@ -175,9 +193,9 @@ where
         .peer_certificates()
         .and_then(|chain| chain.first())
         .and_then(user_of_certificate);
-    let activity = Activity::new();
+    let (activity, progress) = (Activity::new(), Progress::new());
     let stream = Placed { stream, _place: place.clone() };
-    let requests = activity.clone();
+    let (requests, responses) = (activity.clone(), progress.clone());
     let service = service_fn(move |mut request: Request<Incoming>| {
         place.speaks();
         let ongoing = requests.begin();
@@ -192,11 +210,15 @@ where
             request.extensions_mut().insert(user.clone());
         }
         let answer = handle(request);
+        let responses = responses.clone();
         async move {
             let response = answer.await;
-            Ok::<_, Infallible>(
-                response.map(|body| Answer { body: Box::pin(body), _ongoing: ongoing }),
-            )
+            let pieces = responses.response(response.extensions().get::<Lasting>().is_some());
+            Ok::<_, Infallible>(response.map(|body| Answer {
+                body: Box::pin(body),
+                pieces,
+                _ongoing: ongoing,
+            }))
         }
     });
     let connection = http.serve_connection_with_upgrades(TokioIo::new(stream), service);
@@ -204,6 +226,7 @@ where
     tokio::select! {
         served = connection.as_mut() => return served.map_err(ConnectionError::Http),
         () = shutdown.cancelled() => connection.as_mut().graceful_shutdown(),
+        () = progress.stalled() => return Err(ConnectionError::Stalled),
         () = activity.idle() => {
             connection.as_mut().graceful_shutdown();
             // A peer that does not take note of the end is not waited for.
@@ -219,6 +242,7 @@ where
 /// The body of an answer; the request lasts as long as it does.
 struct Answer<B> {
     body: Pin<Box<B>>,
+    pieces: Pieces,
     _ongoing: Ongoing,
 }
 
@@ -230,7 +254,13 @@ impl<B: Body> Body for Answer<B> {
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<B::Data>, B::Error>>> {
-        self.body.as_mut().poll_frame(context)
+        let this = &mut *self;
+        this.pieces.taken();
+        let polled = this.body.as_mut().poll_frame(context);
+        if let Poll::Ready(Some(Ok(_))) = &polled {
+            this.pieces.handed_out();
+        }
+        polled
     }
 
     fn is_end_stream(&self) -> bool {

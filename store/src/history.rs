@@ -98,18 +98,34 @@ impl<M> Ring<M> {
     }
 
     /// The changes after `revision` whose key starts with `prefix`, or `None` when some of them
-    /// are forgotten already.
-    pub(crate) fn after(&self, revision: Revision, prefix: &str) -> Option<Vec<Change<M>>> {
+    /// are forgotten already. It stops at the change that makes `max_bytes` full, and then returns
+    /// that change's revision.
+    pub(crate) fn after(
+        &self,
+        revision: Revision,
+        prefix: &str,
+        max_bytes: usize,
+    ) -> Option<(Vec<Change<M>>, Option<Revision>)> {
         if revision < self.complete_after {
             return None;
         }
         let start = self.changes.partition_point(|c| c.record.revision <= revision);
-        Some(
-            self.changes
-                .range(start..)
-                .filter(|c| c.record.key.starts_with(prefix))
-                .cloned()
-                .collect(),
-        )
+        let (mut changes, mut bytes) = (Vec::new(), 0);
+        for change in self.changes.range(start..) {
+            if !change.record.key.starts_with(prefix) {
+                continue;
+            }
+            bytes += change.record.value.len();
+            changes.push(change.clone());
+            if bytes >= max_bytes {
+                return Some((changes, Some(change.record.revision)));
+            }
+        }
+        Some((changes, None))
+    }
+
+    /// Whether every change after `revision` is remembered.
+    pub(crate) fn reaches(&self, revision: Revision) -> bool {
+        revision >= self.complete_after
     }
 }

@@ -331,9 +331,7 @@ impl<M: Send + Sync + 'static> Store<M> {
                 return Err(WatchError::Future { wanted: revision, current: back.revision });
             }
             match back.rings.get(bucket) {
-                Some(ring) if ring.after(revision, prefix).is_none() => {
-                    Err(WatchError::TooOld(revision))
-                }
+                Some(ring) if !ring.reaches(revision) => Err(WatchError::TooOld(revision)),
                 None if revision < back.opened_at => Err(WatchError::TooOld(revision)),
                 _ => Ok(revision),
             }

@@ -124,6 +124,28 @@ async fn watches_see_every_change_once_and_in_order() {
 }
 
 #[tokio::test]
+async fn slow_watch_takes_changes_in_parts() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = open(directory.path());
+    let mut watch = store.watch("p/", 0).unwrap();
+    let mut written = Vec::new();
+    for i in 0..7 {
+        put(&store, "other/x", "y", Durability::Volatile).await;
+        written.push(put(&store, &format!("p/{i}"), "0123456789", Durability::Volatile).await);
+    }
+    let mut seen = Vec::new();
+    for (changes, is_complete) in [(3, false), (3, false), (1, true), (0, true)] {
+        let batch = watch.poll_at_most(25).unwrap();
+        assert_eq!((batch.changes.len(), batch.is_complete), (changes, is_complete));
+        seen.extend(batch.changes.iter().map(|change| change.record.revision));
+        if !is_complete {
+            assert_eq!(Some(&batch.revision), seen.last());
+        }
+    }
+    assert_eq!(seen, written);
+}
+
+#[tokio::test]
 async fn history_is_bounded_and_says_so() {
     let directory = tempfile::tempdir().unwrap();
     let store = open(directory.path());

@@ -123,3 +123,24 @@ async fn large_numbers_of_clients_do_no_harm() {
         cluster.delete(&uri).await.ok();
     }
 }
+
+#[tokio::test]
+async fn large_objects_arrive_whole_in_a_watch() {
+    let cluster = Cluster::new().await;
+    let uri = "/api/v1/namespaces/default/configmaps";
+    let mut watch = cluster.watch(&format!("{uri}?watch=1&fieldSelector=metadata.name!=x")).await;
+    let mut stored = Vec::new();
+    for (index, characters) in [900_000, 10, 70_000, 16_000, 900_000].into_iter().enumerate() {
+        let text: String =
+            (0..characters).map(|_| char::from(rand::random_range(b'a'..=b'z'))).collect();
+        let map = json!({"metadata": {"name": format!("m-{index}")}, "data": {"text": text}});
+        stored.push(cluster.post(uri, &map).await.ok());
+    }
+    while let Some(expected) = stored.first() {
+        let event = watch.next().await.unwrap();
+        if event["object"]["data"]["text"].is_string() {
+            assert!(event["object"] == *expected && event["type"] == "ADDED");
+            stored.remove(0);
+        }
+    }
+}

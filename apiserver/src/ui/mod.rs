@@ -148,9 +148,7 @@ async fn log_in(
     parts: &Parts,
     body: Body,
 ) -> Result<Response<Body>, ApiError> {
-    let place = server.ui.logins.try_acquire().map_err(|_| {
-        ApiError::too_many_requests("Too many requests, please try again later.", 1)
-    })?;
+    let place = server.ui.logins.try_acquire().map_err(|_| ApiError::too_many())?;
     let read = body::read_at_most(LOGIN_BYTES_MAX, &parts.headers, body);
     let bytes = tokio::time::timeout(LOGIN_TIMEOUT, read)
         .await

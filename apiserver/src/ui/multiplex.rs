@@ -111,31 +111,50 @@ fn lines(server: Arc<ApiServer>, user: User, watch: Wanted) -> impl Stream<Item 
     let opened = async move {
         let response = server.handle(request).await;
         if response.status().is_success() {
+            let mut tagger = Tagger::new(&id);
             let events = BodyStream::new(response.into_body()).filter_map(move |frame| {
                 let data = frame.ok().and_then(|frame| frame.into_data().ok());
-                ready(data.map(|data| Piece::Lines(tagged(&id, &data))))
+                ready(data.and_then(|data| tagger.lines(&data)).map(Piece::Lines))
             });
             return events.chain(stream::once(ready(Piece::End))).left_stream();
         }
         let status = refusal(response.into_body()).await;
         let mut event = b"{\"type\":\"ERROR\",\"object\":".to_vec();
         event.extend_from_slice(&status);
-        event.extend_from_slice(b"}");
-        stream::once(ready(Piece::Refused(tagged(&id, &event)))).right_stream()
+        event.extend_from_slice(b"}\n");
+        let line = Tagger::new(&id).lines(&event).unwrap_or_default();
+        stream::once(ready(Piece::Refused(line))).right_stream()
     };
     opened.flatten_stream()
 }
 
-/// Puts the id before every line. A piece of a watch's answer is whole lines.
-fn tagged(id: &str, lines: &[u8]) -> Bytes {
-    let mut tagged = BytesMut::with_capacity(lines.len() + 64);
-    for line in lines.split(|byte| *byte == b'\n').filter(|line| !line.is_empty()) {
-        tagged.extend_from_slice(id.as_bytes());
-        tagged.extend_from_slice(b" ");
-        tagged.extend_from_slice(line);
-        tagged.extend_from_slice(b"\n");
+/// Puts the id before every line.
+struct Tagger {
+    id: String,
+    /// The line that has begun, with its id.
+    line: BytesMut,
+}
+
+impl Tagger {
+    fn new(id: &str) -> Self {
+        Self { id: id.to_owned(), line: BytesMut::new() }
     }
-    tagged.freeze()
+
+    /// The lines that are complete with this piece of the watch's answer.
+    fn lines(&mut self, piece: &[u8]) -> Option<Bytes> {
+        let mut complete = BytesMut::new();
+        for part in piece.split_inclusive(|byte| *byte == b'\n') {
+            if self.line.is_empty() {
+                self.line.extend_from_slice(self.id.as_bytes());
+                self.line.extend_from_slice(b" ");
+            }
+            self.line.extend_from_slice(part);
+            if part.ends_with(b"\n") {
+                complete.unsplit(self.line.split());
+            }
+        }
+        (!complete.is_empty()).then(|| complete.freeze())
+    }
 }
 
 /// The Status that refuses a watch.
@@ -182,6 +201,9 @@ mod tests {
 
     #[test]
     fn each_line_gets_its_id() {
-        assert_eq!(tagged("p", b"{1}\n{2}\n"), "p {1}\np {2}\n");
+        let mut tagger = Tagger::new("p");
+        assert_eq!(tagger.lines(b"{1}\n{2}\n{"), Some("p {1}\np {2}\n".into()));
+        assert_eq!(tagger.lines(b"3"), None, "it waits for the end of the line");
+        assert_eq!(tagger.lines(b"}\n{4}\n"), Some("p {3}\np {4}\n".into()));
     }
 }

@@ -1,11 +1,13 @@
 //! `list`: a collection as of one revision, in pages if asked.
 
+mod stored;
+
 use std::sync::Arc;
 use std::time::Duration;
 
 use api::Persistence;
-use bytes::Bytes;
 use http::{Response, StatusCode};
+use http_body_util::BodyExt;
 use jiff::Timestamp;
 use serde_json::{Value, json};
 use store::{Page, Record};
@@ -14,11 +16,13 @@ use crate::body::{self, Body};
 use crate::call::Call;
 use crate::error::ApiError;
 use crate::meta::{self, Meta};
-use crate::negotiate::{Accepted, Encoding, Form};
+use crate::negotiate::{self, Encoding, Form};
 use crate::options::{Continue, ListOptions, Match};
+use crate::render;
 use crate::selection::Selection;
+use crate::sending::Weight;
 use crate::table::Table;
-use crate::{object, render};
+use stored::ListBody;
 
 /// How long a list waits for a revision that the server has not reached.
 const REVISION_WAIT: Duration = Duration::from_secs(3);
@@ -41,17 +45,13 @@ pub(crate) async fn answer(call: &Call<'_>) -> Result<Response<Body>, ApiError> 
     let page = call.server.store.list(&prefix, after, options.limit, |r| selection.matches(r));
     let revision = revision.unwrap_or(page.revision);
     let metadata = list_metadata(&page, revision, &selection);
-    let bytes = match accepted.form {
-        Form::Whole | Form::Discovery(_) if accepted.encoding == Encoding::Json => {
-            return Ok(body::json_bytes(
-                StatusCode::OK,
-                concatenate(call, &page.records, &metadata)?,
-                call.headers,
-            ));
-        }
+    let value = match accepted.form {
         Form::Whole | Form::Discovery(_) => {
-            let bytes = concatenate(call, &page.records, &metadata)?;
-            serde_json::from_slice(&bytes).map_err(ApiError::internal)?
+            let list = around(call, page.records, &metadata);
+            if accepted.encoding == Encoding::Json {
+                return Ok(streamed(call, list));
+            }
+            serde_json::from_slice(&list.into_bytes()?).map_err(ApiError::internal)?
         }
         Form::Table(version) => {
             let mut table = Table::new(call, version)?;
@@ -75,11 +75,7 @@ pub(crate) async fn answer(call: &Call<'_>) -> Result<Response<Body>, ApiError> 
             })
         }
     };
-    finish(call, &accepted, &bytes)
-}
-
-fn finish(call: &Call<'_>, accepted: &Accepted, value: &Value) -> Result<Response<Body>, ApiError> {
-    body::value(StatusCode::OK, value, accepted.encoding, call.headers)
+    body::value(StatusCode::OK, &value, accepted.encoding, call.headers)
 }
 
 /// Waits until the server is at least as new as the client wants, and says which revision to
@@ -130,31 +126,22 @@ fn list_metadata(page: &Page<Meta>, revision: u64, selection: &Selection) -> Val
 }
 
 /// The list around the objects' own bytes.
-fn concatenate(
-    call: &Call<'_>,
-    records: &[Arc<Record<Meta>>],
-    metadata: &Value,
-) -> Result<Bytes, ApiError> {
+fn around(call: &Call<'_>, records: Vec<Arc<Record<Meta>>>, metadata: &Value) -> ListBody {
     let head = format!(
         "{{\"kind\":\"{}List\",\"apiVersion\":\"{}\",\"metadata\":{metadata},\"items\":[",
         call.served.kind,
         call.served.api_version()
     );
-    let size: usize = records.iter().map(|r| r.value.len() + 1).sum();
-    let mut list = Vec::with_capacity(head.len() + size + 3);
-    list.extend_from_slice(head.as_bytes());
-    for (index, record) in records.iter().enumerate() {
-        if index > 0 {
-            list.push(b',');
-        }
-        if call.is_storage_version() {
-            list.extend_from_slice(&record.value);
-        } else {
-            let mut object = render::parse(record)?;
-            render::convert(call, &mut object);
-            list.extend_from_slice(&object::Encoded::new(&object, call.served).at(record.revision));
-        }
-    }
-    list.extend_from_slice(b"]}\n");
-    Ok(list.into())
+    ListBody::new(head, records, (call.resource, call.served))
+}
+
+/// The list as JSON, which is written while the client takes it.
+fn streamed(call: &Call<'_>, list: ListBody) -> Response<Body> {
+    let compress = list.weight() > body::GZIP_MIN_BYTES && negotiate::accepts_gzip(call.headers);
+    let list = if compress { list.compressed() } else { list };
+    let weight = Weight(list.weight());
+    let mut response = body::headed(StatusCode::OK, "application/json", compress);
+    *response.body_mut() = list.boxed_unsync();
+    response.extensions_mut().insert(weight);
+    response
 }

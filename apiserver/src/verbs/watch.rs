@@ -1,5 +1,7 @@
 //! `watch`: the changes of a collection as a stream of JSON lines.
 
+mod lines;
+
 use std::collections::VecDeque;
 use std::time::Duration;
 
@@ -22,8 +24,10 @@ use crate::options::ListOptions;
 use crate::request::{Query, RequestInfo};
 use crate::security::User;
 use crate::selection::Selection;
+use crate::sending::PIECE_BYTES;
 use crate::table::Table;
 use crate::{catalog, render, server};
+use lines::Lines;
 
 /// How often a client that asked for bookmarks gets one.
 const BOOKMARK_INTERVAL: Duration = Duration::from_secs(60);
@@ -68,6 +72,7 @@ pub(crate) fn answer(call: &Call<'_>) -> Result<Response<Body>, ApiError> {
             Ok(watch) => State::Live(watch),
             Err(error) => State::Failing(error),
         },
+        frames: VecDeque::new(),
     };
     let mut response = Response::new(body::stream(stream(watcher)));
     let headers = response.headers_mut();
@@ -110,6 +115,8 @@ struct Watcher {
     columns_sent: bool,
     head: Head,
     state: State,
+    /// What is written and not sent yet.
+    frames: VecDeque<Bytes>,
 }
 
 type Opened = (Head, Result<Watch<Meta>, WatchError>);
@@ -139,12 +146,17 @@ fn stream(watcher: Watcher) -> impl Stream<Item = Bytes> + Send {
     })
 }
 
-/// Initial objects go out in pieces of about this size.
-const PIECE_BYTES: usize = 64 << 10;
-
 impl Watcher {
+    /// The next frame of the response.
     async fn next(&mut self) -> Option<Bytes> {
-        let head = self.head_piece();
+        while self.frames.is_empty() {
+            self.frames = self.next_lines().await?.into_frames();
+        }
+        self.frames.pop_front()
+    }
+
+    async fn next_lines(&mut self) -> Option<Lines> {
+        let head = self.head_lines();
         if head.is_some() {
             return head;
         }
@@ -155,51 +167,54 @@ impl Watcher {
         }
     }
 
-    /// The next piece of the initial events.
-    fn head_piece(&mut self) -> Option<Bytes> {
+    /// The next of the initial events.
+    fn head_lines(&mut self) -> Option<Lines> {
         let (mut records, end) = match std::mem::replace(&mut self.head, Head::Done) {
             Head::Initial { records, end } => (records, end),
             Head::Done => return None,
         };
-        let mut piece = Vec::new();
-        while piece.len() < PIECE_BYTES
+        let mut lines = Lines::default();
+        while lines.len() < PIECE_BYTES
             && let Some(record) = records.pop_front()
         {
-            self.event(&mut piece, "ADDED", &record);
+            self.event(&mut lines, "ADDED", &record);
         }
         if !records.is_empty() {
             self.head = Head::Initial { records, end };
         } else if let Some(revision) = end {
-            self.bookmark(&mut piece, revision, true);
+            self.bookmark(&mut lines, revision, true);
         }
-        (!piece.is_empty()).then(|| piece.into())
+        (!lines.is_empty()).then_some(lines)
     }
 
     /// Waits for the next changes.
-    async fn live(&mut self, mut watch: Watch<Meta>) -> Option<Bytes> {
+    async fn live(&mut self, mut watch: Watch<Meta>) -> Option<Lines> {
         loop {
-            let batch = match watch.poll() {
+            let batch = match watch.poll_at_most(PIECE_BYTES) {
                 Ok(batch) => batch,
                 Err(error) => return Some(self.error_event(&error)),
             };
-            let mut piece = Vec::new();
+            let mut lines = Lines::default();
             for change in &batch.changes {
-                self.change(&mut piece, change);
+                self.change(&mut lines, change);
             }
             let now = Instant::now();
             if now >= self.deadline {
                 if self.bookmarks {
-                    self.bookmark(&mut piece, batch.revision, false);
+                    self.bookmark(&mut lines, batch.revision, false);
                 }
-                return (!piece.is_empty()).then(|| piece.into());
+                return (!lines.is_empty()).then_some(lines);
             }
             if self.bookmarks && now >= self.next_bookmark {
                 self.next_bookmark = now + BOOKMARK_INTERVAL;
-                self.bookmark(&mut piece, batch.revision, false);
+                self.bookmark(&mut lines, batch.revision, false);
             }
-            if !piece.is_empty() {
+            if !lines.is_empty() {
                 self.state = State::Live(watch);
-                return Some(piece.into());
+                return Some(lines);
+            }
+            if !batch.is_complete {
+                continue;
             }
             let wake =
                 if self.bookmarks { self.next_bookmark.min(self.deadline) } else { self.deadline };
@@ -209,14 +224,14 @@ impl Watcher {
     }
 
     /// Writes the event that a change means for this selection, if any.
-    fn change(&mut self, piece: &mut Vec<u8>, change: &Change<Meta>) {
+    fn change(&mut self, lines: &mut Lines, change: &Change<Meta>) {
         let before = change.previous.as_ref().is_some_and(|r| self.selection.matches(r));
         let after = change.kind != ChangeKind::Deleted && self.selection.matches(&change.record);
         match (before, after) {
-            (false, true) => self.event(piece, "ADDED", &change.record),
-            (true, true) => self.event(piece, "MODIFIED", &change.record),
+            (false, true) => self.event(lines, "ADDED", &change.record),
+            (true, true) => self.event(lines, "MODIFIED", &change.record),
             (true, false) if change.kind == ChangeKind::Deleted => {
-                self.event(piece, "DELETED", &change.record);
+                self.event(lines, "DELETED", &change.record);
             }
             // It left the selection: the client gets the last state that it could know, at the
             // revision of the change.
@@ -226,33 +241,33 @@ impl Watcher {
                 {
                     object["metadata"]["resourceVersion"] =
                         change.record.revision.to_string().into();
-                    self.object_event(piece, "DELETED", object, change.record.revision);
+                    self.object_event(lines, "DELETED", object, change.record.revision);
                 }
             }
             (false, false) => {}
         }
     }
 
-    fn event(&mut self, piece: &mut Vec<u8>, kind: &str, record: &Record<Meta>) {
+    fn event(&mut self, lines: &mut Lines, kind: &str, record: &Record<Meta>) {
         if self.form == Form::Whole && std::ptr::eq(self.found.1, &self.found.0.served[0]) {
-            write_event(piece, kind, &record.value);
+            lines.push(kind, &record.value);
             return;
         }
         if let Form::Metadata(version) = self.form {
             match render::partial_bytes(record, version) {
-                Ok(object) => write_event(piece, kind, &object),
+                Ok(object) => lines.push(kind, &object.into()),
                 Err(error) => tracing::error!(%error, "a watch event is skipped"),
             }
             return;
         }
         match render::parse(record) {
-            Ok(object) => self.object_event(piece, kind, object, record.revision),
+            Ok(object) => self.object_event(lines, kind, object, record.revision),
             Err(error) => tracing::error!(%error, "a watch event is skipped"),
         }
     }
 
     /// Writes the event of an object in its storage version.
-    fn object_event(&mut self, piece: &mut Vec<u8>, kind: &str, object: Value, revision: u64) {
+    fn object_event(&mut self, lines: &mut Lines, kind: &str, object: Value, revision: u64) {
         let first = !std::mem::replace(&mut self.columns_sent, true);
         let form = self.form.clone();
         let found = self.found;
@@ -274,10 +289,10 @@ impl Watcher {
                 Encoded::new(&object, found.1).at(revision)
             }
         };
-        write_event(piece, kind, &bytes);
+        lines.push(kind, &bytes);
     }
 
-    fn bookmark(&self, piece: &mut Vec<u8>, revision: u64, ends_initial: bool) {
+    fn bookmark(&self, lines: &mut Lines, revision: u64, ends_initial: bool) {
         let mut metadata = json!({
             "resourceVersion": revision.to_string(), "creationTimestamp": null,
         });
@@ -310,10 +325,10 @@ impl Watcher {
                 "kind": served.kind, "apiVersion": served.api_version(), "metadata": metadata,
             }),
         };
-        write_event(piece, "BOOKMARK", object.to_string().as_bytes());
+        lines.push("BOOKMARK", &object.to_string().into());
     }
 
-    fn error_event(&self, error: &WatchError) -> Bytes {
+    fn error_event(&self, error: &WatchError) -> Lines {
         let message = match error {
             WatchError::TooOld(revision) => {
                 format!("too old resource version: {revision} ({})", self.server.store.revision())
@@ -322,22 +337,13 @@ impl Watcher {
                 format!("too large resource version: {wanted}, current: {current}")
             }
         };
-        let mut piece = Vec::new();
+        let mut lines = Lines::default();
         let status = ApiError::expired(message).status().to_string();
-        write_event(&mut piece, "ERROR", status.as_bytes());
-        piece.into()
+        lines.push("ERROR", &status.into());
+        lines
     }
 
     fn call(&self) -> Call<'_> {
         Call::new(&self.server, &self.user, &self.info, &self.query, &self.headers, self.found)
     }
-}
-
-fn write_event(piece: &mut Vec<u8>, kind: &str, object: &[u8]) {
-    piece.reserve(object.len() + kind.len() + 24);
-    piece.extend_from_slice(b"{\"type\":\"");
-    piece.extend_from_slice(kind.as_bytes());
-    piece.extend_from_slice(b"\",\"object\":");
-    piece.extend_from_slice(object);
-    piece.extend_from_slice(b"}\n");
 }

@@ -126,4 +126,7 @@ pub struct WatchBatch<M> {
     pub changes: Vec<Change<M>>,
     /// No further change at or before this revision will come.
     pub revision: Revision,
+    /// Whether these are all so far. Otherwise more may be there already, and
+    /// [`Watch::changed`](super::Watch::changed) need not tell of them.
+    pub is_complete: bool,
 }

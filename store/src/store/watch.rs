@@ -17,18 +17,24 @@ pub struct Watch<M> {
 impl<M: Send + Sync + 'static> Watch<M> {
     /// The changes since the last call, perhaps none, without waiting.
     pub fn poll(&mut self) -> Result<WatchBatch<M>, WatchError> {
+        self.poll_at_most(usize::MAX)
+    }
+
+    /// The next changes, up to the one that makes `max_bytes` of values full. The others stay in the
+    /// history, so that a slow reader keeps no more than that.
+    pub fn poll_at_most(&mut self, max_bytes: usize) -> Result<WatchBatch<M>, WatchError> {
         self.wake.borrow_and_update();
         let bucket = bucket_of(&self.prefix);
-        let (changes, revision) = self.store.back(|back| {
-            let changes = match back.rings.get(bucket) {
-                Some(ring) => ring.after(self.cursor, &self.prefix),
-                None => Some(Vec::new()),
+        let (found, revision) = self.store.back(|back| {
+            let found = match back.rings.get(bucket) {
+                Some(ring) => ring.after(self.cursor, &self.prefix, max_bytes),
+                None => Some((Vec::new(), None)),
             };
-            (changes, back.revision)
+            (found, back.revision)
         });
-        let changes = changes.ok_or(WatchError::TooOld(self.cursor))?;
-        self.cursor = revision;
-        Ok(WatchBatch { changes, revision })
+        let (changes, stopped_at) = found.ok_or(WatchError::TooOld(self.cursor))?;
+        self.cursor = stopped_at.unwrap_or(revision);
+        Ok(WatchBatch { changes, revision: self.cursor, is_complete: stopped_at.is_none() })
     }
 
     /// Waits until the bucket changes after the last [`Watch::poll`].

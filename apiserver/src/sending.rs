@@ -1,0 +1,368 @@
+//! Response bodies on their way to clients: sent in pieces, and counted until the client has taken
+//! them. A client that reads slowly makes room when others need it.
+
+use std::collections::BTreeMap;
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::Response;
+use http_body::{Body as _, Frame, SizeHint};
+use http_body_util::BodyExt;
+use tokio::time::{Instant, Sleep};
+
+use crate::body::{Body, BoxError};
+use crate::budget::{Budget, Full, Lease};
+use crate::error::ApiError;
+
+/// Bytes of a body that are handed to a connection, or encoded, at a time.
+pub(crate) const PIECE_BYTES: usize = 64 << 10;
+/// The last bytes of a frame, which are a piece of their own. HTTP/2 takes it when the pieces before
+/// it are nearly sent; so what is not counted any more is small.
+const TAIL_BYTES: usize = 1 << 10;
+/// Bytes of large responses that clients have not taken yet.
+const LARGE_BYTES_MAX: usize = 128 << 20;
+/// Bytes of large responses that the clients of one user have not taken yet.
+const USER_LARGE_BYTES_MAX: usize = 32 << 20;
+/// Bytes of responses, and of frames of watches and logs, that fit into one piece. They have a bound
+/// of their own, so that large responses are not in their way.
+const SMALL_BYTES_MAX: usize = 64 << 20;
+/// Bytes of these for the clients of one user.
+const USER_SMALL_BYTES_MAX: usize = 16 << 20;
+/// How long a client may take for nothing before its response may be broken off for another.
+const SLOW_AFTER: Duration = Duration::from_secs(3);
+/// Bytes that a client takes in a second, at least, when its response is to stay.
+const SLOW_BYTES_PER_SECOND: usize = 256 << 10;
+/// How long a watch or log waits for room before it ends. A large object that was replaced meanwhile
+/// is kept for so long.
+const ROOM_WAIT: Duration = Duration::from_secs(2);
+const ROOM_POLL: Duration = Duration::from_millis(50);
+
+/// Among a response's extensions: the bytes that it keeps in memory, where they are not those of its
+/// body.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Weight(pub(crate) usize);
+
+/// The responses that are being sent.
+#[derive(Clone)]
+pub(crate) struct Responses(Arc<Shared>);
+
+struct Shared {
+    large: Budget,
+    small: Budget,
+    slow_after: Duration,
+    room_wait: Duration,
+    open: Mutex<Open>,
+}
+
+#[derive(Default)]
+struct Open {
+    next_number: u64,
+    flows: BTreeMap<u64, Weak<Flow>>,
+}
+
+impl Responses {
+    pub(crate) fn new() -> Self {
+        Self(Arc::new(Shared {
+            large: Budget::new(LARGE_BYTES_MAX, USER_LARGE_BYTES_MAX),
+            small: Budget::new(SMALL_BYTES_MAX, USER_SMALL_BYTES_MAX),
+            slow_after: SLOW_AFTER,
+            room_wait: ROOM_WAIT,
+            open: Mutex::default(),
+        }))
+    }
+
+    /// Bytes of all responses.
+    #[cfg(test)]
+    pub(crate) fn held(&self) -> usize {
+        self.0.large.held() + self.0.small.held()
+    }
+
+    /// Room for a response of so many bytes; others that are slow make room. One response is always
+    /// possible when nothing else is being sent, so that every collection can be listed.
+    pub(crate) fn room(&self, holder: &Arc<str>, bytes: usize) -> Result<Lease, ApiError> {
+        self.take(holder, bytes).ok_or_else(ApiError::too_many)
+    }
+
+    /// Sends the response to a read; refuses it without room.
+    pub(crate) fn send(
+        &self,
+        response: Response<Body>,
+        holder: &Arc<str>,
+    ) -> Result<Response<Body>, ApiError> {
+        let lease = self.room(holder, bytes_of(&response))?;
+        Ok(self.wrap(response, lease, false))
+    }
+
+    /// Sends the response to a write that was done, of which the client must learn. Its room was
+    /// taken before and becomes what the response takes.
+    pub(crate) fn send_in(&self, response: Response<Body>, mut room: Lease) -> Response<Body> {
+        room.set(bytes_of(&response));
+        self.wrap(response, room, false)
+    }
+
+    /// Sends a response without end. What counts is the frame that the client is to take next.
+    pub(crate) fn stream(&self, response: Response<Body>, holder: &Arc<str>) -> Response<Body> {
+        self.wrap(response, self.0.small.lease(holder), true)
+    }
+
+    fn wrap(&self, response: Response<Body>, lease: Lease, is_stream: bool) -> Response<Body> {
+        if response.body().is_end_stream() {
+            return response;
+        }
+        response.map(|body| {
+            let since = Instant::now();
+            let held = Held { body, left: Bytes::new(), lease, since, sent: 0 };
+            let flow = Arc::new(Flow(Mutex::new(Some(held))));
+            let number = self.enter(&flow);
+            let responses = self.clone();
+            Sending { flow, responses, number, is_stream, wait: None }.boxed_unsync()
+        })
+    }
+
+    fn enter(&self, flow: &Arc<Flow>) -> u64 {
+        let mut open = self.lock();
+        let number = open.next_number;
+        open.next_number += 1;
+        open.flows.insert(number, Arc::downgrade(flow));
+        number
+    }
+
+    fn take(&self, holder: &Arc<str>, bytes: usize) -> Option<Lease> {
+        let budget = if bytes > PIECE_BYTES { &self.0.large } else { &self.0.small };
+        let mut lease = budget.lease(holder);
+        let mut slow = None;
+        while let Err(full) = lease.grow_or_alone(bytes) {
+            let slow = slow.get_or_insert_with(|| self.slow_flows());
+            let in_the_way = |flow: &SlowFlow| {
+                flow.budget.is(budget) && (full == Full::Total || flow.holder == *holder)
+            };
+            let slowest = slow.iter().rposition(in_the_way)?;
+            slow.remove(slowest).flow.break_off();
+        }
+        Some(lease)
+    }
+
+    /// The responses whose clients are slow, the slowest last.
+    fn slow_flows(&self) -> Vec<SlowFlow> {
+        let flows: Vec<Arc<Flow>> = self.lock().flows.values().filter_map(Weak::upgrade).collect();
+        let now = Instant::now();
+        let mut slow: Vec<SlowFlow> = flows
+            .into_iter()
+            .filter_map(|flow| SlowFlow::of(flow, self.0.slow_after, now))
+            .collect();
+        slow.sort_by_key(|slow| slow.overdue);
+        slow
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Open> {
+        // Nothing that holds the lock panics.
+        self.0.open.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// What a body returns when it is polled.
+type Polled = Option<Result<Frame<Bytes>, BoxError>>;
+
+/// Bytes that a response keeps in memory.
+fn bytes_of(response: &Response<Body>) -> usize {
+    let weight = response.extensions().get::<Weight>().map(|weight| weight.0);
+    let exact = response.body().size_hint().exact().and_then(|bytes| usize::try_from(bytes).ok());
+    weight.or(exact).unwrap_or(PIECE_BYTES)
+}
+
+/// What a response keeps in memory; `None` once it was broken off.
+struct Flow(Mutex<Option<Held>>);
+
+struct Held {
+    body: Body,
+    /// The rest of the last frame.
+    left: Bytes,
+    lease: Lease,
+    /// When the client could begin to take what is counted, and how much it has taken since.
+    since: Instant,
+    sent: usize,
+}
+
+struct SlowFlow {
+    flow: Arc<Flow>,
+    budget: Budget,
+    holder: Arc<str>,
+    overdue: Duration,
+}
+
+impl SlowFlow {
+    fn of(flow: Arc<Flow>, slow_after: Duration, now: Instant) -> Option<Self> {
+        // A response that is being worked on is not slow.
+        let state = flow.0.try_lock().ok()?;
+        let held = state.as_ref().filter(|held| held.lease.amount() > 0)?;
+        let seconds = u32::try_from(held.sent / SLOW_BYTES_PER_SECOND).unwrap_or(u32::MAX);
+        let allowed = slow_after + Duration::from_secs(u64::from(seconds));
+        let overdue = now.duration_since(held.since).checked_sub(allowed)?;
+        let (budget, holder) = (held.lease.budget().clone(), held.lease.holder().clone());
+        drop(state);
+        Some(Self { flow, budget, holder, overdue })
+    }
+}
+
+impl Flow {
+    fn lock(&self) -> MutexGuard<'_, Option<Held>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn break_off(&self) {
+        let held = self.lock().take();
+        if let Some(held) = held {
+            tracing::debug!(user = %held.lease.holder(), "a slow response is broken off");
+        }
+    }
+}
+
+/// Why a response ended early.
+#[derive(Debug, thiserror::Error)]
+enum BrokenOff {
+    #[error("the client took the response too slowly, and others needed the memory")]
+    Slow,
+    #[error("there was no memory for the next part of the response")]
+    NoRoom,
+}
+
+impl Held {
+    /// Waits for the next frame of the body; returns its end, an error or trailers as they come.
+    fn fill(&mut self, context: &mut Context<'_>) -> Poll<Option<Polled>> {
+        while self.left.is_empty() {
+            let frame = match ready!(Pin::new(&mut self.body).poll_frame(context)) {
+                Some(Ok(frame)) => frame,
+                end => return Poll::Ready(Some(end)),
+            };
+            match frame.into_data() {
+                Ok(data) => self.left = data,
+                Err(trailers) => return Poll::Ready(Some(Some(Ok(trailers)))),
+            }
+        }
+        Poll::Ready(None)
+    }
+
+    fn next_piece(&mut self) -> Bytes {
+        let left = self.left.len();
+        let size = if left <= TAIL_BYTES { left } else { PIECE_BYTES.min(left - TAIL_BYTES) };
+        self.sent += size;
+        self.left.split_to(size)
+    }
+}
+
+/// A body that is handed out in pieces and holds its lease until it is taken.
+struct Sending {
+    flow: Arc<Flow>,
+    responses: Responses,
+    number: u64,
+    is_stream: bool,
+    wait: Option<Wait>,
+}
+
+/// A wait for room.
+struct Wait {
+    until: Instant,
+    sleep: Pin<Box<Sleep>>,
+}
+
+impl Wait {
+    fn new(wait: Duration) -> Self {
+        Self { until: Instant::now() + wait, sleep: Box::pin(tokio::time::sleep(ROOM_POLL)) }
+    }
+
+    /// Waits until it is time to try again; returns whether it is worth it.
+    fn poll(&mut self, context: &mut Context<'_>) -> Poll<bool> {
+        ready!(self.sleep.as_mut().poll(context));
+        let now = Instant::now();
+        self.sleep.as_mut().reset(now + ROOM_POLL);
+        Poll::Ready(now < self.until)
+    }
+}
+
+impl Sending {
+    /// Waits until the frame that has come has room. A watch or log does not fail because many
+    /// clients get the same large object at the same time.
+    fn admit(
+        responses: &Responses,
+        wait: &mut Option<Wait>,
+        held: &mut Held,
+        context: &mut Context<'_>,
+    ) -> Poll<Result<(), BrokenOff>> {
+        let (bytes, holder) = (held.left.len(), held.lease.holder().clone());
+        let lease = loop {
+            if let Some(lease) = responses.take(&holder, bytes) {
+                break lease;
+            }
+            let wait = wait.get_or_insert_with(|| Wait::new(responses.0.room_wait));
+            if !ready!(wait.poll(context)) {
+                return Poll::Ready(Err(BrokenOff::NoRoom));
+            }
+        };
+        held.lease = lease;
+        *wait = None;
+        (held.since, held.sent) = (Instant::now(), 0);
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl http_body::Body for Sending {
+    type Data = Bytes;
+    type Error = BoxError;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+        let this = &mut *self;
+        let mut state = this.flow.lock();
+        let Some(held) = state.as_mut() else {
+            return Poll::Ready(Some(Err(BrokenOff::Slow.into())));
+        };
+        if this.is_stream && held.left.is_empty() {
+            held.lease.set(0);
+        }
+        if let Some(other) = ready!(held.fill(context)) {
+            return Poll::Ready(other);
+        }
+        if this.is_stream && held.lease.amount() == 0 {
+            let admitted = Self::admit(&this.responses, &mut this.wait, held, context);
+            if let Err(error) = ready!(admitted) {
+                *state = None;
+                return Poll::Ready(Some(Err(error.into())));
+            }
+        }
+        Poll::Ready(Some(Ok(Frame::data(held.next_piece()))))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        let state = self.flow.lock();
+        state.as_ref().is_some_and(|held| held.left.is_empty() && held.body.is_end_stream())
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        let state = self.flow.lock();
+        let Some(held) = state.as_ref() else { return SizeHint::default() };
+        let (rest, left) = (held.body.size_hint(), held.left.len() as u64);
+        let mut hint = SizeHint::new();
+        hint.set_lower(rest.lower() + left);
+        if let Some(upper) = rest.upper() {
+            hint.set_upper(upper + left);
+        }
+        hint
+    }
+}
+
+impl Drop for Sending {
+    fn drop(&mut self) {
+        self.responses.lock().flows.remove(&self.number);
+        // A look for slow responses may hold the flow for a moment; the bytes are free already.
+        self.flow.lock().take();
+    }
+}
+
+#[cfg(test)]
+mod tests;
