@@ -6,6 +6,7 @@ use api::{Persistence, Resource, Served, Subresource};
 use http::HeaderMap;
 use store::Durability;
 
+use crate::deadline::Deadline;
 use crate::error::ApiError;
 use crate::meta;
 use crate::request::{Query, RequestInfo};
@@ -22,6 +23,8 @@ pub(crate) struct Call<'a> {
     pub(crate) headers: &'a HeaderMap,
     pub(crate) resource: &'static Resource,
     pub(crate) served: &'static Served,
+    /// Until when something may be written.
+    pub(crate) deadline: Deadline,
     warnings: Warnings,
 }
 
@@ -34,8 +37,14 @@ impl<'a> Call<'a> {
         headers: &'a HeaderMap,
         (resource, served): (&'static Resource, &'static Served),
     ) -> Self {
-        let warnings = Warnings::default();
-        Self { server, user, info, query, headers, resource, served, warnings }
+        let (deadline, warnings) = (Deadline::default(), Warnings::default());
+        Self { server, user, info, query, headers, resource, served, deadline, warnings }
+    }
+
+    /// The same call, which writes nothing after `deadline`.
+    pub(crate) fn until(mut self, deadline: &Deadline) -> Self {
+        self.deadline = deadline.clone();
+        self
     }
 
     /// Whether the stored bytes are already in the version that the client asked for.
@@ -97,6 +106,7 @@ impl<'a> Call<'a> {
             headers: self.headers,
             resource,
             served: &resource.served[0],
+            deadline: self.deadline.clone(),
             warnings: Warnings::default(),
         }
     }

@@ -253,6 +253,17 @@ impl ApiError {
         .about("", "", "")
     }
 
+    /// 504: the request took too long, and the store has not answered it.
+    pub(crate) fn timed_out_while_writing() -> Self {
+        Self::new(
+            StatusCode::GATEWAY_TIMEOUT,
+            "Timeout",
+            "Timeout: request did not complete within the allotted timeout, and the outcome of the \
+             write is unknown",
+        )
+        .about("", "", "")
+    }
+
     /// 429 of a client that has to wait for others, or for its own requests.
     pub(crate) fn too_many() -> Self {
         Self::too_many_requests("Too many requests, please try again later.", 1)

@@ -17,6 +17,7 @@ mod churn;
 mod components;
 mod config;
 mod connections;
+mod deadline;
 mod decode;
 mod discovery;
 mod error;

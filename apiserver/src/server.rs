@@ -19,6 +19,7 @@ use crate::call::Call;
 use crate::catalog::Catalog;
 use crate::churn::Churn;
 use crate::config::Config;
+use crate::deadline::Deadline;
 use crate::error::ApiError;
 use crate::health::NodeParts;
 use crate::intake::{self, Intake};
@@ -202,7 +203,8 @@ impl ApiServer {
         }
         if info.is_long_running() {
             let place = (!inside).then(|| self.intake.stream(&holder)).transpose()?;
-            let response = self.route(&user, &info, &query, parts, body).await?;
+            let deadline = Deadline::default();
+            let response = self.route(&user, &info, &query, parts, body, &deadline).await?;
             return Ok(self.stream(response, &holder, place));
         }
         let timeout = self.config.request_timeout;
@@ -226,13 +228,17 @@ impl ApiServer {
         let room = (writes && !inside)
             .then(|| responses.room(&holder, body_bytes + self.stored_bytes(&info)))
             .transpose()?;
-        let server = self.clone();
-        let work = async move { server.route(&user, &info, &query, parts, body).await };
+        let (server, deadline) = (self.clone(), Deadline::default());
+        // Work on another thread goes on without its client.
+        let _ends = deadline.ends_on_drop();
+        let until = deadline.clone();
+        let work = async move {
+            until.check()?;
+            server.route(&user, &info, &query, parts, body, &until).await
+        };
         let answered =
             async { if heavy { self.intake.heavy(&holder, work).await? } else { work.await } };
-        let response = tokio::time::timeout(timeout, answered)
-            .await
-            .unwrap_or_else(|_| Err(ApiError::timed_out()))?;
+        let response = deadline.limit(timeout, answered).await?;
         match room {
             Some(room) => Ok(responses.send_in(response, room)),
             None if inside => Ok(response),
@@ -365,6 +371,7 @@ impl ApiServer {
         query: &Query,
         parts: Parts,
         body: Body,
+        deadline: &Deadline,
     ) -> Result<Response<Body>, ApiError> {
         if !info.is_resource {
             return public::answer(self, info, &parts).await;
@@ -382,7 +389,7 @@ impl ApiServer {
         if parts.extensions.get::<FromThisMachine>().is_some() {
             headers.remove(ACCEPT_ENCODING);
         }
-        let call = Call::new(self, user, info, query, &headers, found);
+        let call = Call::new(self, user, info, query, &headers, found).until(deadline);
         call.warn_all(api::registry::deprecation_warning(found.1));
         let began = Instant::now();
         let answer = match info.subresource.as_str() {

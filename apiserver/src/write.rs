@@ -208,6 +208,7 @@ pub(crate) async fn commit(
         }),
         current => Err(current.cloned()),
     };
+    let _writing = call.deadline.write()?;
     match call.server.store.write(key, durability, decide).await {
         Ok(Written::Put(record)) => Ok(Committed::Done(Stored::Object(record))),
         Ok(Written::Deleted(record)) => {

@@ -1,10 +1,13 @@
 //! Create, get, list, update, discovery.
 
+use std::time::Duration;
+
 use http::header::{ACCEPT_ENCODING, CONTENT_ENCODING};
 use http::{Method, Request};
 use serde_json::json;
 
 use super::harness::{self, Cluster};
+use crate::Config;
 use crate::body::full;
 use crate::security::User;
 use crate::tls_listener::FromThisMachine;
@@ -331,4 +334,24 @@ async fn generated_name_may_begin_with_any_letter() {
         let made = cluster.post(MAPS, &json!({"metadata": {"generateName": prefix}})).await;
         made.fails(422);
     }
+}
+
+#[tokio::test]
+async fn request_that_timed_out_is_not_stored_later() {
+    let config = Config { request_timeout: Duration::from_millis(300), ..Config::default() };
+    let cluster = Cluster::with_config(config).await;
+    let quota = json!({"metadata": {"name": "q"}, "spec": {"hard": {"configmaps": "9"}}});
+    cluster.post("/api/v1/namespaces/default/resourcequotas", &quota).await.ok();
+    let maps = "/api/v1/namespaces/default/configmaps";
+    for characters in [10, 200_000] {
+        let turn = cluster.server.quota_turn.lock().await;
+        let text = "x".repeat(characters);
+        let map = json!({"metadata": {"name": "late"}, "data": {"text": text}});
+        let status = cluster.post(maps, &map).await.fails(504);
+        assert_eq!(status["reason"], "Timeout");
+        drop(turn);
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        cluster.get(&format!("{maps}/late")).await.fails(404);
+    }
+    cluster.post(maps, &json!({"metadata": {"name": "late"}})).await.ok();
 }

@@ -109,6 +109,7 @@ async fn insert(call: &Call<'_>, key: &str, object: &Value) -> Result<Arc<Record
         Some(_) => Err(()),
         None => Ok(Action::Put { value: encoded.at(revision), meta }),
     };
+    let _writing = call.deadline.write()?;
     match call.server.store.write(key, durability, decide).await {
         Ok(Written::Put(record)) => {
             call.server.churn.note();
