@@ -6,7 +6,7 @@ mod escalation;
 mod policy;
 mod rule;
 
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashSet};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use serde_json::Value;
@@ -20,6 +20,22 @@ use policy::Policy;
 
 pub(super) const GROUP: &str = "rbac.authorization.k8s.io";
 const TYPES: [&str; 4] = ["clusterroles", "clusterrolebindings", "roles", "rolebindings"];
+
+/// Items of rules that are compared for one request: some ten milliseconds.
+const STEPS_MAX: usize = 1_000_000;
+/// The part of that which finding the role of one binding takes.
+const GRANT_STEPS: usize = 20;
+/// Roles without which bindings are, as a refusal lists them.
+const MISSING_ROLES_MAX: usize = 32;
+
+/// Refuses what cannot be decided within its bound.
+fn too_much() -> Decision {
+    let reason = format!(
+        "RBAC: the user has more bindings and rules than are compared for one request \
+         ({STEPS_MAX} steps)"
+    );
+    Decision { allowed: false, reason }
+}
 
 /// The authorizer over the roles and bindings in the store.
 ///
@@ -71,17 +87,31 @@ impl Rbac {
             return Decision { allowed: true, reason: String::new() };
         }
         let policy = self.policy();
-        let mut missing = Vec::new();
+        let mut missing = BTreeSet::new();
+        // Many bindings may name one role.
+        let mut denied = HashSet::new();
+        let mut steps = STEPS_MAX;
         for grant in policy.grants(attributes.user, attributes.namespace) {
-            match policy.rules(grant) {
-                Some(rules) if rules.iter().any(|rule| rule.allows(attributes)) => {
+            let Some(left) = steps.checked_sub(GRANT_STEPS) else { return too_much() };
+            steps = left;
+            let Some(rules) = policy.rules(grant) else {
+                if missing.len() < MISSING_ROLES_MAX {
+                    missing.insert(grant.missing_role());
+                }
+                continue;
+            };
+            if !denied.insert((rules.as_ptr(), rules.len())) {
+                continue;
+            }
+            for rule in rules {
+                let Some(left) = steps.checked_sub(rule.steps()) else { return too_much() };
+                steps = left;
+                if rule.allows(attributes) {
                     return Decision { allowed: true, reason: grant.to_string() };
                 }
-                Some(_) => {}
-                None => missing.push(grant.missing_role()),
             }
         }
-        missing.dedup();
+        let missing: Vec<String> = missing.into_iter().collect();
         let reason = match missing.as_slice() {
             [] => String::new(),
             [one] => format!("RBAC: {one}"),

@@ -1,6 +1,6 @@
 //! All roles and bindings, parsed and indexed by who they are for.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fmt;
 
 use bytes::Bytes;
@@ -157,11 +157,10 @@ impl Policy {
         let mut subjects = vec![Subject::User(user.name.clone())];
         subjects.extend(user.groups.iter().cloned().map(Subject::Group));
         let local = self.grants.get(namespace).filter(|_| !namespace.is_empty());
-        let maps: Vec<_> = std::iter::once(&self.cluster_grants).chain(local).collect();
-        maps.into_iter().flat_map(move |map| {
-            let found: Vec<&Grant> = subjects.iter().filter_map(|s| map.get(s)).flatten().collect();
-            found
-        })
+        let maps = std::iter::once(&self.cluster_grants).chain(local);
+        let found: Vec<&'a Vec<Grant>> =
+            maps.flat_map(|map| subjects.iter().filter_map(|subject| map.get(subject))).collect();
+        found.into_iter().flatten()
     }
 
     pub(super) fn rules(&self, grant: &Grant) -> Option<&[Rule]> {
@@ -219,7 +218,7 @@ fn resolve(cluster_roles: &[Bytes]) -> HashMap<String, Vec<Rule>> {
         .collect();
     let mut resolved = HashMap::new();
     for (at, role) in roles.iter().enumerate() {
-        let mut rules: Vec<Rule> = Vec::new();
+        let (mut rules, mut known): (Vec<Rule>, HashSet<&Rule>) = Default::default();
         let mut seen = vec![false; roles.len()];
         let mut todo = vec![at];
         while let Some(at) = todo.pop() {
@@ -231,7 +230,7 @@ fn resolve(cluster_roles: &[Bytes]) -> HashMap<String, Vec<Rule>> {
                 Some(members) => todo.extend(members.iter().rev()),
                 None => {
                     for rule in roles[at].rules.iter().flatten() {
-                        if !rules.contains(rule) {
+                        if known.insert(rule) {
                             rules.push(rule.clone());
                         }
                     }

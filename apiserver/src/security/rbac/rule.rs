@@ -67,6 +67,12 @@ impl Rule {
             && (self.resource_names.is_empty() || has(&self.resource_names, attributes.name))
     }
 
+    /// What [`Self::allows`] compares at the most.
+    pub(super) fn steps(&self) -> usize {
+        let lists = [&self.verbs, &self.api_groups, &self.resources, &self.resource_names];
+        lists.into_iter().map(Vec::len).sum::<usize>() + self.non_resource_urls.len()
+    }
+
     fn matches_resource(&self, resource: &str, subresource: &str) -> bool {
         self.resources.iter().any(|own| {
             if own == "*" {

@@ -294,3 +294,51 @@ fn only_what_is_missing_is_written_again() {
     );
     assert!(missing[0].1["rules"].as_array().unwrap().len() > 5);
 }
+
+/// A role of so many rules with so many resources each, none of which is asked for.
+fn idle_role(name: &str, rules: usize, resources: usize) -> Value {
+    let resource = |at: usize| (0..resources).map(|of| format!("r{at}-{of}")).collect::<Vec<_>>();
+    let rule = |at| json!({"verbs": ["get"], "apiGroups": [""], "resources": resource(at)});
+    let rules: Vec<Value> = (0..rules).map(rule).collect();
+    json!({"kind": "Role", "metadata": {"name": name, "namespace": "dev"}, "rules": rules})
+}
+
+fn bind_times(fake: &Fake, role: &str, times: usize) {
+    for at in 0..times {
+        let subject = json!({"kind": "User", "name": "jane"});
+        let mut binding = binding("RoleBinding", "dev", ("Role", role), subject);
+        binding["metadata"]["name"] = format!("{role}-{at}").into();
+        fake.put(GROUP, "rolebindings", &binding);
+    }
+}
+
+#[test]
+fn role_is_compared_once_however_often_it_is_bound() {
+    let fake = Arc::new(Fake::default());
+    fake.put(GROUP, "roles", &idle_role("large", 10_000, 1));
+    bind_times(&fake, "large", 10_000);
+    let rbac = Rbac::new(fake.clone());
+    let jane = User::authenticated("jane", &[]);
+    asks(&rbac, &jane, "get core none dev/x");
+    let began = std::time::Instant::now();
+    let decision = asks(&rbac, &jane, "get core none dev/x");
+    let took = began.elapsed();
+    assert!(!decision.allowed && decision.reason.is_empty(), "{}", decision.reason);
+    assert!(took < std::time::Duration::from_millis(500), "{took:?}");
+    assert!(asks(&rbac, &jane, "get core r9999-0 dev/x").allowed);
+}
+
+#[test]
+fn too_many_rules_are_not_compared() {
+    let fake = Arc::new(Fake::default());
+    for role in ["a", "b"] {
+        fake.put(GROUP, "roles", &idle_role(role, 1000, 700));
+        bind_times(&fake, role, 1);
+    }
+    let rbac = Rbac::new(fake);
+    let jane = User::authenticated("jane", &[]);
+    let decision = asks(&rbac, &jane, "get core none dev/x");
+    assert!(!decision.allowed);
+    assert!(decision.reason.contains("more bindings and rules"), "{}", decision.reason);
+    assert!(!asks(&rbac, &User::authenticated("joe", &[]), "get core x dev/x").allowed);
+}
