@@ -172,15 +172,7 @@ impl Paths {
 
 /// Removes a file or a tree; that it is gone already is fine.
 pub fn remove(path: &Path) -> io::Result<()> {
-    let result = match fs::symlink_metadata(path) {
-        Ok(meta) if meta.is_dir() => fs::remove_dir_all(path),
-        Ok(_) => fs::remove_file(path),
-        Err(e) => Err(e),
-    };
-    match result {
-        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
-        other => other,
-    }
+    runtime::tree::remove(path)
 }
 
 #[cfg(test)]

@@ -2,6 +2,7 @@
 //! descriptors, by descriptor instead of by path, and never through a symbolic link or into
 //! another mount.
 
+mod permit;
 mod remove;
 mod usage;
 mod walk;
@@ -43,5 +44,7 @@ fn open_directory(parent: impl AsFd, name: &CStr) -> nix::Result<OwnedFd> {
     }
 }
 
+#[cfg(test)]
+mod permit_tests;
 #[cfg(test)]
 mod tests;

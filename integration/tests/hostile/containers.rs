@@ -1,5 +1,6 @@
 //! Code in a container against the runtime.
 
+use std::path::Path;
 use std::time::Duration;
 
 use coracle_integration::{privileged, within};
@@ -15,6 +16,7 @@ fn code_in_a_container_stays_there() {
     let ground = Ground::new();
     processes_that_join_show_nothing_of_the_host(&ground);
     stopped_processes_do_not_keep_a_pod(&ground);
+    files_that_may_not_change_do_not_stay(&ground);
 }
 
 /// A container with CAP_SYS_PTRACE looks at every process that appears in it.
@@ -70,4 +72,52 @@ fn stopped_processes_do_not_keep_a_pod(ground: &Ground) {
     let _ = exec.kill();
     let _ = exec.wait();
     ground.is_sound("a container that stops every process");
+}
+
+/// A container protects its files from every change. One pod is deleted; the other one runs until
+/// the reset at the end, which finds what is left.
+fn files_that_may_not_change_do_not_stay(ground: &Ground) {
+    // The image has no chattr: the machine's, with its loader and libraries.
+    let arch = std::env::consts::ARCH;
+    let libraries = format!("lib/{arch}-linux-gnu");
+    let loader = format!("{libraries}/ld-linux-{}.so.2", arch.replace('_', "-"));
+    if ![loader.as_str(), "bin/chattr"].iter().all(|file| Path::new("/usr").join(file).exists()) {
+        coracle_integration::skip::skip("a container that sets flags of files", "chattr");
+        return;
+    }
+    let chattr = format!("/host/{loader} --library-path /host/{libraries} /host/bin/chattr");
+    let script = format!(
+        "for top in /data /root; do \
+         mkdir -p $top/inner/deep && echo x > $top/inner/deep/file && \
+         ln $top/inner/deep/file $top/name && {chattr} +i $top/inner/deep/file && \
+         {chattr} +a $top/inner/deep && {chattr} +i $top/inner || exit 1; \
+         done; {chattr} +a /data && touch /tmp/set; \
+         trap 'exit 0' TERM; while :; do sleep 0.1; done"
+    );
+    let privileges = json!({
+        "containers": [{
+            "name": "main", "image": "busybox", "imagePullPolicy": "IfNotPresent",
+            "securityContext": {"capabilities": {"add": ["LINUX_IMMUTABLE"]}},
+            "readinessProbe": {"exec": {"command": ["ls", "/tmp/set"]}, "periodSeconds": 1},
+            "volumeMounts": [
+                {"name": "data", "mountPath": "/data"},
+                {"name": "host", "mountPath": "/host", "readOnly": true},
+            ],
+        }],
+        "volumes": [
+            {"name": "data", "emptyDir": {}},
+            {"name": "host", "hostPath": {"path": "/usr"}},
+        ],
+    });
+    for pod in ["flags", "flags-kept"] {
+        ground.pod(pod, &script, privileges.clone());
+        ground.tenant.ready(pod);
+    }
+    let uid = ground.tenant.jsonpath(&["pod", "flags"], "{.metadata.uid}");
+    let data = ground.node.data();
+    let left = [data.join("pods").join(&uid), data.join("containers/sandboxes").join(&uid)];
+    assert!(left.iter().all(|path| path.exists()), "{left:?}");
+    ground.delete("flags");
+    within(60, "its files are gone", || !left.iter().any(|path| path.exists()));
+    ground.is_sound("files that may not change");
 }

@@ -8,6 +8,7 @@
 pub mod bpf;
 pub mod clone;
 pub mod dirent;
+pub mod inode;
 pub mod memory;
 pub mod mount;
 pub mod process;

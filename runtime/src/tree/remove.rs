@@ -13,9 +13,11 @@ use std::path::Path;
 
 use nix::errno::Errno;
 use nix::fcntl::{OFlag, renameat};
+use nix::sys::stat::Mode;
 use nix::unistd::{UnlinkatFlags, unlinkat};
 
 use super::open_directory;
+use super::permit::permitted;
 use crate::sys::dirent::Directory;
 
 /// Directories that one removal holds open at a time.
@@ -25,16 +27,16 @@ const MAX_PASSES: usize = 16;
 
 /// Removes a file or a directory with everything below it. A path that does not exist is no error.
 ///
-/// Symbolic links are removed, not followed. What another mount covers is left: the error is then
-/// `ResourceBusy`, and everything else is removed nevertheless, as after any other error; the first
-/// error is returned.
+/// Symbolic links are removed, not followed. Flags that forbid the removal are cleared. What another
+/// mount covers is left: the error is then `ResourceBusy`, and everything else is removed
+/// nevertheless, as after any other error; the first error is returned.
 pub fn remove(path: &Path) -> io::Result<()> {
     let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else {
         return Err(io::ErrorKind::InvalidInput.into());
     };
     let parent = if parent.as_os_str().is_empty() { Path::new(".") } else { parent };
     let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
-    let parent = match nix::fcntl::open(parent, flags, nix::sys::stat::Mode::empty()) {
+    let parent = match nix::fcntl::open(parent, flags, Mode::empty()) {
         Ok(parent) => File::from(parent),
         Err(Errno::ENOENT) => return Ok(()),
         Err(errno) => return Err(errno.into()),
@@ -50,7 +52,7 @@ pub fn remove(path: &Path) -> io::Result<()> {
         let mut removal = Removal { top: opened, moved: 0, error: None };
         removal.run();
         error = removal.error;
-        match unlinkat(&parent, name.as_c_str(), UnlinkatFlags::RemoveDir) {
+        match unlink(parent.as_fd(), &name, UnlinkatFlags::RemoveDir) {
             Ok(()) | Err(Errno::ENOENT) => return Ok(()),
             Err(errno) => error = error.or(Some(errno)),
         }
@@ -75,7 +77,7 @@ impl Found {
     fn take(parent: BorrowedFd<'_>, name: &CStr) -> nix::Result<Self> {
         // Two tries: it may be replaced by something of the other kind in between.
         for _ in 0..2 {
-            match unlinkat(parent, name, UnlinkatFlags::NoRemoveDir) {
+            match unlink(parent, name, UnlinkatFlags::NoRemoveDir) {
                 Ok(()) | Err(Errno::ENOENT) => return Ok(Self::Nothing),
                 // POSIX wants EPERM for a directory, Linux says EISDIR.
                 Err(Errno::EISDIR | Errno::EPERM) => {}
@@ -156,7 +158,7 @@ impl Removal {
             };
             let Some(name) = found else {
                 let parent = levels.last().map_or(self.top.as_fd(), |l| l.directory.as_fd());
-                match unlinkat(parent, level.name.as_c_str(), UnlinkatFlags::RemoveDir) {
+                match unlink(parent, &level.name, UnlinkatFlags::RemoveDir) {
                     // ENOTDIR: renamed, and something else has its name.
                     Ok(()) | Err(Errno::ENOENT | Errno::ENOTDIR) => {}
                     Err(errno) => self.failed(errno),
@@ -186,19 +188,21 @@ impl Removal {
 
     /// Removes an entry, or moves it to the top if it is a directory that is not empty.
     fn take_or_move(&mut self, parent: BorrowedFd<'_>, name: &CStr) -> nix::Result<()> {
-        match unlinkat(parent, name, UnlinkatFlags::NoRemoveDir) {
+        match unlink(parent, name, UnlinkatFlags::NoRemoveDir) {
             Ok(()) | Err(Errno::ENOENT) => return Ok(()),
             Err(Errno::EISDIR | Errno::EPERM) => {}
             Err(errno) => return Err(errno),
         }
-        match unlinkat(parent, name, UnlinkatFlags::RemoveDir) {
+        match unlink(parent, name, UnlinkatFlags::RemoveDir) {
             Ok(()) | Err(Errno::ENOENT) => return Ok(()),
             Err(Errno::ENOTEMPTY | Errno::EEXIST) => {}
             Err(errno) => return Err(errno),
         }
         loop {
             let target = moved_name(self.moved);
-            match renameat(parent, name, self.top.as_fd(), target.as_c_str()) {
+            let to = self.top.as_fd();
+            let rename = || renameat(parent, name, to, target.as_c_str());
+            match permitted(&[parent, to], parent, name, rename) {
                 Ok(()) => {
                     self.moved += 1;
                     return Ok(());
@@ -210,6 +214,12 @@ impl Removal {
             }
         }
     }
+}
+
+/// Removes an entry, whatever flags it and its directory have. The directory above the tree is open
+/// as a path only, and keeps its flags.
+fn unlink(parent: BorrowedFd<'_>, name: &CStr, flags: UnlinkatFlags) -> nix::Result<()> {
+    permitted(&[parent], parent, name, || unlinkat(parent, name, flags))
 }
 
 fn moved_name(number: u64) -> CString {
