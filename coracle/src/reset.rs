@@ -5,10 +5,12 @@ use std::io::{self, BufRead, IsTerminal, Write};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use agent::container::resources::pods_cgroup;
 use nix::mount::{MntFlags, umount2};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use runtime::Runtime;
+use runtime::engine::Remains;
 use runtime::sandbox::{RuntimeConfig, shim_group};
 
 use crate::Failure;
@@ -20,48 +22,93 @@ const AGENT_TIMEOUT: Duration = Duration::from_secs(15);
 /// How long the last shims, which were told to, may take to leave.
 const SHIM_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// Leaves the machine as it was found.
+/// Leaves the machine as it was found. Fails, with everything that stays, if it cannot.
 pub fn run(options: &ResetOptions) -> Result<(), Failure> {
     let paths = Paths::new(&options.dirs);
     if !options.yes && !confirmed(&paths)? {
         return Err("nothing was changed".into());
     }
     end_agent(&paths)?;
+    // Pods may run although every file of them is lost.
+    paths.create()?;
     let tokio = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    if paths.containers().exists() || paths.run_dir.exists() {
-        paths.create()?;
-        tokio.block_on(async {
-            let runtime = Runtime::open(RuntimeConfig {
-                state_dir: paths.containers(),
-                run_dir: paths.run_dir.clone(),
-                shim_binary: "/proc/self/exe".into(),
-                shim_group: shim_group(&options.dirs.cgroup_root),
-            })?;
-            runtime.cleanup(&HashSet::new()).await
-        })?;
+    // What pods use is removed after their end only.
+    tokio.block_on(end_pods(options, &paths))?;
+    let mut stays = Stays::default();
+    stays.note("the pod network", netproxy::teardown(&paths.run_dir));
+    for dir in [&paths.data_dir, &paths.run_dir] {
+        stays.note("mounts", unmount_below(dir));
     }
-    netproxy::teardown(&paths.run_dir)?;
-    unmount_below(&paths.data_dir)?;
-    unmount_below(&paths.run_dir)?;
-    remove_logs(&options.dirs.log_dir)?;
-    if options.keep_images {
-        for entry in std::fs::read_dir(&paths.data_dir).into_iter().flatten().flatten() {
-            if entry.path() != paths.images() {
-                remove(&entry.path())?;
-            }
-        }
-    } else {
-        remove(&paths.data_dir)?;
-    }
-    remove(&paths.run_dir)?;
-    remove(&options.dirs.kubeconfig)?;
+    stays.note("logs", remove_logs(&options.dirs.log_dir));
+    let kept = options.keep_images.then(|| paths.images());
+    stays.note("data", clear(&paths.data_dir, kept.as_deref()));
+    stays.note("run directory", clear(&paths.run_dir, None));
+    stays.note("kubeconfig", remove(&options.dirs.kubeconfig));
     // Its directory is ours by name; one with anything else in it stays.
     if let Some(dir) = options.dirs.kubeconfig.parent().filter(|dir| dir.ends_with("coracle")) {
         let _ = std::fs::remove_dir(dir);
     }
     remove_cgroups(&options.dirs.cgroup_root);
+    stays.finish()?;
     println!("nothing of coracle is left in {}", paths.data_dir.display());
     Ok(())
+}
+
+/// What is still on the machine, a line each.
+#[derive(Default)]
+struct Stays(Vec<String>);
+
+impl Stays {
+    fn note<E: Into<Failure>>(&mut self, what: &str, result: Result<(), E>) {
+        if let Err(error) = result {
+            let error: Failure = error.into();
+            let mut line = format!("{what}: {error}");
+            let mut cause = error.source();
+            while let Some(source) = cause {
+                line = format!("{line}: {source}");
+                cause = source.source();
+            }
+            self.0.push(line);
+        }
+    }
+
+    /// Fails if anything stays.
+    fn finish(self) -> Result<(), Failure> {
+        match self.0.is_empty() {
+            true => Ok(()),
+            false => Err(format!("this stays on the machine:\n  {}", self.0.join("\n  ")).into()),
+        }
+    }
+}
+
+/// Ends every pod of the node, also those whose records are lost.
+async fn end_pods(options: &ResetOptions, paths: &Paths) -> Result<(), Failure> {
+    let runtime = Runtime::open(RuntimeConfig {
+        state_dir: paths.containers(),
+        run_dir: paths.run_dir.clone(),
+        shim_binary: "/proc/self/exe".into(),
+        shim_group: shim_group(&options.dirs.cgroup_root),
+        sandbox_group: pods_cgroup(&options.dirs.cgroup_root),
+    })?;
+    let mut stays = Stays::default();
+    stays.note("pods", runtime.cleanup(&HashSet::new()).await);
+    stays.0.extend(left_of_pods(&runtime.remains().await?));
+    stays.finish()
+}
+
+fn left_of_pods(remains: &Remains) -> Vec<String> {
+    let shims = remains.shims.iter().flat_map(|(id, pids)| {
+        pids.iter().map(move |pid| format!("process {pid}, the shim of pod {id}"))
+    });
+    let groups = remains.groups.iter().flat_map(|(id, groups)| {
+        groups.iter().map(move |group| format!("control group {group} of pod {id}"))
+    });
+    let unclaimed = remains.unclaimed.iter().map(|(group, pids)| {
+        let pids: Vec<String> = pids.iter().map(i32::to_string).collect();
+        let pids = pids.join(", ");
+        format!("control group {group} (processes {pids}), perhaps of another node: not ended")
+    });
+    shims.chain(groups).chain(unclaimed).collect()
 }
 
 fn confirmed(paths: &Paths) -> Result<bool, Failure> {
@@ -88,20 +135,46 @@ fn end_agent(paths: &Paths) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Unmounts what is mounted in a directory, deepest first.
+/// The mounts below a directory, deepest first; what is mounted on it itself is not among them.
+fn mounts_below(dir: &Path) -> io::Result<Vec<PathBuf>> {
+    // The kernel knows no symbolic links.
+    let Ok(dir) = dir.canonicalize() else { return Ok(Vec::new()) };
+    let mounts = agent::volume::mountinfo::read()?.into_iter().map(|mount| mount.point);
+    let mut points: Vec<_> =
+        mounts.filter(|point| point.starts_with(&dir) && *point != dir).collect();
+    points.sort_by_key(|point| std::cmp::Reverse(point.components().count()));
+    Ok(points)
+}
+
+/// Unmounts what is mounted below a directory.
 fn unmount_below(dir: &Path) -> Result<(), Failure> {
-    let mounts = agent::volume::mountinfo::read()?;
-    let mut points: Vec<_> = mounts
-        .into_iter()
-        .map(|mount| mount.point)
-        .filter(|point| point.starts_with(dir))
-        .collect();
-    points.sort_by_key(|point| std::cmp::Reverse(point.as_os_str().len()));
-    for point in points {
-        umount2(&point, MntFlags::MNT_DETACH)
-            .map_err(|e| format!("unmount {}: {e}", point.display()))?;
+    for point in mounts_below(dir)? {
+        let flags = MntFlags::MNT_DETACH | MntFlags::UMOUNT_NOFOLLOW;
+        umount2(&point, flags).map_err(|e| format!("unmount {}: {e}", point.display()))?;
     }
-    Ok(())
+    match mounts_below(dir)?.first() {
+        Some(point) => Err(format!("{} is mounted again", point.display()).into()),
+        None => Ok(()),
+    }
+}
+
+/// Removes a directory except for one entry of it. A disk that is mounted on it stays, empty, and so
+/// does what a symbolic link in its place points to.
+fn clear(dir: &Path, kept: Option<&Path>) -> Result<(), Failure> {
+    let kept = kept.filter(|kept| kept.exists());
+    for entry in std::fs::read_dir(dir).into_iter().flatten() {
+        let path = entry?.path();
+        if kept != Some(&path) {
+            remove(&path).map_err(|e| format!("remove {}: {e}", path.display()))?;
+        }
+    }
+    if kept.is_some() {
+        return Ok(());
+    }
+    match remove(dir) {
+        Err(error) if error.kind() == io::ErrorKind::ResourceBusy => Ok(()),
+        other => Ok(other?),
+    }
 }
 
 /// Removes pod logs, which carry a pod's UID in their name, and their links.

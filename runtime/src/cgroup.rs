@@ -8,6 +8,7 @@ mod limits;
 mod stats;
 mod tree;
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -223,6 +224,28 @@ impl Hierarchies {
         self.mounts().map(|mount| join(mount, group).join("cgroup.procs")).collect()
     }
 
+    /// The names of the groups directly below a group, in whichever hierarchy.
+    pub fn children(&self, group: &str) -> BTreeSet<String> {
+        let mut names = BTreeSet::new();
+        for mount in self.all_mounts() {
+            for entry in fs::read_dir(join(mount, group)).into_iter().flatten().flatten() {
+                if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+                    names.extend(entry.file_name().into_string());
+                }
+            }
+        }
+        names
+    }
+
+    /// The processes in a group and the groups below it.
+    pub fn processes(&self, group: &str) -> BTreeSet<i32> {
+        let mut found = BTreeSet::new();
+        for mount in self.mounts() {
+            tree::each_group(&join(mount, group), |group| found.extend(tree::processes(group)));
+        }
+        found
+    }
+
     /// Sends SIGKILL to every process in a group and the groups below it, and takes away what keeps
     /// them from ending: a frozen group, a share of the CPU too small to end with. Processes that
     /// are made meanwhile are missed; see [`Hierarchies::end`].
@@ -267,13 +290,7 @@ impl Hierarchies {
 
     /// Whether no process is left in a group and the groups below it.
     pub fn is_empty(&self, group: &str) -> bool {
-        let mut empty = true;
-        for mount in self.mounts() {
-            tree::each_group(&join(mount, group), |group| {
-                empty &= tree::processes(group).is_empty();
-            });
-        }
-        empty
+        self.processes(group).is_empty()
     }
 
     /// Kills what is left in a group and removes it everywhere. What is gone already is no error.

@@ -1,6 +1,6 @@
-//! The runtime as the agent holds it: sandboxes made, adopted and cleaned up.
+//! The runtime as the agent holds it.
 
-use std::collections::{BTreeSet, HashSet};
+use std::collections::BTreeSet;
 use std::fs;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::fs::DirBuilderExt;
@@ -9,28 +9,26 @@ use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
 
 use crate::cgroup::{self, Hierarchies};
-use crate::link::Link;
 use crate::own_limits;
 use crate::protocol::{Operation, Setup, VERSION};
-use crate::records::{self, Durability, Unreadable};
+use crate::records::{self, Durability};
 use crate::sandbox::{NamespaceMode, RuntimeConfig, SandboxSpec};
 use crate::sys::mount::{Attributes, CWD, clone_tree, set_attributes};
 use crate::{Error, Result, Sandbox, tree};
 
+mod adopt;
+mod remains;
 mod shim;
 
-/// Levels of empty groups above a sandbox's that a cleanup removes.
-const MAX_GROUP_DEPTH: usize = 8;
+pub use remains::Remains;
 
-/// How long a shim may take to answer when it is adopted.
-const ADOPT_TIMEOUT: Duration = Duration::from_secs(5);
-
-/// How often a shim is tried to be adopted, and the pause in between.
-const ADOPT_ATTEMPTS: u32 = 3;
-const ADOPT_PAUSE: Duration = Duration::from_millis(500);
+/// The name by which a shim is executed, and its first argument; its sandbox is the second.
+const SHIM_NAME: &str = "coracle";
+const SHIM_VERB: &str = "shim";
+/// The file in the directory of a sandbox that its shim has open as standard error.
+const SHIM_LOG: &str = "shim.log";
 
 /// The container runtime of one machine. Cheap to clone.
 #[derive(Clone)]
@@ -106,135 +104,6 @@ impl Runtime {
             }
         }
     }
-
-    /// Finds the sandboxes of an earlier process of the agent and connects to their shims.
-    ///
-    /// A sandbox whose shim is gone (reboot, or somebody killed it) is returned too: its
-    /// [`Sandbox::events`] say [`crate::sandbox::SandboxEvent::ShimLost`] at once and its status
-    /// is what was recorded.
-    ///
-    /// A sandbox whose record cannot be read is not adopted. If the record is of a newer version of
-    /// this program, everything is left as it is; otherwise the sandbox's containers are killed and
-    /// the record is kept in `unreadable` for inspection.
-    pub async fn adopt(&self) -> Result<Vec<(SandboxSpec, Sandbox)>> {
-        let mut adopted = Vec::new();
-        for id in self.census().await? {
-            let record = self.inner.state(&id).join(records::SANDBOX);
-            let spec: SandboxSpec = match records::load(&record) {
-                Ok(spec) => spec,
-                // It was never created for anybody; `cleanup` removes it.
-                Err(Unreadable::Missing) => continue,
-                Err(Unreadable::TooNew(format)) => {
-                    tracing::error!(
-                        sandbox = id,
-                        format,
-                        "the sandbox was made by a newer version; leaving it alone"
-                    );
-                    continue;
-                }
-                Err(error) => {
-                    tracing::error!(sandbox = id, %error, "sandbox record is unreadable; killing its containers");
-                    self.inner.set_aside(&id, &record);
-                    self.end_unknown(&id).await;
-                    continue;
-                }
-            };
-            let sandbox = self.connect(spec.clone()).await?;
-            adopted.push((spec, sandbox));
-        }
-        Ok(adopted)
-    }
-
-    /// Ends a sandbox of which nothing but the name is known: its shim kills the containers.
-    async fn end_unknown(&self, id: &str) {
-        let Ok(stream) = shim::connect(&self.inner.socket(id)) else { return };
-        let link = Link::new(id.to_owned(), stream, |_| {});
-        if let Ok(link) = link {
-            let request = link.request(Operation::Shutdown, Vec::new());
-            let _ = tokio::time::timeout(ADOPT_TIMEOUT, request).await;
-        }
-        self.inner.kill_shim(id);
-    }
-
-    /// Connects to the shim of a sandbox. The sandbox counts as lost, and what runs in it is
-    /// killed, only when no shim listens, or when it speaks another protocol or gives no answer in
-    /// [`ADOPT_ATTEMPTS`]; a failure on this side is returned.
-    async fn connect(&self, spec: SandboxSpec) -> Result<Sandbox> {
-        let inner = Arc::clone(&self.inner);
-        let mut failure = None;
-        for attempt in 0..ADOPT_ATTEMPTS {
-            if attempt > 0 {
-                tokio::time::sleep(ADOPT_PAUSE).await;
-            }
-            let stream = match shim::connect(&inner.socket(&spec.id)) {
-                Ok(stream) => stream,
-                Err(error) if shim::proves_absence(&error) => {
-                    return Sandbox::lost(spec, inner);
-                }
-                Err(error) => {
-                    failure = Some(error);
-                    continue;
-                }
-            };
-            let sandbox = Sandbox::connected(spec.clone(), Arc::clone(&inner), None, stream)?;
-            match tokio::time::timeout(ADOPT_TIMEOUT, sandbox.reconcile()).await {
-                Ok(Ok(())) => return Ok(sandbox),
-                Ok(Err(error @ Error::ShimVersion { .. })) => {
-                    tracing::warn!(%error, "restarting its containers under a new shim");
-                    sandbox.abandon();
-                    return Sandbox::lost(spec, inner);
-                }
-                Ok(Err(_)) | Err(_) => sandbox.abandon(),
-            }
-            failure = None;
-        }
-        match failure {
-            Some(error) => Err(Error::kernel("connecting to a shim")(error)),
-            None => {
-                tracing::error!(sandbox = spec.id, "its shim gives no answer; killing it");
-                Sandbox::lost(spec, inner)
-            }
-        }
-    }
-
-    /// The identifiers of all sandboxes that left anything on this machine.
-    pub async fn census(&self) -> Result<Vec<String>> {
-        let mut found = BTreeSet::new();
-        for directory in [self.inner.states(), self.inner.runs()] {
-            let entries = fs::read_dir(&directory).map_err(Error::file("reading", &directory))?;
-            found.extend(entries.flatten().filter_map(|e| e.file_name().into_string().ok()));
-        }
-        Ok(found.into_iter().collect())
-    }
-
-    /// Removes every sandbox that is not in `keep`: processes, cgroups, mounts, records.
-    pub async fn cleanup(&self, keep: &HashSet<String>) -> Result<()> {
-        for id in self.census().await?.into_iter().filter(|id| !keep.contains(id)) {
-            let record = self.inner.state(&id).join(records::SANDBOX);
-            match records::load::<SandboxSpec>(&record) {
-                Ok(spec) => {
-                    self.connect(spec.clone()).await?.remove().await?;
-                    self.inner.cgroups.prune(&spec.cgroup, 2);
-                }
-                Err(Unreadable::TooNew(_)) if !keep.is_empty() => {}
-                Err(_) => {
-                    self.end_unknown(&id).await;
-                    self.inner.forget(&id)?;
-                }
-            }
-        }
-        if keep.is_empty() {
-            for group in self.inner.parents() {
-                self.inner.cgroups.prune(&format!("{group}/sandbox"), MAX_GROUP_DEPTH);
-            }
-            let _ = fs::remove_file(self.inner.parents_file());
-            // Fails while a shim is still leaving; the next cleanup takes it.
-            let shims = &self.inner.config.shim_group;
-            let _ = self.inner.cgroups.try_remove(shims);
-            self.inner.cgroups.prune(shims, MAX_GROUP_DEPTH);
-        }
-        Ok(())
-    }
 }
 
 impl Inner {
@@ -304,7 +173,7 @@ impl Inner {
 
     fn spawn(&self, id: &str, state: &Path) -> Result<(Child, UnixStream)> {
         let (ours, theirs) = UnixStream::pair().map_err(Error::kernel("making a socket pair"))?;
-        let path = state.join("shim.log");
+        let path = state.join(SHIM_LOG);
         let log = fs::File::options()
             .append(true)
             .create(true)
@@ -316,8 +185,8 @@ impl Inner {
         };
         let open_files = own_limits::inherited_open_files();
         let child = Command::new(&program)
-            .arg0("coracle")
-            .args(["shim", id])
+            .arg0(SHIM_NAME)
+            .args([SHIM_VERB, id])
             .env_clear()
             .envs(open_files.map(|soft| (own_limits::OPEN_FILES, soft.to_string())))
             .stdin(Stdio::from(OwnedFd::from(theirs)))
@@ -332,17 +201,6 @@ impl Inner {
     pub(crate) fn kill_shim(&self, id: &str) {
         if let Ok(stream) = shim::connect(&self.socket(id)) {
             shim::kill(&stream);
-        }
-    }
-
-    /// Keeps a record that cannot be read, for inspection.
-    fn set_aside(&self, id: &str, record: &Path) {
-        let aside = self.config.state_dir.join("unreadable");
-        let kept = make_private(&aside).map_err(|error| error.to_string()).and_then(|()| {
-            fs::rename(record, aside.join(format!("{id}.json"))).map_err(|e| e.to_string())
-        });
-        if let Err(error) = kept {
-            tracing::error!(sandbox = id, %error, "the record cannot be set aside");
         }
     }
 

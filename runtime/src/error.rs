@@ -45,6 +45,14 @@ pub enum Error {
         /// What it speaks.
         version: u32,
     },
+    /// A process that was killed is still there.
+    #[error("the shim of sandbox {sandbox:?} (process {pid}) was killed and does not end")]
+    Stays {
+        /// The sandbox.
+        sandbox: String,
+        /// The process.
+        pid: i32,
+    },
     /// The shim refused a request.
     #[error("shim: {0}")]
     Shim(#[from] crate::protocol::Refusal),

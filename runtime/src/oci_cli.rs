@@ -137,6 +137,7 @@ async fn command(arguments: &Arguments) -> Result<i32, CommandError> {
         run_dir: root.join("run"),
         shim_binary: "/proc/self/exe".into(),
         shim_group: shim_group(""),
+        sandbox_group: String::new(),
     })?;
     let id = arguments.id()?;
     match name.as_str() {
@@ -262,8 +263,7 @@ fn send_terminal(socket: &Path, terminal: &OwnedFd) -> Result<(), CommandError> 
 }
 
 async fn find(runtime: &Runtime, id: &str) -> Result<Sandbox, CommandError> {
-    let adopted = runtime.adopt().await?;
-    let found = adopted.into_iter().find(|(spec, _)| spec.id == id);
+    let found = runtime.adopt_one(id).await?;
     found.map(|(_, sandbox)| sandbox).ok_or_else(|| CommandError::NotFound(id.to_owned()))
 }
 

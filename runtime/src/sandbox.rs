@@ -19,6 +19,9 @@ pub struct RuntimeConfig {
     pub shim_binary: PathBuf,
     /// The control group of all shims: out of the agent's, so that they survive its end.
     pub shim_group: String,
+    /// The control group above those of all sandboxes, which have names of `pod` and the sandbox's
+    /// identifier there: sandboxes whose records are lost are found in it. Empty for none.
+    pub sandbox_group: String,
 }
 
 /// The usual [`RuntimeConfig::shim_group`], below a root that is `/` or empty for the top.

@@ -9,6 +9,8 @@
 mod cases;
 #[path = "kernel/hostile.rs"]
 mod hostile;
+#[path = "kernel/remains.rs"]
+mod remains;
 #[path = "../../integration/src/skip.rs"]
 mod skip;
 #[path = "kernel/world.rs"]
@@ -55,5 +57,5 @@ fn main() -> ExitCode {
 }
 
 fn all() -> impl Iterator<Item = &'static (&'static str, world::Case)> {
-    cases::ALL.iter().chain(hostile::ALL)
+    cases::ALL.iter().chain(hostile::ALL).chain(remains::ALL)
 }

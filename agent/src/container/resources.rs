@@ -127,6 +127,11 @@ pub fn qos_class(pod: &Pod) -> Qos {
     }
 }
 
+/// The cgroup above those of all pods.
+pub fn pods_cgroup(root: &str) -> String {
+    below(root, "kubepods")
+}
+
 /// The cgroup of a pod below the node's, relative to the root of the hierarchy.
 pub fn pod_cgroup(root: &str, pod: &Pod) -> String {
     let uid = pod.metadata.uid.as_deref().unwrap_or_default();

@@ -5,6 +5,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use agent::container::resources::pods_cgroup;
 use agent::pressure::threshold::{ENOUGH_BYTES, Threshold};
 use agent::{Agent, AgentConfig, Registries};
 use apiserver::ApiServer;
@@ -38,6 +39,7 @@ pub(super) async fn start(
         run_dir: paths.run_dir.clone(),
         shim_binary: "/proc/self/exe".into(),
         shim_group: shim_group(&options.dirs.cgroup_root),
+        sandbox_group: pods_cgroup(&options.dirs.cgroup_root),
     })?;
     let images = ImageStore::open(&paths.images())?.sparing_containers(&paths.containers());
     let node_user = component(&format!("system:node:{}", facts.name), &["system:nodes"]);

@@ -55,6 +55,16 @@ pub fn pidfd(pid: i32) -> nix::Result<OwnedFd> {
     Ok(unsafe { OwnedFd::from_raw_fd(fd as RawFd) })
 }
 
+/// Sends a signal to the process that a descriptor of [`pidfd`] stands for.
+pub fn signal(process: BorrowedFd<'_>, signal: i32) -> nix::Result<()> {
+    let none: *const libc::siginfo_t = std::ptr::null();
+    // SAFETY: no information is passed with the signal; the rest are integers.
+    check(unsafe {
+        libc::syscall(libc::SYS_pidfd_send_signal, process.as_raw_fd(), signal, none, 0)
+    })
+    .map(drop)
+}
+
 /// Marks every descriptor from `first` on to be closed by exec.
 pub fn close_on_exec_from(first: u32) -> nix::Result<()> {
     // SAFETY: the call takes integers only.

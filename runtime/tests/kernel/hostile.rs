@@ -246,7 +246,7 @@ async fn stopped_shim_keeps_nothing_alive(world: &'static World) {
     let ended = fs::read_to_string(format!("/proc/{pid}/stat"));
     assert!(ended.is_err() || ended.unwrap().contains(") Z "));
     // Another agent finds the shim without an answer, and ends it too.
-    let again = crate::world::open(&world.directory);
+    let again = crate::world::open(&world.directory, &world.id);
     let none = std::collections::HashSet::new();
     let removal = tokio::time::timeout(PATIENCE * 3, again.cleanup(&none));
     removal.await.unwrap().unwrap();

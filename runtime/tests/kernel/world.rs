@@ -48,12 +48,13 @@ pub fn run(case: Case) {
     });
 }
 
-pub fn open(directory: &Path) -> Runtime {
+pub fn open(directory: &Path, id: &str) -> Runtime {
     Runtime::open(RuntimeConfig {
         state_dir: directory.join("state"),
         run_dir: directory.join("run"),
         shim_binary: "/proc/self/exe".into(),
         shim_group: coracle_runtime::sandbox::shim_group(""),
+        sandbox_group: format!("coracle-test-{id}"),
     })
     .unwrap()
 }
@@ -63,7 +64,7 @@ pub fn hold(args: &[OsString]) -> ExitCode {
     let (directory, id) = (PathBuf::from(&args[0]), args[1].to_str().unwrap().to_owned());
     let tokio = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     tokio.block_on(async {
-        let runtime = open(&directory);
+        let runtime = open(&directory, &id);
         let world = World { layer: directory.join("layer"), directory, runtime, id };
         let sandbox = world.sandbox().await;
         let script =
@@ -95,7 +96,8 @@ impl World {
             symlink("busybox", layer.join("bin").join(applet)).unwrap();
         }
         fs::write(layer.join("etc/plain"), "not executable").unwrap();
-        Self { runtime: open(&directory), directory, layer, id: format!("t{unique}") }
+        let id = format!("t{unique}");
+        Self { runtime: open(&directory, &id), directory, layer, id }
     }
 
     pub fn sandbox_spec(&self) -> SandboxSpec {
