@@ -1,12 +1,10 @@
 //! The agent: from the watch of this node's pods to one worker per pod.
 
 use std::collections::{HashMap, HashSet};
-use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Duration;
 
 use ::api::pod::is_terminal;
-use ::watch::restart::{Backoff, panic_text};
 use futures::future::BoxFuture;
 use futures::{FutureExt, StreamExt};
 use k8s_openapi::api::core::v1::Pod;
@@ -23,21 +21,22 @@ use tokio::time::{Instant, sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
 
 use crate::admission::{self, Pace, host_port};
+use crate::attend::{Former, attend};
 use crate::blocking::{self, Deadline};
 use crate::config::AgentConfig;
 use crate::directory::Directory;
 use crate::events::{Level, Recorder};
 use crate::image_gc::ImageUses;
 use crate::leftover;
-use crate::machine::{Adopted, Machine, PodSandbox};
+use crate::machine::{Cause, Machine, PodSandbox};
 use crate::node::{Capacity, Node};
 use crate::objects::Objects;
 use crate::pressure::Gauge;
 use crate::services::Services;
 use crate::start_up::StartUps;
 use crate::volume::provisioned;
+use crate::worker::News;
 use crate::worker::state::Failure;
-use crate::worker::{News, Worker};
 use crate::{pressure, real, registration, server};
 
 /// Why an agent cannot be started.
@@ -69,7 +68,7 @@ pub type Part = (&'static str, Box<dyn Fn() -> BoxFuture<'static, ()> + Send>);
 /// After a start, how long pods that run and are not bound to this node are left alone.
 const UNCLAIMED: Duration = Duration::from_secs(60);
 
-/// How often the adoption of running pods is tried, and the time between two attempts.
+/// How often it is tried to list what runs, and the time between two attempts.
 const ADOPT_ATTEMPTS: u32 = 15;
 const ADOPT_RETRY: Duration = Duration::from_secs(2);
 
@@ -92,14 +91,18 @@ impl Running {
 
 /// Every pod of the node, by its uid.
 #[derive(Default)]
-struct Pods {
-    /// Whether sandboxes of an earlier process were looked for, and if so whether all were found.
+pub(crate) struct Pods {
+    /// Whether sandboxes of an earlier process were looked for, and if so whether that succeeded.
     adoption: Option<bool>,
     /// Whether the pods were listed once.
     listed: bool,
     workers: HashMap<String, Running>,
     /// What an earlier process left running and no worker has taken over yet.
     adopted: HashMap<String, Arc<dyn PodSandbox>>,
+    /// Sandboxes that an earlier process left running and that were ended, with the reason.
+    ended: HashMap<String, Cause>,
+    /// Sandboxes of an earlier process that could not be taken over yet.
+    unknown: HashSet<String>,
     /// Pods that do not fit and are tried again before they are told so.
     held: HashMap<String, (Arc<Pod>, Instant)>,
     pace: Pace,
@@ -109,6 +112,25 @@ impl Pods {
     /// When the next of the held pods is tried again.
     fn next_trial(&self) -> Option<Instant> {
         self.held.values().map(|(_, at)| *at).min()
+    }
+
+    /// What an earlier process left of a pod.
+    pub(crate) fn former(&mut self, uid: &str) -> Former {
+        if let Some(sandbox) = self.adopted.remove(uid) {
+            return Former::Sandbox(sandbox);
+        }
+        if let Some(cause) = self.ended.remove(uid) {
+            return Former::Ended(cause);
+        }
+        match self.unknown.remove(uid) || self.adoption == Some(false) {
+            true => Former::Unknown,
+            false => Former::Nothing,
+        }
+    }
+
+    /// Whether something that an earlier process left running waits for its pod.
+    fn unclaimed(&self) -> bool {
+        !self.adopted.is_empty() || !self.unknown.is_empty()
     }
 }
 
@@ -152,7 +174,12 @@ impl Agent {
             client,
             machine,
         };
-        Ok(Self { node: Arc::new(node), stop, pods: Arc::default() })
+        Ok(Self::over(Arc::new(node), stop))
+    }
+
+    /// The agent of a node that is prepared.
+    pub(crate) fn over(node: Arc<Node>, stop: CancellationToken) -> Self {
+        Self { node, stop, pods: Arc::default() }
     }
 
     /// Returns the loops that register the node and run its pods. Containers stay as they are when
@@ -174,26 +201,26 @@ impl Agent {
         self.stop.cancel();
     }
 
-    async fn adopt(&self, pods: &mut Pods) {
-        let (adopted, complete) = self.adopt_running().await;
-        pods.adopted = adopted.into_iter().map(|(spec, sandbox)| (spec.id, sandbox)).collect();
-        pods.adoption = Some(complete);
-    }
-
-    /// Takes over what runs, and says whether it is everything. A failure may pass (no descriptor is
-    /// free, the machine is busy): a pod that is not adopted would run twice.
-    async fn adopt_running(&self) -> (Adopted, bool) {
+    /// Takes over what runs. What cannot be taken over does not keep the rest; a pod of which that is
+    /// unknown would run twice, so its worker tries again before it starts anything.
+    pub(crate) async fn adopt(&self, pods: &mut Pods) {
         for _ in 0..ADOPT_ATTEMPTS {
             match self.node.machine.runtime.adopt().await {
-                Ok(found) => return (found, true),
+                Ok(found) => {
+                    pods.adopted = found.sandboxes;
+                    pods.ended = found.ended;
+                    pods.unknown = found.failed.into_keys().collect();
+                    pods.adoption = Some(true);
+                    return;
+                }
                 Err(error) => {
                     let error = crate::worker::prepare::chain(&*error);
-                    tracing::error!(error, "cannot adopt running pods; trying again");
+                    tracing::error!(error, "cannot list running pods; trying again");
                 }
             }
             sleep(ADOPT_RETRY).await;
         }
-        (Vec::new(), false)
+        pods.adoption = Some(false);
     }
 
     /// Answers the kubelet API on one connection.
@@ -218,10 +245,10 @@ impl Agent {
         loop {
             let event = tokio::select! {
                 event = stream.next() => event,
-                () = sleep(UNCLAIMED), if pods.listed && !pods.adopted.is_empty() => {
+                () = sleep(UNCLAIMED), if pods.listed && pods.unclaimed() => {
                     // Pods that nobody claimed: bound no more, or gone.
                     let known = pods.workers.keys().cloned().collect();
-                    self.clean_orphans(known, &mut pods.adopted, false).await;
+                    self.clean_orphans(known, pods, false).await;
                     continue;
                 }
                 () = due(pods.next_trial()) => {
@@ -241,7 +268,7 @@ impl Agent {
                     if !std::mem::replace(&mut pods.listed, true) {
                         let known = found.keys().cloned().collect();
                         let complete = pods.adoption == Some(true);
-                        self.clean_orphans(known, &mut pods.adopted, complete).await;
+                        self.clean_orphans(known, pods, complete).await;
                     }
                     for (uid, running) in &pods.workers {
                         if !found.contains_key(uid) {
@@ -252,8 +279,9 @@ impl Agent {
                     let mut found: Vec<(String, Arc<Pod>)> = found.into_iter().collect();
                     // Those that have a place come first: new ones are tried against them.
                     found.sort_by_cached_key(|(uid, pod)| {
-                        let known =
-                            pods.workers.contains_key(uid) || pods.adopted.contains_key(uid);
+                        let known = pods.workers.contains_key(uid)
+                            || pods.adopted.contains_key(uid)
+                            || pods.unknown.contains(uid);
                         (!known && admission::is_new(pod), admission::turn(pod))
                     });
                     for (_, pod) in found {
@@ -299,8 +327,9 @@ impl Agent {
             return;
         }
         pods.held.remove(&uid);
-        let adopted = pods.adopted.remove(&uid);
-        let refusal = match adopted.is_none() && admission::is_new(&pod) {
+        let former = pods.former(&uid);
+        let is_new = matches!(former, Former::Nothing) && admission::is_new(&pod);
+        let refusal = match is_new {
             true => self.refusal(&pods.workers, &pod).await,
             false => None,
         };
@@ -314,7 +343,7 @@ impl Agent {
         }
         let rejected = refusal.is_some();
         let (news, receiver) = watch::channel(News { pod, vanished: false });
-        let task = tokio::spawn(attend(self.node.clone(), receiver, adopted, refusal));
+        let task = tokio::spawn(attend(self.node.clone(), receiver, former, refusal));
         pods.workers.insert(uid, Running { news, task, rejected });
     }
 
@@ -351,14 +380,10 @@ impl Agent {
 
     /// Removes what is left of pods that are not there any more. A pod that is there but bound to
     /// no node was bound to this one before a crash undid it, and will be again: it keeps running.
-    /// `complete` says that every sandbox there is was adopted: no worker has made one yet.
-    async fn clean_orphans(
-        &self,
-        mut known: HashSet<String>,
-        adopted: &mut HashMap<String, Arc<dyn PodSandbox>>,
-        complete: bool,
-    ) {
-        if adopted.keys().any(|uid| !known.contains(uid)) {
+    /// `complete` says that every sandbox there is was looked at: no worker has made one yet.
+    async fn clean_orphans(&self, mut known: HashSet<String>, pods: &mut Pods, complete: bool) {
+        let adopted = &mut pods.adopted;
+        if adopted.keys().chain(&pods.unknown).any(|uid| !known.contains(uid)) {
             match self.unbound_pods().await {
                 Ok(unbound) => known.extend(unbound),
                 Err(error) => {
@@ -377,9 +402,13 @@ impl Agent {
             }
         }
         let machine = &self.node.machine;
-        // What could not be adopted is a sandbox that an earlier process had not made or not
-        // removed to the end. A pod that is ending makes no other, and nobody would look again.
-        let whole = if complete { adopted.keys().cloned().collect() } else { known.clone() };
+        // The rest are sandboxes that an earlier process had not made or not removed to the end. A pod
+        // that is ending makes no other, and nobody would look again.
+        pods.unknown.retain(|uid| known.contains(uid));
+        let whole = match complete {
+            true => adopted.keys().chain(&pods.unknown).cloned().collect(),
+            false => known.clone(),
+        };
         if let Err(error) = machine.runtime.cleanup(whole).await {
             tracing::warn!(%error, "cannot remove orphaned sandboxes");
         }
@@ -400,38 +429,6 @@ impl Agent {
                 }
             }
             Err(error) => tracing::warn!(%error, "files of earlier pods are left"),
-        }
-    }
-}
-
-/// Runs the worker of a pod. One that panics is replaced after a delay; the next one takes over the
-/// sandbox, as after a restart of the agent.
-async fn attend(
-    node: Arc<Node>,
-    news: watch::Receiver<News>,
-    mut adopted: Option<Arc<dyn PodSandbox>>,
-    refusal: Option<Failure>,
-) {
-    let uid = news.borrow().pod.metadata.uid.clone().unwrap_or_default();
-    let mut backoff = Backoff::default();
-    loop {
-        let started = Instant::now();
-        let worker = Worker::new(node.clone(), news.clone(), adopted.take(), refusal.clone());
-        let Err(panic) = AssertUnwindSafe(worker.run()).catch_unwind().await else { return };
-        let delay = backoff.delay(started.elapsed());
-        let reason = panic_text(&*panic);
-        tracing::error!(uid, reason, ?delay, "the worker of a pod panicked; starting another");
-        sleep(delay).await;
-        match node.machine.runtime.adopt().await {
-            Ok(found) => {
-                let mut sandboxes = found.into_iter();
-                let own = sandboxes.find(|(spec, _)| spec.id == uid);
-                adopted = own.map(|(_, sandbox)| sandbox);
-            }
-            Err(error) => {
-                let error = crate::worker::prepare::chain(&*error);
-                tracing::error!(uid, %error, "cannot adopt the sandbox of a pod");
-            }
         }
     }
 }

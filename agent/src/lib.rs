@@ -6,6 +6,7 @@
 
 mod admission;
 mod agent;
+mod attend;
 mod blocking;
 mod config;
 pub mod container;

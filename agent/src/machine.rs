@@ -3,6 +3,7 @@
 //! Each has one real implementation (`real`) and one recording fake for tests, so that the pod
 //! worker can be driven through every state without privileges.
 
+use std::collections::HashMap;
 use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -20,8 +21,16 @@ use crate::credential::Credential;
 /// Why the machine refused, as the component below said it.
 pub type Cause = Box<dyn std::error::Error + Send + Sync>;
 
-/// Sandboxes that were found running, with what they were made from.
-pub type Adopted = Vec<(SandboxSpec, Arc<dyn PodSandbox>)>;
+/// What an earlier process left running, by the sandboxes' identifiers.
+#[derive(Default)]
+pub struct Adopted {
+    /// Sandboxes that were taken over.
+    pub sandboxes: HashMap<String, Arc<dyn PodSandbox>>,
+    /// Sandboxes that were ended, and why.
+    pub ended: HashMap<String, Cause>,
+    /// Sandboxes that may run and could not be taken over.
+    pub failed: HashMap<String, Cause>,
+}
 
 /// Makes and finds sandboxes.
 pub trait ContainerRuntime: Send + Sync {
@@ -33,6 +42,16 @@ pub trait ContainerRuntime: Send + Sync {
 
     /// Sandboxes that an earlier process left running.
     fn adopt(&self) -> BoxFuture<'_, Result<Adopted, Cause>>;
+
+    /// The sandbox of that identifier that an earlier process, or a worker that panicked, left
+    /// running.
+    fn adopt_one<'a>(
+        &'a self,
+        id: &'a str,
+    ) -> BoxFuture<'a, Result<Option<Arc<dyn PodSandbox>>, Cause>>;
+
+    /// Ends and removes a sandbox that cannot be taken over.
+    fn end<'a>(&'a self, id: &'a str) -> BoxFuture<'a, Result<(), Cause>>;
 
     /// Removes every sandbox whose identifier is not in `keep`.
     fn cleanup(&self, keep: std::collections::HashSet<String>) -> BoxFuture<'_, Result<(), Cause>>;

@@ -1,6 +1,6 @@
 //! The machine as it is: the seams over the runtime, the image store and the pod network.
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -51,7 +51,7 @@ impl ContainerRuntime for RealRuntime {
     ) -> BoxFuture<'_, Result<Arc<dyn PodSandbox>, Cause>> {
         async move {
             let sandbox = self.0.create_sandbox(spec).await?;
-            Ok(Arc::new(RealSandbox(sandbox)) as Arc<dyn PodSandbox>)
+            Ok(real(sandbox))
         }
         .boxed()
     }
@@ -59,10 +59,27 @@ impl ContainerRuntime for RealRuntime {
     fn adopt(&self) -> BoxFuture<'_, Result<Adopted, Cause>> {
         async move {
             let found = self.0.adopt().await?;
-            let wrap = |sandbox| Arc::new(RealSandbox(sandbox)) as Arc<dyn PodSandbox>;
-            Ok(found.into_iter().map(|(spec, sandbox)| (spec, wrap(sandbox))).collect())
+            let causes = |failures: BTreeMap<String, runtime::Error>| {
+                failures.into_iter().map(|(id, error)| (id, error.into())).collect()
+            };
+            Ok(Adopted {
+                sandboxes: found.adopted.into_iter().map(|(spec, s)| (spec.id, real(s))).collect(),
+                ended: causes(found.ended),
+                failed: causes(found.failed),
+            })
         }
         .boxed()
+    }
+
+    fn adopt_one<'a>(
+        &'a self,
+        id: &'a str,
+    ) -> BoxFuture<'a, Result<Option<Arc<dyn PodSandbox>>, Cause>> {
+        async move { Ok(self.0.adopt_one(id).await?.map(|(_, sandbox)| real(sandbox))) }.boxed()
+    }
+
+    fn end<'a>(&'a self, id: &'a str) -> BoxFuture<'a, Result<(), Cause>> {
+        async move { Ok(self.0.end(id).await?) }.boxed()
     }
 
     fn cleanup(&self, keep: HashSet<String>) -> BoxFuture<'_, Result<(), Cause>> {
@@ -71,6 +88,10 @@ impl ContainerRuntime for RealRuntime {
 }
 
 struct RealSandbox(Sandbox);
+
+fn real(sandbox: Sandbox) -> Arc<dyn PodSandbox> {
+    Arc::new(RealSandbox(sandbox))
+}
 
 impl PodSandbox for RealSandbox {
     fn create_container(&self, spec: ContainerSpec) -> BoxFuture<'_, Result<(), Cause>> {

@@ -22,6 +22,7 @@ mod adopt;
 mod remains;
 mod shim;
 
+pub use adopt::Adoption;
 pub use remains::Remains;
 
 /// The name by which a shim is executed, and its first argument; its sandbox is the second.

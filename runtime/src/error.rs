@@ -53,6 +53,15 @@ pub enum Error {
         /// The process.
         pid: i32,
     },
+    /// The record of a sandbox cannot be used.
+    #[error("the record of sandbox {sandbox:?} cannot be used")]
+    Record {
+        /// The sandbox.
+        sandbox: String,
+        /// What is wrong with it.
+        #[source]
+        source: crate::records::Unreadable,
+    },
     /// The shim refused a request.
     #[error("shim: {0}")]
     Shim(#[from] crate::protocol::Refusal),

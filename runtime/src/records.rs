@@ -51,7 +51,7 @@ const MAX_RECORD_BYTES: u64 = 32 << 20;
 
 /// Why a record cannot be used.
 #[derive(Debug, thiserror::Error)]
-pub(crate) enum Unreadable {
+pub enum Unreadable {
     /// There is none.
     #[error("it does not exist")]
     Missing,

@@ -19,8 +19,8 @@ use tokio::sync::{mpsc, oneshot};
 use super::start::NAME_LABEL;
 use crate::credential::Credential;
 use crate::machine::{
-    Cause, ContainerRuntime, HostPort, ImageError, Images, Link, Machine, Network, PodSandbox,
-    Pulled, Usages,
+    Adopted, Cause, ContainerRuntime, HostPort, ImageError, Images, Link, Machine, Network,
+    PodSandbox, Pulled, Usages,
 };
 use crate::probe::Target;
 
@@ -235,6 +235,17 @@ pub struct FakeMachine {
     /// The sandbox that was made, or will be.
     pub sandbox: FakeSandbox,
     unreachable: Arc<Mutex<bool>>,
+    /// What an earlier process left, by the pod's uid.
+    pub left: Arc<Mutex<HashMap<String, Left>>>,
+}
+
+/// A sandbox of an earlier process.
+#[derive(Clone, Copy)]
+pub enum Left {
+    Running,
+    Ended,
+    /// It is found, and can be taken over at the next but so many attempts.
+    Unreachable(u32),
 }
 
 impl FakeMachine {
@@ -242,7 +253,7 @@ impl FakeMachine {
     pub fn new() -> Self {
         let journal = Journal::default();
         let sandbox = FakeSandbox { journal: journal.clone(), ..FakeSandbox::default() };
-        Self { journal, sandbox, unreachable: Arc::default() }
+        Self { journal, sandbox, ..Self::default() }
     }
 
     /// From now on no registry answers.
@@ -270,8 +281,42 @@ impl ContainerRuntime for FakeMachine {
         .boxed()
     }
 
-    fn adopt(&self) -> BoxFuture<'_, Result<Vec<(SandboxSpec, Arc<dyn PodSandbox>)>, Cause>> {
-        async { Ok(Vec::new()) }.boxed()
+    fn adopt(&self) -> BoxFuture<'_, Result<Adopted, Cause>> {
+        let mut found = Adopted::default();
+        for (id, left) in self.left.lock().unwrap().clone() {
+            match left {
+                Left::Running => drop(found.sandboxes.insert(id, Arc::new(self.sandbox.clone()))),
+                Left::Ended => drop(found.ended.insert(id, "record is lost".into())),
+                Left::Unreachable(_) => drop(found.failed.insert(id, "no descriptor".into())),
+            }
+        }
+        async move { Ok(found) }.boxed()
+    }
+
+    fn adopt_one<'a>(
+        &'a self,
+        id: &'a str,
+    ) -> BoxFuture<'a, Result<Option<Arc<dyn PodSandbox>>, Cause>> {
+        self.journal.note(format!("adopt {id}"));
+        let found = match self.left.lock().unwrap().get_mut(id) {
+            Some(Left::Unreachable(0) | Left::Running) => Ok(true),
+            Some(Left::Unreachable(times)) => {
+                *times -= 1;
+                Err("no descriptor")
+            }
+            Some(Left::Ended) | None => Ok(false),
+        };
+        async move {
+            let sandbox = || Arc::new(self.sandbox.clone()) as Arc<dyn PodSandbox>;
+            Ok(found.map(|there| there.then(sandbox))?)
+        }
+        .boxed()
+    }
+
+    fn end<'a>(&'a self, id: &'a str) -> BoxFuture<'a, Result<(), Cause>> {
+        self.journal.note(format!("end {id}"));
+        self.left.lock().unwrap().remove(id);
+        async { Ok(()) }.boxed()
     }
 
     fn cleanup(&self, _: HashSet<String>) -> BoxFuture<'_, Result<(), Cause>> {

@@ -4,7 +4,9 @@ pub mod adopt;
 mod binds;
 pub mod crash;
 #[cfg(test)]
-mod fake_api;
+pub(crate) mod fake_api;
+#[cfg(test)]
+pub(crate) mod fake_node;
 #[cfg(test)]
 pub(crate) mod fakes;
 pub mod perform;

@@ -11,17 +11,9 @@ use tokio_util::sync::CancellationToken;
 mod skip;
 
 use super::fake_api::FakeApi;
+use super::fake_node;
 use super::fakes::FakeMachine;
 use super::*;
-use crate::config::AgentConfig;
-use crate::directory::Directory;
-use crate::events::Recorder;
-use crate::image_gc::ImageUses;
-use crate::node::Capacity;
-use crate::objects::Objects;
-use crate::pressure::Gauge;
-use crate::services::Services;
-use crate::start_up::StartUps;
 
 /// Longest that anything here may take on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -64,27 +56,8 @@ impl Stand {
         let directory =
             std::env::temp_dir().join(format!("coracle-worker-{}-{name}", std::process::id()));
         let api = FakeApi::new(&pod);
-        let client = api.client();
         let stop = CancellationToken::new();
-        let (recorder, events) = Recorder::for_test();
-        let mut config = AgentConfig::new("node", &directory);
-        config.pod_log_dir = directory.join("logs");
-        config.container_log_dir = directory.join("links");
-        config.host_resolv_conf = directory.join("resolv.conf");
-        std::fs::create_dir_all(&config.container_log_dir).unwrap();
-        let node = Node {
-            config,
-            client: client.clone(),
-            machine: machine.machine(),
-            recorder,
-            objects: Objects::new(client.clone()),
-            services: Services::start(client, stop.clone()),
-            directory: Directory::default(),
-            image_uses: ImageUses::default(),
-            pressure: Gauge::default(),
-            start_ups: StartUps::default(),
-            capacity: Capacity { milli_cpu: 1000, memory_bytes: 1 << 30 },
-        };
+        let (node, events) = fake_node::node(&directory, &api, &machine, &stop);
         let (news, receiver) = watch::channel(News { pod: Arc::new(pod), vanished: false });
         let task = tokio::spawn(Worker::new(Arc::new(node), receiver, None, refusal).run());
         let (events, told) = (Box::new(events), Vec::new());

@@ -1,10 +1,12 @@
 //! Sandboxes of an earlier process of the agent: taken over, or ended.
 
-use std::collections::{BTreeSet, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::fs;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
+
+use futures::StreamExt;
 
 use super::remains::Remains;
 use super::{Inner, Runtime, make_private, shim};
@@ -24,8 +26,32 @@ const ADOPT_TIMEOUT: Duration = Duration::from_secs(5);
 const ADOPT_ATTEMPTS: u32 = 3;
 const ADOPT_PAUSE: Duration = Duration::from_millis(500);
 
+/// How many sandboxes are adopted at the same time: each may wait for a shim without an answer.
+const ADOPT_CONCURRENCY: usize = 16;
+
+/// What was found of an earlier process of the agent.
+#[derive(Default)]
+pub struct Adoption {
+    /// Sandboxes that were taken over, with what they were made from.
+    pub adopted: Vec<(SandboxSpec, Sandbox)>,
+    /// Sandboxes that ran and were ended, because their records are lost or cannot be read.
+    pub ended: BTreeMap<String, Error>,
+    /// Sandboxes that may run and could be neither taken over nor ended. The failure may pass.
+    pub failed: BTreeMap<String, Error>,
+}
+
+/// What became of one sandbox.
+enum Found {
+    Adopted(SandboxSpec, Sandbox),
+    /// It ran, and was ended for this reason.
+    Ended(Error),
+    /// Nothing runs of it, or nothing may be done to it.
+    Nothing,
+}
+
 impl Runtime {
-    /// Finds the sandboxes of an earlier process of the agent and connects to their shims.
+    /// Finds the sandboxes of an earlier process of the agent and connects to their shims; a failure
+    /// of one does not keep the others.
     ///
     /// A sandbox whose shim is gone (reboot, or somebody killed it) or cannot be reached (its socket
     /// is lost) is returned too: its [`Sandbox::events`] say
@@ -34,55 +60,69 @@ impl Runtime {
     /// A sandbox whose record is lost or cannot be read is not adopted. If the record is of a newer
     /// version of this program, everything is left as it is; otherwise what runs of the sandbox is
     /// ended, and a record that is there is kept in `unreadable` for inspection.
-    pub async fn adopt(&self) -> Result<Vec<(SandboxSpec, Sandbox)>> {
-        let mut adopted = Vec::new();
+    pub async fn adopt(&self) -> Result<Adoption> {
         let remains = self.remains().await?;
         let mut ids: BTreeSet<String> = self.census().await?.into_iter().collect();
         ids.extend(remains.ids());
-        for id in ids {
-            adopted.extend(self.adopt_found(&id, &remains).await?);
+        let found = futures::stream::iter(ids).map(|id| async {
+            let found = self.adopt_found(&id, &remains).await;
+            (id, found)
+        });
+        let mut found = std::pin::pin!(found.buffer_unordered(ADOPT_CONCURRENCY));
+        let mut adoption = Adoption::default();
+        while let Some((id, found)) = found.next().await {
+            match found {
+                Ok(Found::Adopted(spec, sandbox)) => adoption.adopted.push((spec, sandbox)),
+                Ok(Found::Ended(reason)) => drop(adoption.ended.insert(id, reason)),
+                Ok(Found::Nothing) => {}
+                Err(error) => drop(adoption.failed.insert(id, error)),
+            }
         }
-        Ok(adopted)
+        Ok(adoption)
     }
 
-    /// The same for one sandbox; `None` if there is none that can be adopted.
+    /// The same for one sandbox; `None` if nothing runs of it.
     pub async fn adopt_one(&self, id: &str) -> Result<Option<(SandboxSpec, Sandbox)>> {
         let remains = self.remains().await?;
-        self.adopt_found(id, &remains).await
+        match self.adopt_found(id, &remains).await? {
+            Found::Adopted(spec, sandbox) => Ok(Some((spec, sandbox))),
+            Found::Ended(_) | Found::Nothing => Ok(None),
+        }
     }
 
-    async fn adopt_found(
-        &self,
-        id: &str,
-        remains: &Remains,
-    ) -> Result<Option<(SandboxSpec, Sandbox)>> {
+    /// Ends a sandbox that cannot be adopted, and removes what is left of it.
+    pub async fn end(&self, id: &str) -> Result<()> {
+        let remains = self.remains().await?;
+        self.end_unknown(id, &remains).await?;
+        let (inner, name) = (Arc::clone(&self.inner), id.to_owned());
+        let forgotten = tokio::task::spawn_blocking(move || inner.forget(&name)).await;
+        forgotten.map_err(|error| Error::kernel("removing a sandbox")(error.into()))?
+    }
+
+    async fn adopt_found(&self, id: &str, remains: &Remains) -> Result<Found> {
         let record = self.inner.state(id).join(records::SANDBOX);
         let spec: SandboxSpec = match records::load(&record) {
             Ok(spec) => spec,
-            Err(Unreadable::Missing) => {
-                if remains.ids().contains(id) {
-                    tracing::error!(sandbox = id, "the record of a sandbox is lost; ending it");
-                    self.end_unknown(id, remains).await?;
-                }
-                return Ok(None);
-            }
             Err(Unreadable::TooNew(format)) => {
                 tracing::error!(
                     sandbox = id,
                     format,
                     "the sandbox was made by a newer version; leaving it alone"
                 );
-                return Ok(None);
+                return Ok(Found::Nothing);
             }
+            Err(Unreadable::Missing) if !remains.ids().contains(id) => return Ok(Found::Nothing),
             Err(error) => {
-                tracing::error!(sandbox = id, %error, "sandbox record is unreadable; killing its containers");
-                self.inner.set_aside(id, &record);
+                tracing::error!(sandbox = id, %error, "sandbox record cannot be used; ending the sandbox");
+                if !matches!(error, Unreadable::Missing) {
+                    self.inner.set_aside(id, &record);
+                }
                 self.end_unknown(id, remains).await?;
-                return Ok(None);
+                return Ok(Found::Ended(Error::Record { sandbox: id.to_owned(), source: error }));
             }
         };
         let sandbox = self.connect(spec.clone(), remains).await?;
-        Ok(Some((spec, sandbox)))
+        Ok(Found::Adopted(spec, sandbox))
     }
 
     /// Ends a sandbox of which nothing but the name is known. Its shim kills the containers, if it
@@ -181,12 +221,19 @@ impl Runtime {
     async fn clean(&self, id: &str, keep: &HashSet<String>, remains: &Remains) -> Result<()> {
         let record = self.inner.state(id).join(records::SANDBOX);
         match records::load::<SandboxSpec>(&record) {
-            Ok(spec) => {
-                self.connect(spec.clone(), remains).await?.remove().await?;
-                self.inner.cgroups.prune(&spec.cgroup, 2);
-                // A shim that could not be reached, and a group that the record does not name.
-                self.inner.end_remains(id, remains).await
-            }
+            Ok(spec) => match self.connect(spec.clone(), remains).await {
+                Ok(sandbox) => {
+                    sandbox.remove().await?;
+                    self.inner.cgroups.prune(&spec.cgroup, 2);
+                    // A shim that could not be reached, and a group that the record does not name.
+                    self.inner.end_remains(id, remains).await
+                }
+                Err(error) => {
+                    tracing::warn!(sandbox = id, %error, "a sandbox is ended without its shim");
+                    self.end_unknown(id, remains).await?;
+                    self.inner.forget(id)
+                }
+            },
             Err(Unreadable::TooNew(_)) if !keep.is_empty() => Ok(()),
             Err(_) => {
                 self.end_unknown(id, remains).await?;

@@ -531,7 +531,7 @@ async fn survival(world: &'static World) {
     agent.kill().unwrap();
     agent.wait().unwrap();
     let pid: u32 = line.trim().parse().unwrap();
-    let mut adopted = world.runtime.adopt().await.unwrap();
+    let mut adopted = world.runtime.adopt().await.unwrap().adopted;
     assert_eq!(adopted.len(), 1);
     let (spec, sandbox) = adopted.remove(0);
     assert_eq!(spec.labels["kind"], "test");

@@ -19,6 +19,9 @@ pub const ALL: &[(&str, Case)] = &[
         Box::pin(lost_shim_and_record_end_the_sandbox(world))
     }),
     ("cleanup_takes_what_has_no_record", |world| Box::pin(cleanup_takes_what_has_no_record(world))),
+    ("one_failed_adoption_leaves_the_others", |world| {
+        Box::pin(one_failed_adoption_leaves_the_others(world))
+    }),
     ("other_nodes_sandboxes_are_left_alone", |world| {
         Box::pin(other_nodes_sandboxes_are_left_alone(world))
     }),
@@ -64,7 +67,9 @@ fn records(world: &World) -> PathBuf {
 /// Adopts as another agent; asserts that nothing is adopted and nothing runs any more.
 async fn ends_what_runs(world: &World, shim: i32, pid: u32) {
     let again = world::open(&world.directory, &world.id);
-    assert!(again.adopt().await.unwrap().is_empty());
+    let adoption = again.adopt().await.unwrap();
+    assert!(adoption.adopted.is_empty());
+    assert_eq!(adoption.ended.keys().collect::<Vec<_>>(), [&world.id]);
     assert!(ends(shim).await, "the shim runs");
     assert!(ends(pid as i32).await, "the container runs");
     assert_eq!(again.remains().await.unwrap(), Default::default());
@@ -75,7 +80,7 @@ async fn lost_socket_ends_the_sandbox(world: &'static World) {
     let shim = world.shim().unwrap();
     remove(&sockets(world));
     let again = world::open(&world.directory, &world.id);
-    let (_, adopted) = again.adopt().await.unwrap().remove(0);
+    let (_, adopted) = again.adopt().await.unwrap().adopted.remove(0);
     assert!(!adopted.is_alive());
     adopted.remove().await.unwrap();
     assert!(ends(shim).await, "the shim runs");
@@ -149,9 +154,36 @@ async fn other_nodes_sandboxes_are_left_alone(world: &'static World) {
     let other: Runtime = world::open(&directory, &world.id);
     fs::create_dir_all(directory.join("state/sandboxes").join(&world.id)).unwrap();
     assert_eq!(other.remains().await.unwrap(), Default::default());
-    assert!(other.adopt().await.unwrap().is_empty());
+    let adoption = other.adopt().await.unwrap();
+    assert!(adoption.adopted.is_empty() && adoption.ended.is_empty());
     other.cleanup(&Default::default()).await.unwrap();
     assert!(!ended(pid as i32), "the container of another node was killed");
     assert!(sandbox.is_alive());
     sandbox.remove().await.unwrap();
+}
+
+async fn one_failed_adoption_leaves_the_others(world: &'static World) {
+    let (_sandbox, pid) = running(world).await;
+    let mut spec = world.sandbox_spec();
+    spec.id = format!("{}-b", world.id);
+    spec.cgroup = format!("{}-b", spec.cgroup);
+    let id = spec.id.clone();
+    let broken = world.runtime.create_sandbox(spec).await.unwrap();
+    broken.create_container(world.container("b", &["sleep", "100"])).await.unwrap();
+    let broken_pid = broken.start_container("b").await.unwrap();
+    // Tells nothing of whether there is a shim.
+    let socket = world.directory.join("run/sandboxes").join(&id).join("shim.sock");
+    fs::remove_file(&socket).unwrap();
+    std::os::unix::fs::symlink("shim.sock", &socket).unwrap();
+    let again = world::open(&world.directory, &world.id);
+    let adoption = again.adopt().await.unwrap();
+    assert_eq!(adoption.failed.keys().collect::<Vec<_>>(), [&id]);
+    let [(spec, adopted)] = &adoption.adopted[..] else { panic!("not adopted") };
+    assert_eq!(spec.id, world.id);
+    assert!(adopted.is_alive());
+    assert!(again.adopt_one(&id).await.is_err());
+    assert!(!ended(broken_pid as i32), "it was ended without need");
+    again.end(&id).await.unwrap();
+    assert!(ends(broken_pid as i32).await, "the container runs");
+    assert!(!ended(pid as i32), "another container was ended");
 }
