@@ -14,7 +14,7 @@ use tokio::sync::Semaphore;
 use crate::body::{self, Body};
 use crate::budget::{Budget, Lease};
 use crate::error::ApiError;
-use crate::security::User;
+use crate::security::{User, service_account};
 use crate::sending::Responses;
 
 /// One user gets at most one part in so many of the places of requests and streams.
@@ -30,12 +30,11 @@ const USER_BODIES_BYTES_MAX: usize = 16 << 20;
 const HEAVY_MAX: usize = 4;
 
 /// Whom a request counts for: a user, or all ServiceAccounts of a namespace together, since a
-/// tenant can make as many of them as it likes.
+/// tenant can make as many of them as it likes. No user name reads like the accounts of a namespace.
 pub(crate) fn holder(user: &User) -> Arc<str> {
-    let account = user.name.strip_prefix("system:serviceaccount:");
-    match account.and_then(|account| account.split_once(':')) {
-        Some((namespace, _)) => format!("system:serviceaccounts:{namespace}").into(),
-        None => user.name.as_str().into(),
+    match service_account(&user.name) {
+        Some((namespace, _)) => format!("namespace:{namespace}").into(),
+        None => format!("user:{}", user.name).into(),
     }
 }
 
@@ -162,7 +161,23 @@ mod tests {
         let account = |name: &str| holder(&User::authenticated(name, &[]));
         assert_eq!(account("system:serviceaccount:dev:a"), account("system:serviceaccount:dev:b"),);
         assert_ne!(account("system:serviceaccount:dev:a"), account("system:serviceaccount:prod:a"),);
-        assert_eq!(&*account("jane"), "jane");
+        assert_eq!(&*account("jane"), "user:jane");
+    }
+
+    #[test]
+    fn only_service_accounts_count_for_their_namespace() {
+        let of = |name: &str| holder(&User::authenticated(name, &[]));
+        let dev = of("system:serviceaccount:dev:a");
+        for other in [
+            "system:serviceaccount:dev:a:b",
+            "system:serviceaccount:dev:",
+            "system:serviceaccount:dev:A_b",
+            "system:serviceaccount:dev",
+            "system:serviceaccounts:dev",
+            "namespace:dev",
+        ] {
+            assert_ne!(of(other), dev, "{other}");
+        }
     }
 
     #[test]

@@ -91,7 +91,7 @@ pub(super) fn impersonate(rbac: &Rbac, user: User, headers: &HeaderMap) -> Resul
 
 /// Returns the namespace and the name in the user name of a ServiceAccount (upstream
 /// `serviceaccount.SplitUsername`); any other form names a plain user.
-fn service_account(user: &str) -> Option<(&str, &str)> {
+pub(crate) fn service_account(user: &str) -> Option<(&str, &str)> {
     let (namespace, name) = user.strip_prefix("system:serviceaccount:")?.split_once(':')?;
     let valid = api::names::dns1123_label(namespace).is_empty()
         && api::names::dns1123_subdomain(name).is_empty();

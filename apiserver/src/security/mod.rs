@@ -14,6 +14,8 @@ pub mod reviews;
 mod tokens;
 mod user;
 
+pub(crate) use impersonate::service_account;
+
 pub use attributes::{Attributes, Decision};
 pub use authenticate::{Security, SecurityConfig};
 pub use objects::{Changes, Objects};
