@@ -1,5 +1,10 @@
 //! Field selectors: `metadata.name=x,status.phase!=Running` (upstream `fields.ParseSelector`).
 
+/// Bytes of a field selector.
+const FIELD_SELECTOR_BYTES_MAX: usize = 8 << 10;
+/// Requirements of a field selector, each of which is compared with each object.
+const FIELD_REQUIREMENTS_MAX: usize = 64;
+
 /// A conjunction of requirements on fields.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct FieldSelector {
@@ -34,11 +39,20 @@ pub enum FieldSelectorError {
     /// A `,` or `=` in a value without a backslash.
     #[error("invalid field selector: unescaped character in value: {0}")]
     Unescaped(char),
+    /// Longer than [`FIELD_SELECTOR_BYTES_MAX`].
+    #[error("invalid field selector: it is longer than {FIELD_SELECTOR_BYTES_MAX} bytes")]
+    TooLong,
+    /// More than [`FIELD_REQUIREMENTS_MAX`] terms.
+    #[error("invalid field selector: it has more than {FIELD_REQUIREMENTS_MAX} requirements")]
+    TooMany,
 }
 
 impl FieldSelector {
     /// Reads a selector; the empty text selects everything.
     pub fn parse(text: &str) -> Result<Self, FieldSelectorError> {
+        if text.len() > FIELD_SELECTOR_BYTES_MAX {
+            return Err(FieldSelectorError::TooLong);
+        }
         let mut requirements = Vec::new();
         for term in terms(text).into_iter().filter(|t| !t.is_empty()) {
             let Some((field, equals, value)) = split(term) else {
@@ -48,6 +62,9 @@ impl FieldSelector {
                 });
             };
             let value = unescape(value)?;
+            if requirements.len() == FIELD_REQUIREMENTS_MAX {
+                return Err(FieldSelectorError::TooMany);
+            }
             requirements.push(FieldRequirement { field: field.to_owned(), value, equals });
         }
         requirements.sort_by(|a, b| a.field.cmp(&b.field));
@@ -160,5 +177,15 @@ mod tests {
         ] {
             assert_eq!(FieldSelector::parse(text).unwrap_err().to_string(), error);
         }
+    }
+
+    #[test]
+    fn length_and_number_are_bounded() {
+        let many = |count: usize| vec!["metadata.name!=x"; count].join(",");
+        assert!(FieldSelector::parse(&many(FIELD_REQUIREMENTS_MAX)).is_ok());
+        let refused = FieldSelector::parse(&many(FIELD_REQUIREMENTS_MAX + 1));
+        assert_eq!(refused, Err(FieldSelectorError::TooMany));
+        let long = format!("metadata.name={}", "x".repeat(FIELD_SELECTOR_BYTES_MAX));
+        assert_eq!(FieldSelector::parse(&long), Err(FieldSelectorError::TooLong));
     }
 }

@@ -8,6 +8,8 @@ use crate::names;
 
 /// Bytes of a label selector.
 const SELECTOR_BYTES_MAX: usize = 32 << 10;
+/// Requirements of a label selector, each of which is compared with each object.
+const REQUIREMENTS_MAX: usize = 256;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Token {
@@ -114,6 +116,11 @@ impl Parser {
                     let requirement = self.requirement().map_err(|error| {
                         SelectorError(format!("unable to parse requirement: {error}"))
                     })?;
+                    if requirements.len() == REQUIREMENTS_MAX {
+                        return Err(SelectorError(format!(
+                            "the selector has more than {REQUIREMENTS_MAX} requirements"
+                        )));
+                    }
                     requirements.push(requirement);
                     let (token, literal) = self.consume(Context::Values);
                     match token {
@@ -268,5 +275,12 @@ mod tests {
         let error = parse(&"!".repeat(SELECTOR_BYTES_MAX + 1)).expect_err("it is too long");
         assert_eq!(error.to_string(), "the selector is longer than 32768 bytes");
         assert_eq!(scan("!!==a").len(), 5);
+    }
+
+    #[test]
+    fn requirements_are_bounded() {
+        assert!(parse(&vec!["!a"; REQUIREMENTS_MAX].join(",")).is_ok());
+        let error = parse(&vec!["!a"; REQUIREMENTS_MAX + 1].join(",")).expect_err("one too many");
+        assert_eq!(error.to_string(), "the selector has more than 256 requirements");
     }
 }
