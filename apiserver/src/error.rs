@@ -386,9 +386,12 @@ impl ApiError {
             "metadata": {},
             "status": "Failure",
             "message": failure.message,
-            "reason": failure.reason,
             "code": failure.code.as_u16(),
         });
+        // Upstream has failures without one.
+        if !failure.reason.is_empty() {
+            status["reason"] = failure.reason.into();
+        }
         if let Some(details) = &failure.details {
             status["details"] = details.to_json();
         }

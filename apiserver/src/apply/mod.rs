@@ -5,6 +5,7 @@ pub mod fuzz_targets;
 mod lookup;
 pub(crate) mod managed;
 mod paths;
+mod typed;
 
 use std::collections::{BTreeSet, HashMap};
 use std::ops::Bound;
@@ -51,12 +52,13 @@ pub(crate) async fn answer(
     if config["metadata"][managed::FIELD].as_array().is_some_and(|list| !list.is_empty()) {
         return Err(ApiError::bad_request("metadata.managedFields must be nil"));
     }
+    let served = call.served;
+    let message = schema::message(served.group, served.version, served.kind);
+    typed::check(call, &config, message)?;
     if object::name(&config).is_empty() {
         object::metadata_mut(&mut config).insert("name".into(), call.info.name.clone().into());
     }
     update::claim_identity(call, &mut config)?;
-    let served = call.served;
-    let message = schema::message(served.group, served.version, served.kind);
     let owned = paths::of(&config, message)?;
     let apply = Apply { call, options, subresource, message, owned };
     let name = &call.info.name;

@@ -179,7 +179,7 @@ pub(crate) fn item_element(item: &Value, field: &Field) -> String {
 }
 
 /// The value that an absent key stands for; all such keys in the API are protocols.
-fn default_of(field: &Field, key: &str) -> Option<Value> {
+pub(super) fn default_of(field: &Field, key: &str) -> Option<Value> {
     let declared = field.message().and_then(|m| m.field(key)).map(|f| f.default());
     declared
         .and_then(|text| serde_json::from_str(text).ok())

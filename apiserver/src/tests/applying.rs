@@ -158,3 +158,55 @@ async fn fields_of_a_record_are_bounded() {
     );
     apply(&cluster, &uri, "one", &map(json!({"a": "2"}))).await.ok();
 }
+
+#[tokio::test]
+async fn element_without_its_key_is_refused() {
+    let cluster = Cluster::new().await;
+    let config = |pod: Value| {
+        json!({"kind": "Deployment", "apiVersion": "apps/v1",
+            "metadata": {"name": "web", "namespace": "default"},
+            "spec": {"selector": {"matchLabels": {"app": "web"}}, "template": {
+                "metadata": {"labels": {"app": "web"}}, "spec": pod}}})
+    };
+    let good = config(json!({"containers": [{"name": "a", "image": "a",
+        "ports": [{"containerPort": 80}]}]}));
+    let prefix = "failed to create typed patch object (default/web; apps/v1, Kind=Deployment): ";
+    let spec = ".spec.template.spec";
+    for (pod, fault) in [
+        (
+            json!({"containers": [{"name": "a", "image": "a"}, {"image": "b"}]}),
+            format!(
+                "{spec}.containers: element 1: associative list with keys has an element that \
+                 omits key field \"name\" (and doesn't have default value)"
+            ),
+        ),
+        (
+            json!({"containers": [{"name": "a", "image": "a", "ports": [{"hostPort": 80}]}]}),
+            format!(
+                "{spec}.containers[name=\"a\"].ports: element 0: associative list with keys has \
+                 an element that omits key field \"containerPort\" (and doesn't have default value)"
+            ),
+        ),
+        (
+            json!({"containers": [{"name": "a", "image": "a", "env": [
+                {"name": "X", "value": "1"}, {"name": "X", "value": "2"}]}]}),
+            format!("{spec}.containers[name=\"a\"].env: duplicate entries for key [name=\"X\"]"),
+        ),
+        (
+            json!({"containers": [{"name": "a", "image": "a"}],
+                "volumes": [{"emptyDir": {}}], "initContainers": [{"image": "i"}]}),
+            format!(
+                "errors:\n  {spec}.initContainers: element 0: associative list with keys has an \
+                 element that omits key field \"name\" (and doesn't have default value)\n  \
+                 {spec}.volumes: element 0: associative list with keys has an element that omits \
+                 key field \"name\" (and doesn't have default value)"
+            ),
+        ),
+    ] {
+        let refused = apply(&cluster, WEB, "one", &config(pod)).await.fails(500);
+        assert_eq!(refused["message"], format!("{prefix}{fault}"));
+        assert!(refused.get("reason").is_none(), "{refused}");
+    }
+    cluster.get(WEB).await.fails(404);
+    apply(&cluster, WEB, "one", &good).await.ok();
+}
