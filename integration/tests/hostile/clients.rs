@@ -1,10 +1,10 @@
-//! Clients on the network that have no credentials.
+//! Clients on the network: strangers that hold connections, and a tenant that does not read.
 
 use std::process::Stdio;
 
 use coracle_integration::{eventually, privileged, skip};
 
-use crate::tenant::Ground;
+use crate::tenant::{Ground, TENANT};
 
 /// Connections that a client holds without a request, and with one that does not end.
 const HOLD: &str = r#"
@@ -28,6 +28,75 @@ for _ in range(count):
 print("held", len(held), flush=True)
 time.sleep(seconds)
 "#;
+
+/// A tenant that stores 48 MiB, asks for all of it on many connections, and reads nothing.
+const UNREAD: &str = r#"
+import http.client, json, os, socket, ssl, sys, time
+count, seconds = int(sys.argv[1]), int(sys.argv[2])
+token = os.environ["TOKEN"]
+context = ssl.create_default_context()
+context.check_hostname = False
+context.verify_mode = ssl.CERT_NONE
+path = "/api/v1/namespaces/tenant/configmaps"
+if seconds == 0:
+    api = http.client.HTTPSConnection("192.0.2.10", 6443, context=context, timeout=60)
+    for index in range(count):
+        body = {"metadata": {"name": "large-%d" % index}, "data": {"text": os.urandom(500000).hex()}}
+        headers = {"Authorization": "Bearer " + token, "Content-Type": "application/json"}
+        api.request("POST", path, json.dumps(body), headers)
+        answer = api.getresponse()
+        answer.read()
+        assert answer.status == 201, answer.status
+    sys.exit()
+held = []
+for _ in range(count):
+    s = context.wrap_socket(socket.create_connection(("192.0.2.10", 6443), timeout=10))
+    s.sendall(("GET %s HTTP/1.1\r\nHost: a\r\nAuthorization: Bearer %s\r\n\r\n" % (path, token)).encode())
+    held.append(s)
+print("held", len(held), flush=True)
+time.sleep(seconds)
+"#;
+
+#[test]
+fn unread_lists_leave_the_node_alone() {
+    if !privileged() {
+        return;
+    }
+    if which("python3").is_none() {
+        skip::skip("a client that does not read is a script", "python3");
+        return;
+    }
+    let ground = Ground::new();
+    let token = ground.admin.ok(&["--namespace", TENANT, "create", "token", "owner"]);
+    let script = |arguments: [&str; 2]| {
+        let mut python = ground.node.outside.command("python3");
+        python.args(["-c", UNREAD]).args(arguments).env("TOKEN", token.trim());
+        python
+    };
+    assert!(script(["48", "0"]).status().unwrap().success());
+    let mut holder = script(["40", "40"]).spawn().unwrap();
+    let mut most = 0;
+    for _ in 0..20 {
+        std::thread::sleep(std::time::Duration::from_millis(500));
+        most = most.max(resident_bytes(ground.node.pid()));
+    }
+    let path = format!("/api/v1/namespaces/{TENANT}/configmaps");
+    let list = eventually(20, "another user gets the same list", || {
+        let answer = ground.admin.run(&["get", "--raw", &path]);
+        (answer.code == 0).then_some(answer.stdout)
+    });
+    let list: serde_json::Value = serde_json::from_str(&list).unwrap();
+    let large = list["items"].as_array().unwrap().iter();
+    let large =
+        large.filter(|map| map["data"]["text"].as_str().is_some_and(|t| t.len() == 1_000_000));
+    assert_eq!(large.count(), 48);
+    most = most.max(resident_bytes(ground.node.pid()));
+    ground.is_sound("lists that are not read");
+    let _ = holder.kill();
+    let _ = holder.wait();
+    assert!(most < 300 << 20, "{most} bytes were resident");
+    println!("{} MiB were resident at the most", most >> 20);
+}
 
 #[test]
 fn strangers_leave_the_node_alone() {
