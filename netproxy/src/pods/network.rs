@@ -3,9 +3,12 @@
 
 use std::collections::HashSet;
 use std::net::Ipv4Addr;
+use std::panic::AssertUnwindSafe;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
+use ::watch::restart::{Backoff, panic_text};
+use futures::FutureExt;
 use tokio::sync::{oneshot, watch};
 use tokio_util::sync::CancellationToken;
 
@@ -196,7 +199,8 @@ impl PodNetwork {
         on_a_waiting_thread(&self.node, work).await
     }
 
-    /// Fills the pool in the background and gives it back when no pod comes for long.
+    /// Fills the pool in the background and gives it back when no pod comes for long. A panic ends
+    /// neither: it is tried again after a delay.
     fn refill(&self) {
         let node = Arc::clone(&self.node);
         tokio::spawn(async move {
@@ -204,18 +208,7 @@ impl PodNetwork {
             if !matches!(on_a_waiting_thread(&node, starts).await, Ok(true)) {
                 return;
             }
-            let lacks = |node: &Node| Ok(node.state().ready.len() < node.config.pool);
-            while let Ok(true) = on_a_waiting_thread(&node, lacks).await {
-                let added = match prepare(&node).await {
-                    Ok(pin) => on_a_waiting_thread(&node, |node| node.add_ready(pin)).await,
-                    Err(error) => Err(error),
-                };
-                if let Err(error) = added {
-                    // An attach that needs a namespace meets and reports the same error.
-                    tracing::debug!(error = %Chain(&error), "prepare pod namespace");
-                    break;
-                }
-            }
+            again_after_panic(|| fill(Arc::clone(&node)), tokio::time::sleep).await;
             let ended = on_a_waiting_thread(&node, |node| {
                 let mut state = node.state();
                 state.refilling = false;
@@ -224,6 +217,36 @@ impl PodNetwork {
             let Ok(attachments) = ended.await else { return };
             tokio::spawn(release_when_idle(Arc::downgrade(&node), attachments));
         });
+    }
+}
+
+/// Runs work until it ends without a panic, with growing delays in between.
+async fn again_after_panic<F: Future<Output = ()>, W: Future<Output = ()>>(
+    mut work: impl FnMut() -> F,
+    wait: impl Fn(Duration) -> W,
+) {
+    let mut backoff = Backoff::default();
+    while let Err(panic) = AssertUnwindSafe(async { work().await }).catch_unwind().await {
+        let reason = panic_text(&*panic);
+        let delay = backoff.delay(Duration::ZERO);
+        tracing::error!(reason, ?delay, "preparing pod namespaces panicked; trying again");
+        wait(delay).await;
+    }
+}
+
+/// Prepares namespaces until the pool is full or one fails.
+async fn fill(node: Arc<Node>) {
+    let lacks = |node: &Node| Ok(node.state().ready.len() < node.config.pool);
+    while let Ok(true) = on_a_waiting_thread(&node, lacks).await {
+        let added = match prepare(&node).await {
+            Ok(pin) => on_a_waiting_thread(&node, |node| node.add_ready(pin)).await,
+            Err(error) => Err(error),
+        };
+        if let Err(error) = added {
+            // An attach that needs a namespace meets and reports the same error.
+            tracing::debug!(error = %Chain(&error), "prepare pod namespace");
+            return;
+        }
     }
 }
 
@@ -274,5 +297,30 @@ impl std::fmt::Display for Chain<'_> {
             source = error.source();
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::{Cell, RefCell};
+
+    use super::*;
+
+    #[tokio::test]
+    async fn work_that_panics_is_done_again() {
+        let runs = Cell::new(0);
+        let delays = RefCell::new(Vec::new());
+        let work = || {
+            runs.set(runs.get() + 1);
+            let run = runs.get();
+            async move { assert!(run == 3, "by the test") }
+        };
+        let wait = |delay| {
+            delays.borrow_mut().push(delay);
+            std::future::ready(())
+        };
+        again_after_panic(work, wait).await;
+        assert_eq!(runs.get(), 3);
+        assert_eq!(delays.into_inner(), [1, 2].map(Duration::from_secs));
     }
 }
