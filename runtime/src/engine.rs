@@ -20,7 +20,7 @@ use crate::{Error, Result, Sandbox, tree};
 
 mod adopt;
 mod remains;
-mod shim;
+pub(crate) mod shim;
 
 pub use adopt::Adoption;
 pub use remains::Remains;
@@ -67,6 +67,11 @@ impl Runtime {
             .create(&inner.config.shim_group)
             .map_err(Error::kernel("making the control group of the shims"))?;
         Ok(Self { inner: Arc::new(inner) })
+    }
+
+    #[cfg(test)]
+    pub(crate) fn inner(&self) -> Arc<Inner> {
+        Arc::clone(&self.inner)
     }
 
     /// Makes a sandbox: its cgroup with limits, and a shim that holds its namespaces.
@@ -196,6 +201,11 @@ impl Inner {
             .spawn()
             .map_err(Error::file("executing", program))?;
         Ok((child, ours))
+    }
+
+    /// Connects to the shim of a sandbox, without waiting for one that takes no connections.
+    pub(crate) fn dial(&self, id: &str) -> std::io::Result<UnixStream> {
+        shim::connect(&self.socket(id))
     }
 
     /// Kills the process that listens on the socket of a sandbox, if there is one: its shim.

@@ -1,6 +1,7 @@
 //! A sandbox as the agent holds it.
 
 mod observed;
+mod reconnect;
 mod session;
 
 use std::collections::BTreeMap;
@@ -53,7 +54,8 @@ pub(crate) struct Manner {
 struct Inner {
     spec: SandboxSpec,
     engine: Arc<engine::Inner>,
-    link: Option<Arc<Link>>,
+    /// The connection to the shim; `None` for a sandbox whose shim is gone.
+    link: Mutex<Option<Arc<Link>>>,
     /// The shim, when this process has started it and must reap it.
     child: Mutex<Option<Child>>,
     observed: Arc<Mutex<Observed>>,
@@ -68,23 +70,10 @@ impl Sandbox {
     ) -> Result<Self> {
         let observed = Observed::load(&engine.state(&spec.id));
         let observed = Arc::new(Mutex::new(observed));
-        let (watched, cgroups) = (Arc::clone(&observed), engine.cgroups.clone());
-        let (group, state) = (spec.cgroup.clone(), engine.state(&spec.id));
-        let link = Link::new(spec.id.clone(), stream, move |event| {
-            let mut observed = watched.lock().unwrap_or_else(PoisonError::into_inner);
-            match event {
-                Some(event) => observed.event(event),
-                None if observed.removing => {}
-                None => {
-                    // Nobody waits for these processes any more.
-                    cgroups.kill(&group);
-                    observed.lose(&state);
-                }
-            }
-        })
-        .map_err(Error::kernel("connecting to the shim"))?;
-        let child = Mutex::new(child);
-        Ok(Self { inner: Arc::new(Inner { spec, engine, link: Some(link), child, observed }) })
+        let (link, child) = (Mutex::new(None), Mutex::new(child));
+        let this = Self { inner: Arc::new(Inner { spec, engine, link, child, observed }) };
+        this.join(stream)?;
+        Ok(this)
     }
 
     pub(crate) fn lost(spec: SandboxSpec, engine: Arc<engine::Inner>) -> Result<Self> {
@@ -95,14 +84,15 @@ impl Sandbox {
         observed.lose(&state);
         let observed = Arc::new(Mutex::new(observed));
         let child = Mutex::new(None);
-        Ok(Self { inner: Arc::new(Inner { spec, engine, link: None, child, observed }) })
+        let link = Mutex::new(None);
+        Ok(Self { inner: Arc::new(Inner { spec, engine, link, child, observed }) })
     }
 
     /// Lets go of the connection to the shim; what runs goes on.
     pub(crate) fn abandon(&self) {
         self.observed().removing = true;
-        if let Some(link) = &self.inner.link {
-            link.close();
+        if let Some(link) = self.link() {
+            link.abandon();
         }
     }
 
@@ -113,7 +103,7 @@ impl Sandbox {
 
     /// Whether its shim is there.
     pub fn is_alive(&self) -> bool {
-        self.inner.link.as_ref().is_some_and(|link| link.is_open())
+        self.link().is_some_and(|link| link.is_open())
     }
 
     pub(crate) async fn request(
@@ -122,7 +112,7 @@ impl Sandbox {
         descriptors: Vec<OwnedFd>,
     ) -> Result<(Answer, Vec<OwnedFd>)> {
         let id = &self.inner.spec.id;
-        let Some(link) = &self.inner.link else { return Err(Error::ShimLost(id.clone())) };
+        let Some(link) = self.link() else { return Err(Error::ShimLost(id.clone())) };
         let limit = match &operation {
             Operation::Setup(_)
             | Operation::Start(_)
@@ -149,6 +139,10 @@ impl Sandbox {
             self.observed().reconcile(list);
         }
         Ok(())
+    }
+
+    fn link(&self) -> Option<Arc<Link>> {
+        self.inner.link.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     fn observed(&self) -> std::sync::MutexGuard<'_, Observed> {

@@ -3,9 +3,11 @@
 use std::collections::{HashMap, VecDeque};
 use std::io::{self, IoSlice, IoSliceMut};
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+use std::panic::AssertUnwindSafe;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
+use futures::FutureExt;
 use nix::sys::socket::{ControlMessage, ControlMessageOwned, MsgFlags, UnixAddr, recvmsg, sendmsg};
 use tokio::io::Interest;
 use tokio::net::UnixStream;
@@ -21,6 +23,16 @@ const MAX_QUEUED_REQUESTS: usize = 64;
 
 type Reply = (std::result::Result<Answer, Failure>, Vec<OwnedFd>);
 
+/// What a connection brings without being asked.
+pub(crate) enum News {
+    /// The shim reports.
+    Event(Event),
+    /// The shim has closed the connection: it is gone.
+    Gone,
+    /// This side of the connection has failed; the shim may run.
+    Failed,
+}
+
 /// A connection; requests of many tasks share it.
 pub(crate) struct Link {
     sandbox: String,
@@ -31,6 +43,8 @@ pub(crate) struct Link {
     waiting: Mutex<HashMap<u64, oneshot::Sender<Reply>>>,
     next: AtomicU64,
     closed: AtomicBool,
+    /// Whether the end of the connection is of no interest.
+    abandoned: AtomicBool,
 }
 
 /// Drops the entry of a request that is answered or given up.
@@ -46,11 +60,11 @@ impl Drop for Forget<'_> {
 }
 
 impl Link {
-    /// Takes over a connected socket. `on_event` gets each event, and `None` at the end.
+    /// Takes over a connected socket. `on_news` gets each event, and one of the ends.
     pub fn new(
         sandbox: String,
         stream: std::os::unix::net::UnixStream,
-        on_event: impl Fn(Option<Event>) + Send + Sync + 'static,
+        on_news: impl Fn(News) + Send + Sync + 'static,
     ) -> io::Result<Arc<Self>> {
         stream.set_nonblocking(true)?;
         let (outgoing, queue) = mpsc::channel(MAX_QUEUED_REQUESTS);
@@ -61,16 +75,43 @@ impl Link {
             waiting: Mutex::new(HashMap::new()),
             next: AtomicU64::new(1),
             closed: AtomicBool::new(false),
+            abandoned: AtomicBool::new(false),
         });
         let writer = Arc::clone(&link);
-        let writing = tokio::spawn(async move { writer.write_all(queue).await });
+        let writing = tokio::spawn(async move {
+            let written = AssertUnwindSafe(writer.write_all(queue)).catch_unwind().await;
+            if written.is_err() {
+                tracing::error!(sandbox = writer.sandbox, "writing to a shim panicked");
+            }
+            // The reader ends the connection.
+            writer.close();
+            written.is_err()
+        });
         let reader = Arc::clone(&link);
         tokio::spawn(async move {
-            let _ = reader.read(&on_event).await;
+            let read = AssertUnwindSafe(reader.read(&on_news)).catch_unwind().await;
+            match &read {
+                Ok(Ok(())) => {}
+                Ok(Err(error)) => {
+                    tracing::debug!(sandbox = reader.sandbox, %error, "reading from a shim failed");
+                }
+                Err(_) => tracing::error!(sandbox = reader.sandbox, "reading from a shim panicked"),
+            }
+            reader.close();
             writing.abort();
             reader.closed.store(true, Ordering::SeqCst);
+            // Whoever waits for an answer gets an error.
             reader.waiting().clear();
-            on_event(None);
+            if reader.abandoned.load(Ordering::SeqCst) {
+                return;
+            }
+            let closed = match read {
+                Ok(Ok(())) => true,
+                Ok(Err(error)) => error.kind() == io::ErrorKind::ConnectionReset,
+                Err(_) => false,
+            };
+            let failed = !closed || matches!(writing.await, Ok(true));
+            on_news(if failed { News::Failed } else { News::Gone });
         });
         Ok(link)
     }
@@ -116,6 +157,12 @@ impl Link {
         let _ = nix::sys::socket::shutdown(socket, nix::sys::socket::Shutdown::Both);
     }
 
+    /// Ends the connection without any news of that.
+    pub fn abandon(&self) {
+        self.abandoned.store(true, Ordering::SeqCst);
+        self.close();
+    }
+
     fn lost(&self) -> Error {
         Error::ShimLost(self.sandbox.clone())
     }
@@ -128,8 +175,6 @@ impl Link {
         while let Some((bytes, descriptors)) = queue.recv().await {
             if let Err(error) = self.write(&bytes, descriptors).await {
                 tracing::debug!(sandbox = self.sandbox, %error, "writing to the shim failed");
-                // The reader ends the connection.
-                self.close();
                 return;
             }
         }
@@ -159,7 +204,7 @@ impl Link {
         Ok(())
     }
 
-    async fn read(&self, on_event: &(impl Fn(Option<Event>) + Send + Sync)) -> io::Result<()> {
+    async fn read(&self, on_news: &(impl Fn(News) + Send + Sync)) -> io::Result<()> {
         const READ_BYTES: usize = 4 << 10;
         let mut received = Vec::new();
         let mut descriptors = VecDeque::new();
@@ -187,7 +232,7 @@ impl Link {
                 received.drain(..end);
                 let own: Vec<OwnedFd> = descriptors.drain(..count).collect();
                 match message {
-                    Message::Event(event) => on_event(Some(event)),
+                    Message::Event(event) => on_news(News::Event(event)),
                     Message::Reply { id, result } => {
                         if let Some(waiting) = self.waiting().remove(&id) {
                             // Nobody waits any more: the caller was cancelled.
@@ -215,5 +260,53 @@ impl Link {
             }
         }
         Ok(message.bytes)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use std::io::Write;
+    use std::time::Duration;
+
+    use super::*;
+    use crate::sandbox::Exit;
+
+    /// Whoever waits for an answer would wait for ever.
+    #[tokio::test]
+    async fn panic_of_the_reader_fails_its_callers() {
+        let (ours, mut theirs) = std::os::unix::net::UnixStream::pair().unwrap();
+        let (sender, mut ends) = mpsc::unbounded_channel();
+        let link = Link::new("s".to_owned(), ours, move |news| match news {
+            News::Event(_) => panic!("by the test"),
+            end => sender.send(end).unwrap(),
+        });
+        let link = link.unwrap();
+        let caller = Arc::clone(&link);
+        let request =
+            tokio::spawn(async move { caller.request(Operation::Status, Vec::new()).await });
+        tokio::task::yield_now().await;
+        let exit = Exit {
+            code: 0,
+            signal: None,
+            oom_killed: false,
+            finished_at: std::time::SystemTime::UNIX_EPOCH,
+        };
+        let event = Message::Event(Event::Exited { container: "c".to_owned(), exit });
+        theirs.write_all(&protocol::encode(&event, 0).unwrap()).unwrap();
+        let answered = tokio::time::timeout(Duration::from_secs(10), request).await;
+        assert!(matches!(answered.unwrap().unwrap(), Err(Error::ShimLost(_))));
+        assert!(matches!(ends.recv().await, Some(News::Failed)));
+        assert!(!link.is_open());
+        assert!(link.request(Operation::Status, Vec::new()).await.is_err());
+    }
+
+    #[tokio::test]
+    async fn end_of_the_shim_is_no_failure() {
+        let (ours, theirs) = std::os::unix::net::UnixStream::pair().unwrap();
+        let (sender, mut ends) = mpsc::unbounded_channel();
+        let _link = Link::new("s".to_owned(), ours, move |news| sender.send(news).unwrap());
+        drop(theirs);
+        assert!(matches!(ends.recv().await, Some(News::Gone)));
     }
 }

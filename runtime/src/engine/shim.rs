@@ -19,7 +19,7 @@ pub(super) fn connect(path: &Path) -> io::Result<UnixStream> {
 }
 
 /// Whether a failed connection proves that there is no shim.
-pub(super) fn proves_absence(error: &io::Error) -> bool {
+pub(crate) fn proves_absence(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused)
 }
 

@@ -86,15 +86,22 @@ impl Observed {
         self.containers.keys().cloned().collect()
     }
 
-    /// What the shim knows beats the records.
+    /// What the shim knows beats the records. Ends that were not heard of are told.
     pub fn reconcile(&mut self, list: Vec<Running>) {
         for running in list {
-            let known = self.containers.entry(running.container).or_default();
+            let known = self.containers.entry(running.container.clone()).or_default();
             known.pid = Some(running.pid);
-            if running.exit.is_some() {
-                known.exit = running.exit;
+            let unheard = known.exit.is_none();
+            known.exit = running.exit.clone().or(known.exit.take());
+            if let Some(exit) = running.exit.filter(|_| unheard) {
+                self.exited(&running.container, exit);
             }
         }
+    }
+
+    /// Processes that were executed through a connection that is lost: their ends are not told.
+    pub fn forget_execs(&mut self) {
+        self.execs.clear();
     }
 
     pub fn event(&mut self, event: Event) {
