@@ -107,8 +107,6 @@ impl Worker {
         let name = label(NAME_LABEL);
         let attempt: u32 = label(ATTEMPT_LABEL).parse().unwrap_or(0);
         let known_status = self.known_status(&name);
-        let message =
-            seen.exit.as_ref().and_then(|exit| self.termination_message(&name, exit.code));
         let spec = super::state::container(&self.pod, &name);
         let Some(record) = self.state.containers.iter_mut().find(|record| record.name == name)
         else {
@@ -123,6 +121,9 @@ impl Worker {
         let image = ImageFacts { name: label(IMAGE_LABEL), id: label(IMAGE_ID_LABEL) };
         record.shown_image = Some(image.clone());
         record.picture = Picture::Unknown;
+        if seen.exit.is_some() {
+            self.unread.push(seen.id.clone());
+        }
         record.run = match &seen.exit {
             None => {
                 let spec = spec.unwrap_or_default();
@@ -140,7 +141,7 @@ impl Worker {
                 exit_code: exit.code,
                 signal: exit.signal,
                 reason: reason(exit).into(),
-                message,
+                message: None,
                 started_at: Some(started_at),
                 finished_at: Timestamp::try_from(exit.finished_at).ok(),
                 at: now,

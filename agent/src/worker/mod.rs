@@ -16,6 +16,7 @@ pub mod start;
 pub mod state;
 pub mod status;
 pub mod stop;
+mod termination_message;
 pub mod traffic;
 #[cfg(test)]
 mod worker_tests;
@@ -97,6 +98,8 @@ pub struct Worker {
     refresh_wanted: bool,
     adopted: Option<Arc<dyn PodSandbox>>,
     refusal: Option<Failure>,
+    /// Containers that have ended and whose termination messages are not read yet.
+    unread: Vec<String>,
 }
 
 impl Worker {
@@ -142,6 +145,7 @@ impl Worker {
             refresh_wanted: false,
             adopted,
             refusal,
+            unread: Vec::new(),
         }
     }
 
@@ -152,6 +156,8 @@ impl Worker {
             self.reject(refusal);
         }
         loop {
+            // Before the end of a container is shown and its files are changed.
+            self.read_termination_messages().await;
             self.follow_termination();
             let phase = self.status_known["phase"].as_str();
             self.state.outcome_known = matches!(phase, Some("Succeeded" | "Failed"));
@@ -334,14 +340,14 @@ impl Worker {
             handle.abort();
         }
         self.stopping_for.remove(&name);
-        let message = self.termination_message(&name, exit.code);
         let at = Instant::now();
+        self.unread.push(live.id.clone());
         let finished = Finished {
             id: live.id,
             exit_code: exit.code,
             signal: exit.signal,
             reason: reason(exit).into(),
-            message,
+            message: None,
             started_at: Some(live.started_at),
             finished_at: Timestamp::try_from(exit.finished_at).ok(),
             at,

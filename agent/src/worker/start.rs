@@ -19,7 +19,6 @@ use crate::blocking::{self, Deadline};
 use crate::container::downward::Surroundings;
 use crate::container::env::{self, EnvError, Sources};
 use crate::container::etc_files;
-use crate::container::own_file;
 use crate::container::spec::{self, Ingredients};
 use crate::container::variables::{ExcessError, Variables};
 use crate::events::Level;
@@ -41,9 +40,9 @@ pub const IMAGE_ID_LABEL: &str = "io.kubernetes.container.image-id";
 pub const STOP_SIGNAL_LABEL: &str = "io.kubernetes.container.stop-signal";
 
 /// Most bytes kept of a termination message.
-const MESSAGE_BYTES: u64 = 4096;
+pub(super) const MESSAGE_BYTES: u64 = 4096;
 /// Most bytes and lines kept of a log as a termination message.
-const LOG_MESSAGE: (usize, usize) = (2048, 80);
+pub(super) const LOG_MESSAGE: (usize, usize) = (2048, 80);
 
 /// A container that runs.
 pub struct Started {
@@ -149,25 +148,6 @@ impl Worker {
         let name = name.target_container_name.clone().filter(|name| !name.is_empty())?;
         let live = self.state.record(&name).and_then(|record| record.live());
         Some(Target { id: live.map(|live| live.id.clone()), name })
-    }
-
-    /// What a container left as its last words.
-    pub(crate) fn termination_message(&self, name: &str, exit_code: i32) -> Option<String> {
-        let spec = container(&self.pod, name)?;
-        let path = message_file(&self.node.config.pod_dir(&self.uid), name);
-        let text = own_file::read_start(&path, MESSAGE_BYTES).unwrap_or_default();
-        let text = String::from_utf8_lossy(&text).into_owned();
-        if !text.is_empty() {
-            return Some(text);
-        }
-        let fallback = spec.termination_message_policy.as_deref() == Some("FallbackToLogsOnError");
-        if !fallback || exit_code == 0 {
-            return None;
-        }
-        let record = self.state.record(name)?;
-        let log = log_file(&self.log_directory(), name, record.attempt);
-        let tail = crate::logs::tail_text(&log, LOG_MESSAGE.1, LOG_MESSAGE.0);
-        (!tail.is_empty()).then_some(tail)
     }
 
     /// Returns the links to the logs of the containers that run.

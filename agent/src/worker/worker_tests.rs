@@ -136,6 +136,26 @@ async fn a_life() {
     assert!(!stand.directory.join("pods/u").exists(), "the pod's directory is gone");
 }
 
+/// The message is there as soon as the end is shown.
+#[tokio::test]
+async fn end_is_shown_with_the_termination_message() {
+    let mut spec = one(json!({}));
+    spec["restartPolicy"] = "Never".into();
+    let mut stand = Stand::start("message", FakeMachine::new(), spec);
+    stand.until("it is ready", |stand| stand.ready()).await;
+    let file = stand.directory.join("pods/u/containers/a/termination-log");
+    std::fs::write(file, "no more").unwrap();
+    stand.machine.sandbox.end("a", 3);
+    let terminated = |stand: &Stand| {
+        let statuses = stand.api.status().container_statuses?;
+        statuses[0].state.clone()?.terminated
+    };
+    stand.until("it has ended", |stand| terminated(stand).is_some()).await;
+    let terminated = terminated(&stand).unwrap();
+    assert_eq!(terminated.exit_code, 3);
+    assert_eq!(terminated.message.as_deref(), Some("no more"));
+}
+
 #[tokio::test]
 async fn a_container_whose_sandbox_is_lost_before_it_runs_starts_in_another_one() {
     let machine = FakeMachine::new();
