@@ -82,7 +82,7 @@ impl Collector {
         let done = match decision {
             Decision::Keep => Ok(()),
             Decision::Delete(propagation) => self.delete(&uid, &object, propagation).await,
-            Decision::Disown(owners) => {
+            Decision::Disown(owners) | Decision::Unblock(owners) => {
                 self.patch(&uid, &object, json!({"ownerReferences": owners})).await
             }
             Decision::Finish(finalizer) => self.finish(&uid, &object, finalizer).await,

@@ -76,6 +76,9 @@ pub enum Decision {
     Delete(Propagation),
     /// It has other owners: only these references remain.
     Disown(Vec<OwnerReference>),
+    /// It is part of a circle of objects that wait for each other: it has these references, none of
+    /// which blocks.
+    Unblock(Vec<OwnerReference>),
     /// Its dependents are dealt with: take the finalizer away.
     Finish(&'static str),
     /// Set these dependents free, then take the finalizer away.
@@ -191,6 +194,13 @@ impl Graph {
         }
         let waited_for = object.owners.iter().any(|owner| state(owner) == Owner::Waiting);
         let has_dependents = self.dependents.get(uid).is_some_and(|known| !known.is_empty());
+        if waited_for && self.waits_in_a_circle(uid) {
+            let free = |owner: &OwnerReference| OwnerReference {
+                block_owner_deletion: None,
+                ..owner.clone()
+            };
+            return Decision::Unblock(object.owners.iter().map(free).collect());
+        }
         Decision::Delete(if object.has(ORPHAN) {
             Propagation::Orphan
         } else if object.has(FOREGROUND) || (waited_for && has_dependents) {
@@ -215,10 +225,22 @@ impl Graph {
         if owner.is_foreground() { Owner::Waiting } else { Owner::Solid }
     }
 
+    /// Whether an object that is about to be deleted blocks an owner, and one of its own dependents
+    /// waits already: upstream's test for a circle, which may be wrong but does no harm.
+    fn waits_in_a_circle(&self, uid: &str) -> bool {
+        let waits = |dependent: &String| self.foreground_owner(dependent).is_some();
+        let blocks = |owner: &OwnerReference| owner.block_owner_deletion == Some(true);
+        self.objects.get(uid).is_some_and(|object| object.owners.iter().any(blocks))
+            && self.dependents_of(uid).iter().any(waits)
+    }
+
+    /// Whether `owner` waits for `dependent`. An object of another namespace cannot hold it up.
     fn blocks(&self, dependent: &str, owner: &str) -> bool {
         self.objects.get(dependent).is_some_and(|object| {
             object.owners.iter().any(|reference| {
-                reference.uid == owner && reference.block_owner_deletion == Some(true)
+                reference.uid == owner
+                    && reference.block_owner_deletion == Some(true)
+                    && self.owner(object, reference) != Owner::Unknown
             })
         })
     }
@@ -323,6 +345,39 @@ mod tests {
         graph.apply("pod", object("pod", &[("set", false)]));
         assert_eq!(graph.decide("set", &absent(&[])), Decision::Finish(FOREGROUND));
         assert_eq!(graph.decide("pod", &absent(&[])), Decision::Delete(Propagation::Background));
+    }
+
+    #[test]
+    fn circle_of_owners_is_deleted() {
+        let mut graph = Graph::default();
+        for (name, owner) in [("a", "c"), ("b", "a"), ("c", "b")] {
+            graph.apply(name, object(name, &[(owner, true)]));
+        }
+        let none = absent(&[]);
+        let waits = |name, owner, block| deleting(object(name, &[(owner, block)]), FOREGROUND);
+        graph.apply("a", waits("a", "c", true));
+        assert_eq!(graph.decide("b", &none), Decision::Delete(Propagation::Foreground));
+        graph.apply("b", waits("b", "a", true));
+        let Decision::Unblock(owners) = graph.decide("c", &none) else { panic!("c blocks b") };
+        let mut free = object("c", &[]);
+        free.owners = owners;
+        assert!(graph.apply("c", free).contains(&"c".to_owned()));
+        assert_eq!(graph.decide("c", &none), Decision::Delete(Propagation::Foreground));
+        graph.apply("c", waits("c", "b", false));
+        for name in ["b", "a", "c"] {
+            assert_eq!(graph.decide(name, &none), Decision::Finish(FOREGROUND), "{name}");
+            graph.remove(name);
+        }
+    }
+
+    #[test]
+    fn dependent_of_another_namespace_holds_nothing_up() {
+        let mut graph = Graph::default();
+        let mut foreign = object("pod", &[("set", true)]);
+        foreign.namespace = "other".to_owned();
+        graph.apply("pod", foreign);
+        graph.apply("set", deleting(object("set", &[]), FOREGROUND));
+        assert_eq!(graph.decide("set", &absent(&[])), Decision::Finish(FOREGROUND));
     }
 
     #[test]
