@@ -36,20 +36,35 @@ const PIECE_BYTES: usize = 1 << 20;
 /// Writes the archive; it has its name only when it is whole and durable.
 pub fn run(options: &BackupOptions) -> Result<(), Failure> {
     let paths = Paths::new(&options.dirs);
-    let staged = staged(&options.file);
+    let file = target(&options.file)?;
+    let staged = staged(&file);
     let written = write(options, &paths, &staged);
     let _ = fs::remove_file(state_file(&staged));
     if written.is_err() {
         let _ = fs::remove_file(&staged);
     }
     let skipped = written?;
-    fs::rename(&staged, &options.file)?;
-    File::open(directory(&options.file))?.sync_all()?;
-    println!("backup of {} in {}", paths.data_dir.display(), options.file.display());
+    fs::rename(&staged, &file)?;
+    File::open(directory(&file))?.sync_all()?;
+    println!("backup of {} in {}", paths.data_dir.display(), file.display());
     if skipped > 0 {
         println!("{skipped} file(s) of volumes are not in it; see above");
     }
     Ok(())
+}
+
+/// The file that the archive replaces or becomes: what a symbolic link leads to, never a device, pipe or
+/// directory.
+fn target(file: &Path) -> Result<PathBuf, Failure> {
+    match fs::metadata(file) {
+        Ok(found) if found.is_file() => Ok(fs::canonicalize(file)?),
+        Ok(_) => Err(format!("{} exists and is not a regular file", file.display()).into()),
+        // A link that leads nowhere would be replaced.
+        Err(error) if error.kind() == io::ErrorKind::NotFound && !file.is_symlink() => {
+            Ok(file.to_owned())
+        }
+        Err(error) => Err(format!("{}: {error}", file.display()).into()),
+    }
 }
 
 fn write(options: &BackupOptions, paths: &Paths, staged: &Path) -> Result<usize, Failure> {

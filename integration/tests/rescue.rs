@@ -201,6 +201,32 @@ fn undecodable_object_is_removed_offline() {
 }
 
 #[test]
+fn backups_replace_regular_files_only() {
+    if !privileged() {
+        return;
+    }
+    let mut node = Node::start_with(bare());
+    node.stop_agent();
+    let (pipe, directory, link) = (node.path("pipe"), node.path("directory"), node.path("link"));
+    nix::unistd::mkfifo(&pipe, nix::sys::stat::Mode::S_IRUSR).unwrap();
+    std::fs::create_dir(&directory).unwrap();
+    for refused in [&pipe, &directory] {
+        let said = fails(&node, &["backup"], &[refused.to_str().unwrap()]);
+        assert!(said.contains("is not a regular file"), "{said}");
+    }
+    assert!(std::fs::symlink_metadata(&pipe).unwrap().file_type().is_fifo());
+    symlink("old.tar", &link).unwrap();
+    assert!(fails(&node, &["backup"], &[link.to_str().unwrap()]).contains("link"));
+    std::fs::write(node.path("old.tar"), "old").unwrap();
+    ok(&node, &["backup"], &[link.to_str().unwrap()]);
+    assert!(link.is_symlink());
+    assert!(std::fs::metadata(node.path("old.tar")).unwrap().len() > 1000);
+    let left: Vec<_> = std::fs::read_dir(node.dir.path()).unwrap().flatten().collect();
+    let left = left.iter().filter(|entry| entry.file_name().to_string_lossy().ends_with(".new"));
+    assert_eq!(left.count(), 0);
+}
+
+#[test]
 fn namespaces_are_removed_offline_with_what_is_in_them() {
     if !privileged() {
         return;
