@@ -15,7 +15,7 @@ use netproxy::PodNetwork;
 use netproxy::proxy::Withdrawals;
 use runtime::Runtime;
 use runtime::image::ImageStore;
-use tokio::sync::{Mutex, watch};
+use tokio::sync::{Mutex, Semaphore, watch};
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
@@ -51,6 +51,9 @@ pub enum AgentError {
         #[source]
         source: std::io::Error,
     },
+    /// The kernel does not say how many files may be open.
+    #[error("cannot read the limit of open files")]
+    Limits(#[source] nix::Error),
 }
 
 /// The kubelet of one node. Cheap to clone.
@@ -161,6 +164,7 @@ impl Agent {
                 .map_err(|source| AgentError::Directory { path: path.clone(), source })?;
         }
         let stop = CancellationToken::new();
+        let open_files = runtime::own_limits::open_files().map_err(AgentError::Limits)?;
         let node = Node {
             recorder: Recorder::start(client.clone(), config.node_name.clone(), stop.clone()),
             objects: Objects::new(client.clone()),
@@ -170,6 +174,7 @@ impl Agent {
             pressure: Gauge::default(),
             capacity: Capacity::of_this_machine(),
             start_ups: StartUps::default(),
+            forwards: Arc::new(Semaphore::new(server::forwards(open_files))),
             config,
             client,
             machine,
@@ -223,12 +228,12 @@ impl Agent {
         pods.adoption = Some(false);
     }
 
-    /// Answers the kubelet API on one connection.
-    pub async fn serve<I>(&self, io: I)
+    /// Answers the kubelet API on one connection; `gone` is cancelled when its other end is dropped.
+    pub async fn serve<I>(&self, io: I, gone: CancellationToken)
     where
         I: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin + Send + 'static,
     {
-        server::serve(self.node.clone(), io).await;
+        server::serve(self.node.clone(), io, gone).await;
     }
 
     async fn follow_pods(self) {

@@ -1,6 +1,9 @@
 //! What all pods of the node share.
 
+use std::sync::Arc;
+
 use kube::Client;
+use tokio::sync::Semaphore;
 
 use crate::config::AgentConfig;
 use crate::directory::Directory;
@@ -56,4 +59,6 @@ pub struct Node {
     pub capacity: Capacity,
     /// When pods started.
     pub start_ups: StartUps,
+    /// Places for connections that are forwarded to pods.
+    pub forwards: Arc<Semaphore>,
 }

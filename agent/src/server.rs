@@ -20,12 +20,13 @@ use serde_json::{Value, json};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
 
 use crate::directory::{Place, Where};
 use crate::logs::{self, LogOptions};
 use crate::machine::PodSandbox;
 use crate::node::Node;
-use crate::streaming::{self, StreamOptions};
+use crate::streaming::{self, PeerGone, Pod, StreamOptions};
 use crate::worker::start::log_file;
 
 type Body = BoxBody<Bytes, Infallible>;
@@ -33,18 +34,31 @@ type Body = BoxBody<Bytes, Infallible>;
 type Missing = Box<Response<Body>>;
 
 /// Pieces of a log that may wait for a slow client.
-const LOG_QUEUE: usize = 16;
+const LOG_QUEUE: usize = 2;
+/// Bytes that are read ahead, or written ahead of a slow client, on one connection.
+const BUFFER_BYTES: usize = 64 << 10;
+/// Connections that are forwarded to pods at the same time.
+const FORWARDS_MAX: usize = 1024;
+/// Of the process' descriptors, one in so many is for forwarded connections.
+const FORWARDS_PART: usize = 8;
 
-/// Serves requests until the connection ends.
-pub async fn serve<I>(node: Arc<Node>, io: I)
+/// The connections that a process with so many descriptors forwards at the same time.
+pub fn forwards(descriptors: u64) -> usize {
+    FORWARDS_MAX.min(usize::try_from(descriptors).unwrap_or(usize::MAX) / FORWARDS_PART)
+}
+
+/// Serves requests until the connection ends; `gone` says when its other end is dropped.
+pub async fn serve<I>(node: Arc<Node>, io: I, gone: CancellationToken)
 where
     I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
-    let service = service_fn(move |request| {
+    let service = service_fn(move |mut request: Request<Incoming>| {
         let node = node.clone();
+        request.extensions_mut().insert(PeerGone(gone.clone()));
         async move { Ok::<_, Infallible>(answer(&node, request).await) }
     });
     let connection = hyper::server::conn::http1::Builder::new()
+        .max_buf_size(BUFFER_BYTES)
         .serve_connection(TokioIo::new(io), service)
         .with_upgrades();
     if let Err(error) = connection.await {
@@ -338,7 +352,9 @@ fn port_forward(
         }
         .boxed()
     };
-    streaming::port_forward(request, pod.to_owned(), Arc::new(dial)).map(BodyExt::boxed)
+    let (name, places) = (pod.to_owned(), node.forwards.clone());
+    let pod = Pod { name, dial: Arc::new(dial), places };
+    streaming::port_forward(request, pod).map(BodyExt::boxed)
 }
 
 fn pods(node: &Node) -> Response<Body> {

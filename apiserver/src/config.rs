@@ -28,6 +28,8 @@ pub struct Config {
     pub request_timeout: Duration,
     /// Requests in flight from outside the process, watches and streams not counted.
     pub max_requests_in_flight: usize,
+    /// Descriptors that this process may have.
+    pub open_files: u64,
     /// Whether a `kubectl set image` that does not record itself on a Deployment that carries a
     /// change-cause gets its change-cause written by the server. Upstream keeps the stale one.
     pub reconstruct_change_cause: bool,
@@ -51,6 +53,7 @@ impl Default for Config {
             server_address: "127.0.0.1:6443".into(),
             request_timeout: Duration::from_secs(60),
             max_requests_in_flight: 400,
+            open_files: 1024,
             reconstruct_change_cause: true,
             event_ttl: Duration::from_secs(3600),
             service_account_wait: Duration::from_secs(1),

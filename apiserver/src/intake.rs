@@ -21,6 +21,13 @@ use crate::sending::Responses;
 const USER_PART: usize = 2;
 /// Watches, logs and other streams that are open at the same time.
 const STREAMS_MAX: usize = 4096;
+/// Upgraded connections (exec, attach, port-forward and those of applications) at the same time: each
+/// may hold half a MiB for a client that does not read.
+const SESSIONS_MAX: usize = 256;
+/// Descriptors of one of these besides that of its connection: the pipes of its process.
+const SESSION_DESCRIPTORS: usize = 4;
+/// Of the process' descriptors, one in so many is for these.
+const SESSION_DESCRIPTORS_PART: usize = 4;
 /// Bytes of request bodies that are held at the same time.
 const BODIES_BYTES_MAX: usize = 64 << 20;
 /// Bytes of request bodies that are held at the same time for one user.
@@ -42,6 +49,7 @@ pub(crate) fn holder(user: &User) -> Arc<str> {
 pub(crate) struct Intake {
     requests: Budget,
     streams: Budget,
+    sessions: Budget,
     bodies: Budget,
     /// The responses that are being sent.
     pub(crate) responses: Responses,
@@ -50,11 +58,15 @@ pub(crate) struct Intake {
 
 impl Intake {
     /// Room for so many requests at the same time.
-    pub(crate) fn new(max_requests_in_flight: usize) -> Self {
+    pub(crate) fn new(max_requests_in_flight: usize, open_files: u64) -> Self {
         let part = |total: usize| total.div_ceil(USER_PART);
+        let open_files = usize::try_from(open_files).unwrap_or(usize::MAX);
+        let sessions =
+            SESSIONS_MAX.min(open_files / SESSION_DESCRIPTORS_PART / SESSION_DESCRIPTORS);
         Self {
             requests: Budget::new(max_requests_in_flight, part(max_requests_in_flight)),
             streams: Budget::new(STREAMS_MAX, part(STREAMS_MAX)),
+            sessions: Budget::new(sessions, part(sessions)),
             bodies: Budget::new(BODIES_BYTES_MAX, USER_BODIES_BYTES_MAX),
             responses: Responses::new(),
             heavy: Turns::new(),
@@ -74,6 +86,11 @@ impl Intake {
     /// A place for a request that lasts.
     pub(crate) fn stream(&self, holder: &Arc<str>) -> Result<Lease, ApiError> {
         self.streams.take(holder, 1).ok_or_else(ApiError::too_many)
+    }
+
+    /// A place for a connection that is upgraded, for as long as it is carried on.
+    pub(crate) fn session(&self, holder: &Arc<str>) -> Result<Lease, ApiError> {
+        self.sessions.take(holder, 1).ok_or_else(ApiError::too_many)
     }
 
     /// Reads a body before the request gets a place, so that a slow client holds up nothing. The
@@ -182,7 +199,7 @@ mod tests {
 
     #[test]
     fn one_user_does_not_take_every_place() {
-        let intake = Intake::new(4);
+        let intake = Intake::new(4, 1024);
         let (jane, joe): (Arc<str>, Arc<str>) = ("jane".into(), "joe".into());
         let held: Vec<Lease> = (0..2).map(|_| intake.place(&jane).ok().unwrap()).collect();
         let refused = intake.place(&jane).err().unwrap();
@@ -192,9 +209,22 @@ mod tests {
         assert_eq!(intake.requests_in_flight(), 0);
     }
 
+    #[test]
+    fn sessions_fit_the_descriptors() {
+        for (open_files, total) in [(1024, 64), (1 << 20, SESSIONS_MAX)] {
+            let intake = Intake::new(400, open_files);
+            let mut held = Vec::new();
+            for user in ["jane", "joe"] {
+                held.extend((0..total / 2).map(|_| intake.session(&user.into()).ok().unwrap()));
+                assert!(intake.session(&user.into()).is_err(), "{user}");
+            }
+            assert!(intake.session(&"jack".into()).is_err());
+        }
+    }
+
     #[tokio::test]
     async fn slow_body_is_given_up() {
-        let intake = Intake::new(4);
+        let intake = Intake::new(4, 1024);
         let (jane, headers): (Arc<str>, _) = ("jane".into(), HeaderMap::new());
         let never = body::stream(futures::stream::pending());
         let read = intake.body(&jane, &headers, never, Duration::from_millis(20));
@@ -204,7 +234,7 @@ mod tests {
 
     #[tokio::test]
     async fn bodies_of_one_user_are_bounded_together() {
-        let intake = Intake::new(400);
+        let intake = Intake::new(400, 1024);
         let (jane, joe): (Arc<str>, Arc<str>) = ("jane".into(), "joe".into());
         let size = body::MAX_REQUEST_BYTES;
         let headers = HeaderMap::new();
@@ -225,7 +255,7 @@ mod tests {
 
     #[tokio::test]
     async fn heavy_work_of_one_user_waits_for_itself() {
-        let intake = Arc::new(Intake::new(400));
+        let intake = Arc::new(Intake::new(400, 1024));
         let jane: Arc<str> = "jane".into();
         let running = Arc::new(AtomicUsize::new(0));
         let (release, released) = tokio::sync::watch::channel(false);
@@ -253,7 +283,7 @@ mod tests {
 
     #[tokio::test]
     async fn panic_of_heavy_work_gives_its_turn_back() {
-        let intake = Intake::new(400);
+        let intake = Intake::new(400, 1024);
         let jane: Arc<str> = "jane".into();
         for _ in 0..HEAVY_MAX + 1 {
             let failed = intake.heavy(&jane, async { panic!("a test") }).await;

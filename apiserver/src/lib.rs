@@ -42,6 +42,7 @@ mod selection;
 mod sending;
 mod server;
 mod services;
+mod socket;
 pub mod stream_proxy;
 mod subresources;
 mod table;

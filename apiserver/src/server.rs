@@ -64,7 +64,7 @@ pub struct ApiServer {
     /// The other parts of the node, once they are known.
     pub(crate) parts: OnceLock<Arc<dyn NodeParts>>,
     pub(crate) audit: OnceLock<Arc<Audit>>,
-    intake: Intake,
+    pub(crate) intake: Intake,
     nodes: Nodes,
 }
 
@@ -87,7 +87,7 @@ impl ApiServer {
     ) -> Arc<Self> {
         let services = Services::rebuild(&config, &catalog, &store);
         let public = PublicPaths::new(&config, &catalog);
-        let intake = Intake::new(config.max_requests_in_flight);
+        let intake = Intake::new(config.max_requests_in_flight, config.open_files);
         Arc::new(Self {
             config,
             catalog,

@@ -16,12 +16,17 @@ use http::request::Parts;
 use http::uri::PathAndQuery;
 use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, Uri, Version};
 use http_body_util::BodyExt;
+use hyper::upgrade::Upgraded;
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite};
 
 use crate::body::Body;
+use crate::budget::Lease;
 use crate::call::Call;
 use crate::error::ApiError;
+use crate::intake;
+use crate::socket::Client;
+use crate::tls_listener::FromNetwork;
 use target::Target;
 
 /// What is read ahead from a node or pod, whose client may read slowly; the head of its answer has to
@@ -46,6 +51,10 @@ type Forwarded = Result<Response<Body>, ApiError>;
 
 /// Answers a request for `log`, `exec`, `attach`, `portforward` or `proxy`.
 pub(crate) fn answer(call: &Call<'_>, parts: Parts, body: Body) -> BoxFuture<'static, Forwarded> {
+    let place = match place(call, &parts) {
+        Ok(place) => place,
+        Err(error) => return ready(Err(error)).boxed(),
+    };
     let query = parts.uri.query().unwrap_or("");
     let target = match target::resolve(call, query) {
         Ok(Some(target)) => target,
@@ -69,7 +78,7 @@ pub(crate) fn answer(call: &Call<'_>, parts: Parts, body: Body) -> BoxFuture<'st
                 let stream = dialed.await.map_err(|error| {
                     ApiError::internal(format!("error dialing backend: {error}"))
                 })?;
-                let response = forward(stream, &node, &path, parts, body).await?;
+                let response = forward(stream, &node, &path, parts, body, place).await?;
                 let code = response.status();
                 if plain && (code.is_client_error() || code.is_server_error()) {
                     return Err(refusal(response).await);
@@ -86,20 +95,30 @@ pub(crate) fn answer(call: &Call<'_>, parts: Parts, body: Body) -> BoxFuture<'st
             let stream = tokio::net::TcpStream::connect(socket)
                 .await
                 .map_err(|error| unreachable(error.to_string()))?;
-            forward(Box::new(stream), &address, &path, parts, body).await
+            forward(Box::new(stream), &address, &path, parts, body, place).await
         }
         .boxed(),
     }
 }
 
-/// Sends the request on, and ties the two connections together if the answer is an upgrade.
+/// The place of a session, for a client of another process that wants one.
+fn place(call: &Call<'_>, parts: &Parts) -> Result<Option<Lease>, ApiError> {
+    let wanted =
+        parts.headers.contains_key(UPGRADE) && parts.extensions.get::<FromNetwork>().is_some();
+    wanted.then(|| call.server.intake.session(&intake::holder(call.user))).transpose()
+}
+
+/// Sends the request on, and ties the two connections together if the answer is an upgrade. They
+/// hold `place` until both have ended.
 async fn forward(
     stream: Box<dyn AsyncReadWrite>,
     host: &str,
     path: &str,
     parts: Parts,
     body: Body,
+    place: Option<Lease>,
 ) -> Result<Response<Body>, ApiError> {
+    let client = parts.extensions.get::<Client>().cloned();
     let unreachable =
         |error: hyper::Error| ApiError::internal(format!("error dialing backend: {error}"));
     let upgrades = parts.headers.contains_key(UPGRADE);
@@ -130,12 +149,9 @@ async fn forward(
     {
         let from_node = hyper::upgrade::on(&mut response);
         tokio::spawn(async move {
+            let _place = place;
             match tokio::try_join!(from_client, from_node) {
-                Ok((client, node)) => {
-                    let (mut client, mut node) = (TokioIo::new(client), TokioIo::new(node));
-                    // Either side may break off; both are closed then.
-                    let _ = tokio::io::copy_bidirectional(&mut client, &mut node).await;
-                }
+                Ok((from_client, node)) => carry(from_client, node, client).await,
                 Err(error) => tracing::debug!(%error, "an upgrade came to nothing"),
             }
         });
@@ -149,6 +165,21 @@ async fn forward(
     }
     *response.version_mut() = Version::default();
     Ok(response)
+}
+
+/// Carries bytes both ways until either side breaks off; both are closed then.
+async fn carry(from_client: Upgraded, node: Upgraded, client: Option<Client>) {
+    let (mut from_client, mut node) = (TokioIo::new(from_client), TokioIo::new(node));
+    let gone = async {
+        match client {
+            Some(client) => client.gone().await,
+            None => std::future::pending().await,
+        }
+    };
+    tokio::select! {
+        _ = tokio::io::copy_bidirectional(&mut from_client, &mut node) => {}
+        () = gone => tracing::debug!("a client is gone before its session took what it sent"),
+    }
 }
 
 /// Removes what is between the client and us only. All applications share the host of this server,

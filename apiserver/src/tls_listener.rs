@@ -16,7 +16,7 @@ use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
 use rustls::ServerConfig;
 use rustls::pki_types::CertificateDer;
-use socket2::SockRef;
+use socket2::{SockRef, TcpKeepalive};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::time::timeout;
 use tokio_rustls::TlsAcceptor;
@@ -27,6 +27,7 @@ use x509_parser::prelude::{FromDer, X509Certificate};
 use crate::connections::{Activity, Connections, Ongoing, Place, Placed};
 use crate::progress::{Lasting, Pieces, Progress};
 use crate::security::User;
+use crate::socket::Socket;
 
 /// A client that has not finished its handshake by then is gone or hostile.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
@@ -46,6 +47,9 @@ const HTTP1_BUFFER_BYTES: usize = HEADER_BYTES_MAX as usize;
 const HTTP2_SEND_BYTES: usize = 1 << 10;
 /// Bytes that the kernel holds of a connection and has not sent yet.
 const UNSENT_BYTES_MAX: u32 = 128 << 10;
+/// After so long without a packet the kernel asks the client's machine whether it is still there, and
+/// again after each further such time (Go's default, and so upstream's).
+const KEEPALIVE: Duration = Duration::from_secs(15);
 /// How long open requests may go on after the end was announced.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(5);
 /// Pause after a failed accept (out of file descriptors, say).
@@ -131,7 +135,9 @@ pub async fn serve_tls<H, F, B>(
 async fn accept(listener: &TcpListener) -> io::Result<(TcpStream, IpAddr, bool)> {
     let (stream, peer) = listener.accept().await?;
     stream.set_nodelay(true)?;
-    SockRef::from(&stream).set_tcp_notsent_lowat(UNSENT_BYTES_MAX)?;
+    let socket = SockRef::from(&stream);
+    socket.set_tcp_notsent_lowat(UNSENT_BYTES_MAX)?;
+    socket.set_tcp_keepalive(&TcpKeepalive::new().with_time(KEEPALIVE).with_interval(KEEPALIVE))?;
     let peer = peer.ip().to_canonical();
     let local = peer.is_loopback() || stream.local_addr()?.ip().to_canonical() == peer;
     Ok((stream, peer, local))
@@ -183,7 +189,9 @@ where
     B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
 {
     let peer = stream.peer_addr().ok().map(PeerAddress);
-    let stream = timeout(HANDSHAKE_TIMEOUT, acceptor.accept(stream))
+    let socket = Socket::new(stream);
+    let client = socket.client();
+    let stream = timeout(HANDSHAKE_TIMEOUT, acceptor.accept(socket))
         .await
         .map_err(|_| ConnectionError::HandshakeTimeout)?
         .map_err(ConnectionError::Handshake)?;
@@ -200,6 +208,7 @@ where
         place.speaks();
         let ongoing = requests.begin();
         request.extensions_mut().insert(FromNetwork);
+        request.extensions_mut().insert(client.clone());
         if let Some(peer) = peer {
             request.extensions_mut().insert(peer);
         }

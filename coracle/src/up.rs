@@ -266,7 +266,9 @@ async fn api_server(launch: &Launch<'_>, pki: &Pki) -> Result<Arc<ApiServer>, Fa
         issuer: format!("https://kubernetes.default.svc.{}", options.cluster_domain),
         authority_pem: pki.authority_pem().to_owned(),
     })?;
+    let open_files = open_files()?;
     let config = apiserver::Config {
+        open_files,
         event_ttl: Duration::from_secs(options.event_ttl),
         service_cidr: options.service_cidr,
         pod_cidr: options.pod_cidr,
@@ -327,6 +329,11 @@ async fn give_back() {
     let _ = tokio::task::spawn_blocking(runtime::give_memory_back).await;
 }
 
+/// The descriptors that this process may have.
+fn open_files() -> Result<u64, Failure> {
+    Ok(runtime::own_limits::open_files().map_err(|e| format!("RLIMIT_NOFILE: {e}"))?)
+}
+
 /// Opens the API's addresses; returns them.
 async fn serve(
     launch: &Launch<'_>,
@@ -334,9 +341,7 @@ async fn serve(
     pki: &Pki,
 ) -> Result<Vec<SocketAddr>, Failure> {
     let addresses = api_addresses(launch.options, launch.facts.ip);
-    let open_files =
-        runtime::own_limits::open_files().map_err(|e| format!("RLIMIT_NOFILE: {e}"))?;
-    let connections = Connections::new(open_files);
+    let connections = Connections::new(open_files()?);
     for address in addresses.clone() {
         // A listener belongs to the threads that it was made on.
         let listener = launch.api.spawn(TcpListener::bind(address)).await?;

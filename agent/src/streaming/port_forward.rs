@@ -12,8 +12,10 @@ use http::{Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
 
+use super::PeerGone;
 use super::negotiate::{Body, Transport, negotiate, refuse};
 use super::spdy::{self, Stream};
 use super::websocket;
@@ -36,12 +38,29 @@ const BASE64_PORTS_MAX: usize = 5;
 /// Connects to a port inside the pod.
 pub type Dial = Arc<dyn Fn(u16) -> BoxFuture<'static, io::Result<TcpStream>> + Send + Sync>;
 
-/// Answers a port-forward request; `pod` names the pod in messages (`name_namespace`, uid).
-pub fn port_forward<B: Send + 'static>(
-    mut request: Request<B>,
-    pod: String,
-    dial: Dial,
-) -> Response<Body> {
+/// How a pod is reached, and what it is called in messages (`name_namespace`, uid).
+#[derive(Clone)]
+pub struct Pod {
+    /// Its name.
+    pub name: String,
+    /// Connects to its ports.
+    pub dial: Dial,
+    /// The connections that may be forwarded at the same time, to all pods of the node.
+    pub places: Arc<Semaphore>,
+}
+
+impl Pod {
+    /// Connects to a port, if there is a place for one more connection.
+    async fn connect(&self, port: u16) -> Result<(TcpStream, OwnedSemaphorePermit), String> {
+        let place = self.places.clone().try_acquire_owned();
+        let place = place.map_err(|_| "too many connections are forwarded".to_owned())?;
+        let stream = (self.dial)(port).await.map_err(|error| error.to_string())?;
+        Ok((stream, place))
+    }
+}
+
+/// Answers a port-forward request.
+pub fn port_forward<B: Send + 'static>(mut request: Request<B>, pod: Pod) -> Response<Body> {
     let negotiated = negotiate(request.headers(), &[PROTOCOL], &WEBSOCKET_PROTOCOLS);
     let (transport, response) = match negotiated {
         Ok(negotiated) => negotiated,
@@ -59,6 +78,7 @@ pub fn port_forward<B: Send + 'static>(
         }
         _ => Vec::new(),
     };
+    let closed = PeerGone::of(request.extensions());
     let upgrade = hyper::upgrade::on(&mut request);
     tokio::spawn(async move {
         match upgrade.await {
@@ -66,9 +86,10 @@ pub fn port_forward<B: Send + 'static>(
                 let io = TokioIo::new(upgraded);
                 match transport {
                     Transport::WebSocket(protocol) if protocol != TUNNELED => {
-                        forward_channels(io, protocol.contains("base64"), ports, pod, dial).await;
+                        let base64 = protocol.contains("base64");
+                        forward_channels(io, base64, ports, pod, closed).await;
                     }
-                    transport => forward(io, transport, pod, dial).await,
+                    transport => forward(io, transport, pod, closed).await,
                 }
             }
             Err(error) => {
@@ -79,13 +100,13 @@ pub fn port_forward<B: Send + 'static>(
     response
 }
 
-pub(super) async fn forward<T>(io: T, transport: Transport, pod: String, dial: Dial)
+pub(super) async fn forward<T>(io: T, transport: Transport, pod: Pod, closed: CancellationToken)
 where
     T: AsyncRead + AsyncWrite + Send + 'static,
 {
     let (mut opened, connection) = match transport {
-        Transport::Spdy(_) => spdy::serve(io),
-        Transport::WebSocket(_) => spdy::serve(websocket::tunnel(io)),
+        Transport::Spdy(_) => spdy::serve(io, closed),
+        Transport::WebSocket(_) => spdy::serve(websocket::tunnel(io), closed),
     };
     let mut halves: HashMap<String, (tokio::time::Instant, Stream)> = HashMap::new();
     let mut forwards = tokio::task::JoinSet::new();
@@ -109,7 +130,7 @@ where
         };
         let (data, error) =
             if stream.header("streamtype") == "error" { (other, stream) } else { (stream, other) };
-        forwards.spawn(one(data, error, pod.clone(), dial.clone()));
+        forwards.spawn(one(data, error, pod.clone()));
     }
     drop(forwards);
     connection.close().await;
@@ -144,13 +165,13 @@ pub(super) async fn forward_channels<T>(
     io: T,
     base64: bool,
     ports: Vec<u16>,
-    pod: String,
-    dial: Dial,
+    pod: Pod,
+    closed: CancellationToken,
 ) where
     T: AsyncRead + AsyncWrite + Send + 'static,
 {
     let inward: Vec<u32> = (0..ports.len() as u32).map(|pair| 2 * pair).collect();
-    let (inlets, connection) = websocket::channels(io, base64, &inward);
+    let (inlets, connection) = websocket::channels(io, base64, &inward, closed);
     let mut forwards = tokio::task::JoinSet::new();
     for ((port, inlet), channel) in ports.into_iter().zip(inlets).zip(inward) {
         let outlet = |stream| Outlet { stream, queue: connection.queue.clone() };
@@ -159,12 +180,12 @@ pub(super) async fn forward_channels<T>(
         if !data.send(number.clone()).await || !error.send(number).await {
             return;
         }
-        let (pod, dial, closed) = (pod.clone(), dial.clone(), connection.closed.clone());
+        let (pod, closed) = (pod.clone(), connection.closed.clone());
         forwards.spawn(async move {
-            match dial(port).await {
-                Ok(target) => carry(inlet, data, closed, target).await,
+            match pod.connect(port).await {
+                Ok((target, _place)) => carry(inlet, data, closed, target).await,
                 Err(why) => {
-                    error.send(failure(&port.to_string(), &pod, &why.to_string())).await;
+                    error.send(failure(&port.to_string(), &pod.name, &why)).await;
                 }
             }
         });
@@ -178,19 +199,19 @@ fn failure(port: &str, pod: &str, why: &str) -> Bytes {
 }
 
 /// One forwarded connection.
-async fn one(data: Stream, error: Stream, pod: String, dial: Dial) {
+async fn one(data: Stream, error: Stream, pod: Pod) {
     let port = data.header("port").to_owned();
     let target = match port.parse() {
-        Ok(number @ 1..) => dial(number).await.map_err(|e| e.to_string()),
+        Ok(number @ 1..) => pod.connect(number).await,
         _ => Err("it is not a port".to_owned()),
     };
     match target {
-        Ok(target) => {
+        Ok((target, _place)) => {
             let Stream { inlet, outlet, reset, .. } = data;
             carry(inlet, outlet, reset, target).await;
         }
         Err(why) => {
-            error.outlet.send(failure(&port, &pod, &why)).await;
+            error.outlet.send(failure(&port, &pod.name, &why)).await;
             error.outlet.finish().await;
             data.outlet.finish().await;
             return;

@@ -11,7 +11,9 @@ use runtime::sandbox::Session;
 use serde_json::{Value, json};
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
 use tokio::sync::{mpsc, watch};
+use tokio_util::sync::CancellationToken;
 
+use super::PeerGone;
 use super::negotiate::{Body, Transport, negotiate, refuse};
 use super::wire::{Connection, Inlet, Outlet};
 use super::{spdy, websocket};
@@ -132,6 +134,7 @@ where
         Ok(negotiated) => negotiated,
         Err(refusal) => return *refusal,
     };
+    let closed = PeerGone::of(request.extensions());
     let upgrade = hyper::upgrade::on(&mut request);
     tokio::spawn(async move {
         let io = match upgrade.await {
@@ -141,7 +144,7 @@ where
                 return;
             }
         };
-        if let Some((streams, connection)) = open(io, transport, options).await {
+        if let Some((streams, connection)) = open(io, transport, options, closed).await {
             let what = match purpose {
                 Purpose::Exec => "error executing command in container",
                 Purpose::Attach => "error attaching to container",
@@ -169,6 +172,7 @@ pub(super) async fn open<T>(
     io: T,
     transport: Transport,
     options: StreamOptions,
+    closed: CancellationToken,
 ) -> Option<(Streams, Connection)>
 where
     T: AsyncRead + AsyncWrite + Send + 'static,
@@ -177,7 +181,7 @@ where
         Transport::WebSocket(protocol) => {
             let inward = [websocket::STDIN, websocket::RESIZE];
             let base64 = protocol.contains("base64");
-            let (mut inlets, connection) = websocket::channels(io, base64, &inward);
+            let (mut inlets, connection) = websocket::channels(io, base64, &inward, closed);
             let (resize, stdin) = (inlets.pop(), inlets.pop());
             let outlet = |stream| Outlet { stream, queue: connection.queue.clone() };
             let streams = Streams {
@@ -194,7 +198,7 @@ where
             Some((streams, connection))
         }
         Transport::Spdy(protocol) => {
-            let (mut opened, connection) = spdy::serve(io);
+            let (mut opened, connection) = spdy::serve(io, closed);
             let resizes = options.tty && !protocol.starts_with("v2.") && protocol.starts_with('v');
             let mut missing = 1
                 + usize::from(options.stdin)

@@ -8,10 +8,12 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use super::spdy_frame::{Decoder, Encoder, Frame, Headers};
-use super::wire::{Connection, Inlet, Outgoing, Outlet, QUEUE_CHUNKS};
+use super::wire::{
+    Connection, Inlet, Outgoing, Outlet, PIECE_BYTES, Piece, QUEUE_CHUNKS, QUEUE_PIECES, Room,
+};
 
-/// Streams open at the same time.
-const STREAMS_MAX: usize = 1024;
+/// Streams open at the same time on one connection: two for each forwarded one.
+const STREAMS_MAX: usize = 256;
 /// RST_STREAM status "refused".
 const REFUSED: u32 = 3;
 
@@ -30,16 +32,15 @@ impl Stream {
     }
 }
 
-/// Speaks SPDY over `io` in tasks of its own. Flow control is not enforced: clients of Kubernetes
+/// Speaks SPDY over `io` in tasks of its own until `closed`. Flow control is not enforced: clients of Kubernetes
 /// never announce a usable window, and TCP's own back-pressure with our bounded queues does.
-pub(super) fn serve<T>(io: T) -> (mpsc::Receiver<Stream>, Connection)
+pub(super) fn serve<T>(io: T, closed: CancellationToken) -> (mpsc::Receiver<Stream>, Connection)
 where
     T: AsyncRead + AsyncWrite + Send + 'static,
 {
     let (reader, writer) = tokio::io::split(io);
     let (queue, outgoing) = mpsc::channel(QUEUE_CHUNKS);
-    let (opened, streams) = mpsc::channel(QUEUE_CHUNKS);
-    let closed = CancellationToken::new();
+    let (opened, streams) = mpsc::channel(QUEUE_PIECES);
     tokio::spawn({
         let closed = closed.clone();
         async move {
@@ -63,7 +64,7 @@ where
 }
 
 struct Open {
-    inlet: Option<mpsc::Sender<Bytes>>,
+    inlet: Option<mpsc::Sender<Piece>>,
     reset: CancellationToken,
 }
 
@@ -73,16 +74,20 @@ async fn read<T: AsyncRead>(
     opened: mpsc::Sender<Stream>,
 ) {
     let mut decoder = Decoder::new();
-    let mut buffer = BytesMut::with_capacity(8 << 10);
+    let mut buffer = BytesMut::new();
+    let room = Room::new();
     let mut open: HashMap<u32, Open> = HashMap::new();
     let mut opened = Some(opened);
     loop {
         let frame = match decoder.decode(&mut buffer) {
             Ok(Some(frame)) => frame,
-            Ok(None) => match reader.read_buf(&mut buffer).await {
-                Ok(1..) => continue,
-                _ => return,
-            },
+            Ok(None) => {
+                buffer.reserve(PIECE_BYTES);
+                match reader.read_buf(&mut buffer).await {
+                    Ok(1..) => continue,
+                    _ => return,
+                }
+            }
             Err(error) => {
                 tracing::debug!(%error, "a SPDY peer broke the protocol");
                 return;
@@ -99,7 +104,7 @@ async fn read<T: AsyncRead>(
                     let _ = queue.send(Outgoing::Reset(id)).await;
                     continue;
                 };
-                let (sender, inlet) = mpsc::channel(QUEUE_CHUNKS);
+                let (sender, inlet) = mpsc::channel(QUEUE_PIECES);
                 let reset = CancellationToken::new();
                 let inlet_sender = (!fin).then_some(sender);
                 open.insert(id, Open { inlet: inlet_sender, reset: reset.clone() });
@@ -112,8 +117,7 @@ async fn read<T: AsyncRead>(
                 if let Some(inlet) = &stream.inlet
                     && !bytes.is_empty()
                 {
-                    // A stream that nobody reads any more swallows what comes.
-                    let _ = inlet.send(bytes).await;
+                    room.queue(inlet, bytes).await;
                 }
                 if fin {
                     stream.inlet = None;

@@ -4,9 +4,10 @@ use bytes::{Buf, BufMut, Bytes, BytesMut};
 use flate2::{Compress, Compression, Decompress, FlushCompress, FlushDecompress};
 
 use super::dictionary::DICTIONARY;
+use super::wire::PIECE_BYTES;
 
-/// The largest frame that we take.
-const FRAME_BYTES_MAX: usize = 4 << 20;
+/// The largest control frame that we take.
+const CONTROL_BYTES_MAX: usize = 64 << 10;
 /// The largest header block, uncompressed.
 const HEADER_BYTES_MAX: usize = 64 << 10;
 const FLAG_FIN: u8 = 1;
@@ -35,6 +36,7 @@ pub(super) enum Frame {
         last: u32,
         status: u32,
     },
+    /// Read: at most [`PIECE_BYTES`] of a frame of any length, the end of the stream with the last.
     Data {
         id: u32,
         bytes: Bytes,
@@ -47,7 +49,7 @@ pub(super) enum Frame {
 /// Why bytes are not SPDY.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 pub(super) enum FrameError {
-    #[error("a frame of {0} bytes is too long")]
+    #[error("a control frame of {0} bytes is too long")]
     TooLong(usize),
     #[error("SPDY version {0} is not spoken here")]
     Version(u16),
@@ -64,30 +66,43 @@ pub(super) enum FrameError {
 /// Takes frames from a byte stream. Keeps the decompressor of the connection.
 pub(super) struct Decoder {
     inflate: Decompress,
+    data: Option<DataFrame>,
+}
+
+/// What is left of a data frame.
+struct DataFrame {
+    id: u32,
+    left: usize,
+    fin: bool,
 }
 
 impl Decoder {
     pub(super) fn new() -> Self {
-        Self { inflate: Decompress::new(true) }
+        Self { inflate: Decompress::new(true), data: None }
     }
 
-    /// The next whole frame in `buffer`, if there is one.
+    /// The next control frame or piece of a data frame in `buffer`, if there is one.
     pub(super) fn decode(&mut self, buffer: &mut BytesMut) -> Result<Option<Frame>, FrameError> {
+        if self.data.is_some() {
+            return Ok(self.piece(buffer));
+        }
         let Some(head) = buffer.first_chunk::<8>() else { return Ok(None) };
         let length = u32::from_be_bytes([0, head[5], head[6], head[7]]) as usize;
-        if length > FRAME_BYTES_MAX {
+        let first = u32::from_be_bytes([head[0], head[1], head[2], head[3]]);
+        let fin = head[4] & FLAG_FIN != 0;
+        if first >> 31 == 0 {
+            buffer.advance(8);
+            self.data = Some(DataFrame { id: first, left: length, fin });
+            return Ok(self.piece(buffer));
+        }
+        if length > CONTROL_BYTES_MAX {
             return Err(FrameError::TooLong(length));
         }
         if buffer.len() < 8 + length {
             return Ok(None);
         }
-        let first = u32::from_be_bytes([head[0], head[1], head[2], head[3]]);
-        let fin = head[4] & FLAG_FIN != 0;
         buffer.advance(8);
         let mut payload = buffer.split_to(length).freeze();
-        if first >> 31 == 0 {
-            return Ok(Some(Frame::Data { id: first, bytes: payload, fin }));
-        }
         let version = (first >> 16) as u16 & 0x7fff;
         if version != 3 {
             return Err(FrameError::Version(version));
@@ -118,6 +133,24 @@ impl Decoder {
             }
             _ => Frame::Ignored,
         }))
+    }
+
+    /// The next piece of the data frame; a copy, so that it keeps no buffer alive.
+    fn piece(&mut self, buffer: &mut BytesMut) -> Option<Frame> {
+        let data = self.data.as_mut()?;
+        let count = data.left.min(buffer.len()).min(PIECE_BYTES);
+        if count == 0 && data.left > 0 {
+            return None;
+        }
+        let bytes = Bytes::copy_from_slice(&buffer[..count]);
+        buffer.advance(count);
+        data.left -= count;
+        let (id, ended) = (data.id, data.left == 0);
+        let fin = ended && data.fin;
+        if ended {
+            self.data = None;
+        }
+        Some(Frame::Data { id, bytes, fin })
     }
 
     fn headers(&mut self, block: &[u8]) -> Result<Headers, FrameError> {

@@ -4,18 +4,24 @@
 
 use std::io;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::SystemTime;
 
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use futures::FutureExt;
 use runtime::sandbox::{Exit, Session};
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{Semaphore, mpsc, oneshot};
+use tokio_util::sync::CancellationToken;
 
 use super::negotiate::Transport;
 use super::remote_command::{Purpose, StreamOptions, open, run};
 use super::spdy_frame::{Decoder, Encoder, Frame};
-use super::{dictionary, port_forward, websocket_frame};
+use super::websocket_frame::Message;
+use super::wire::PIECE_BYTES;
+use super::{Pod, dictionary, port_forward, websocket_frame};
 
 #[test]
 fn the_dictionary_is_the_one_everybody_has() {
@@ -53,9 +59,79 @@ fn spdy_frames_survive_the_way() {
     let mut got = Vec::new();
     for byte in bytes {
         arrived.put_u8(byte);
-        got.extend(decoder.decode(&mut arrived).unwrap());
+        while let Some(frame) = decoder.decode(&mut arrived).unwrap() {
+            match (got.last_mut(), frame) {
+                // Data comes in pieces.
+                (
+                    Some(Frame::Data { id, bytes, fin: end @ false }),
+                    Frame::Data { id: same, bytes: more, fin },
+                ) if *id == same => {
+                    *bytes = [&bytes[..], &more[..]].concat().into();
+                    *end = fin;
+                }
+                (_, frame) => got.push(frame),
+            }
+        }
     }
     assert_eq!(got, frames);
+}
+
+#[test]
+fn long_frames_come_in_pieces() {
+    let content: Vec<u8> = noise(5).take(3 * PIECE_BYTES + 7).collect();
+    let mut bytes = BytesMut::new();
+    let bytes_of = Bytes::from(content.clone());
+    let frame = Frame::Data { id: 9, bytes: bytes_of, fin: true };
+    Encoder::new().unwrap().encode(&frame, &mut bytes).unwrap();
+    let (mut decoder, mut got, mut pieces) = (Decoder::new(), Vec::new(), 0);
+    while let Some(Frame::Data { id: 9, bytes, fin }) = decoder.decode(&mut bytes).unwrap() {
+        got.extend_from_slice(&bytes);
+        pieces += 1;
+        assert!(bytes.len() <= PIECE_BYTES);
+        assert_eq!(fin, got.len() == content.len());
+    }
+    assert_eq!((got, pieces), (content, 4));
+}
+
+/// Messages of any size, in any fragments, with pings between them, in buffers of any size.
+#[test]
+fn messages_arrive_whole_in_pieces() {
+    for seed in 1..200_u64 {
+        let mut random = noise(seed).map(usize::from);
+        let mut pick =
+            |below: usize| (random.next().unwrap() * 256 + random.next().unwrap()) % below;
+        let size = [0, 1, 5, PIECE_BYTES, PIECE_BYTES + 1, 3 * PIECE_BYTES][pick(6)] + pick(3);
+        let content: Vec<u8> = noise(seed + 1000).take(size).collect();
+        let mut wire = BytesMut::new();
+        let mut rest = &content[..];
+        let mut opcode = 2;
+        loop {
+            let (part, left) = rest.split_at(pick(rest.len() + 1));
+            rest = left;
+            let mut frame = masked(opcode, part);
+            frame[0] = if rest.is_empty() { 0x80 } else { 0 } | opcode;
+            wire.extend_from_slice(&frame);
+            wire.extend_from_slice(&masked(9, b"ping"));
+            opcode = 0;
+            if rest.is_empty() {
+                break;
+            }
+        }
+        let (mut decoder, mut got) = (websocket_frame::Decoder::default(), Vec::new());
+        let (mut arrived, mut ended) = (BytesMut::new(), false);
+        while !wire.is_empty() {
+            let count = 1 + pick(wire.len());
+            arrived.extend_from_slice(&wire.split_to(count));
+            while let Some(message) = decoder.decode(&mut arrived).unwrap() {
+                let Message::Data { bytes, first, last } = message else { continue };
+                assert!(!ended && bytes.len() <= PIECE_BYTES);
+                assert_eq!(first, got.is_empty(), "seed {seed}");
+                got.extend_from_slice(&bytes);
+                ended = last;
+            }
+        }
+        assert!(ended && got == content, "seed {seed}: {} of {size} bytes", got.len());
+    }
 }
 
 /// A small generator of pseudo-random bytes (xorshift).
@@ -97,9 +173,13 @@ fn masked(opcode: u8, payload: &[u8]) -> Vec<u8> {
     let mut frame = vec![0x80 | opcode];
     match payload.len() {
         small @ ..126 => frame.push(0x80 | small as u8),
-        medium => {
+        medium if medium <= usize::from(u16::MAX) => {
             frame.push(0x80 | 126);
             frame.extend_from_slice(&(medium as u16).to_be_bytes());
+        }
+        large => {
+            frame.push(0x80 | 127);
+            frame.extend_from_slice(&(large as u64).to_be_bytes());
         }
     }
     let mask = [1, 2, 3, 4];
@@ -210,7 +290,8 @@ async fn exec_over_spdy() {
     let (near, far) = tokio::io::duplex(256);
     let server = tokio::spawn(async move {
         let transport = Transport::Spdy("v4.channel.k8s.io".to_owned());
-        let (streams, connection) = open(far, transport, ALL).await.unwrap();
+        let (streams, connection) =
+            open(far, transport, ALL, CancellationToken::new()).await.unwrap();
         run(streams, connection, Purpose::Exec, async { Ok(cat()) }).await;
     });
     let mut client = Client::new(near);
@@ -239,7 +320,8 @@ async fn attach_does_not_tell_the_exit_code() {
         let (near, far) = tokio::io::duplex(256);
         let server = tokio::spawn(async move {
             let transport = Transport::Spdy(protocol.to_owned());
-            let (streams, connection) = open(far, transport, ALL).await.unwrap();
+            let (streams, connection) =
+                open(far, transport, ALL, CancellationToken::new()).await.unwrap();
             run(streams, connection, Purpose::Attach, async { Ok(cat()) }).await;
         });
         let mut client = Client::new(near);
@@ -261,7 +343,8 @@ async fn a_start_that_fails_is_told() {
     tokio::spawn(async move {
         let transport = Transport::Spdy("v5.channel.k8s.io".to_owned());
         let options = StreamOptions { stdout: true, ..StreamOptions::default() };
-        let (streams, connection) = open(far, transport, options).await.unwrap();
+        let (streams, connection) =
+            open(far, transport, options, CancellationToken::new()).await.unwrap();
         run(streams, connection, Purpose::Exec, async { Err("no such file".to_owned()) }).await;
     });
     let mut client = Client::new(near);
@@ -278,7 +361,8 @@ async fn exec_over_websocket() {
     let server = tokio::spawn(async move {
         let transport = Transport::WebSocket("v5.channel.k8s.io".to_owned());
         let options = StreamOptions { tty: true, ..ALL };
-        let (streams, connection) = open(far, transport, options).await.unwrap();
+        let (streams, connection) =
+            open(far, transport, options, CancellationToken::new()).await.unwrap();
         run(streams, connection, Purpose::Exec, async { Ok(cat()) }).await;
     });
     near.write_all(&masked(2, b"\x04{\"Width\":80,\"Height\":24}\n")).await.unwrap();
@@ -324,11 +408,75 @@ async fn a_client_that_leaves_ends_the_session() {
     let (near, far) = tokio::io::duplex(256);
     let server = tokio::spawn(async move {
         let transport = Transport::WebSocket("v4.channel.k8s.io".to_owned());
-        let (streams, connection) = open(far, transport, ALL).await.unwrap();
+        let (streams, connection) =
+            open(far, transport, ALL, CancellationToken::new()).await.unwrap();
         run(streams, connection, Purpose::Exec, async { Ok(cat()) }).await;
     });
     drop(near);
     server.await.unwrap();
+}
+
+/// A process that does not read, and what its standard input gets, if anybody reads it.
+fn deaf() -> (Session, DuplexStream) {
+    let (stdin, input) = tokio::io::duplex(64);
+    let (_, stdout) = tokio::io::duplex(64);
+    let (resize, _) = mpsc::channel(4);
+    let (done, exit) = oneshot::channel();
+    std::mem::forget(done);
+    let session = Session {
+        stdin: Some(Box::new(stdin)),
+        stdout: Box::new(stdout),
+        stderr: None,
+        resize,
+        exit,
+        leash: None,
+    };
+    (session, input)
+}
+
+#[tokio::test]
+async fn session_whose_process_does_not_read_is_bounded_and_ends_with_its_client() {
+    for base64 in [false, true] {
+        let (mut near, far) = tokio::io::duplex(1024);
+        let gone = CancellationToken::new();
+        let closed = gone.child_token();
+        let (session, mut input) = deaf();
+        let server = tokio::spawn(async move {
+            let protocol = if base64 { "v4.base64.channel.k8s.io" } else { "v4.channel.k8s.io" };
+            let transport = Transport::WebSocket(protocol.to_owned());
+            let options = StreamOptions { stdin: true, stdout: true, ..StreamOptions::default() };
+            let (streams, connection) = open(far, transport, options, closed).await.unwrap();
+            run(streams, connection, Purpose::Exec, async { Ok(session) }).await;
+        });
+        let content: Vec<u8> = noise(3).take(2 << 20).collect();
+        let payload = match base64 {
+            false => [b"\0", &content[..]].concat(),
+            true => format!("0{}", STANDARD.encode(&content)).into_bytes(),
+        };
+        let message = masked(2, &payload);
+        let sent = Arc::new(AtomicUsize::new(0));
+        let count = sent.clone();
+        let client = tokio::spawn(async move {
+            for chunk in message.chunks(1024) {
+                if near.write_all(chunk).await.is_err() {
+                    return;
+                }
+                count.fetch_add(chunk.len(), Ordering::Relaxed);
+            }
+        });
+        let mut first = vec![0; 100_000];
+        input.read_exact(&mut first).await.unwrap();
+        assert!(first == content[..first.len()], "the first bytes are others");
+        let mut before = usize::MAX;
+        while before != sent.load(Ordering::Relaxed) {
+            before = sent.load(Ordering::Relaxed);
+            tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+        }
+        assert!(before < 1 << 20, "{before} bytes were taken");
+        gone.cancel();
+        server.await.unwrap();
+        client.await.unwrap();
+    }
 }
 
 #[tokio::test]
@@ -356,7 +504,8 @@ async fn ports_are_forwarded_side_by_side() {
     });
     let (near, far) = tokio::io::duplex(1024);
     let transport = Transport::Spdy("portforward.k8s.io".to_owned());
-    let server = tokio::spawn(port_forward::forward(far, transport, "p_default".into(), dial));
+    let pod = Pod { name: "p_default".into(), dial, places: Arc::new(Semaphore::new(10)) };
+    let server = tokio::spawn(port_forward::forward(far, transport, pod, CancellationToken::new()));
     let mut client = Client::new(near);
     let pair = |kind: &'static str, port: &'static str, id: &'static str| {
         [("streamtype", kind), ("port", port), ("requestid", id)]

@@ -13,7 +13,9 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use super::websocket_frame::{Decoder, Message, Opcode, encode};
-use super::wire::{Connection, Inlet, Outgoing, QUEUE_CHUNKS};
+use super::wire::{
+    Connection, Inlet, Outgoing, PIECE_BYTES, Piece, QUEUE_CHUNKS, QUEUE_PIECES, Room,
+};
 
 pub(super) const STDIN: u32 = 0;
 pub(super) const STDOUT: u32 = 1;
@@ -25,9 +27,14 @@ const CLOSE_CHANNEL: u8 = 255;
 /// Bytes in flight in each direction of a tunnel.
 const TUNNEL_BYTES: usize = 64 << 10;
 
-/// Speaks one of the `channel.k8s.io` protocols over `io` in tasks of its own; hands out what comes
-/// in on each of the channels `inward`, in their order.
-pub(super) fn channels<T>(io: T, base64: bool, inward: &[u32]) -> (Vec<Inlet>, Connection)
+/// Speaks one of the `channel.k8s.io` protocols over `io` in tasks of its own until `closed`; hands
+/// out what comes in on each of the channels `inward`, in their order.
+pub(super) fn channels<T>(
+    io: T,
+    base64: bool,
+    inward: &[u32],
+    closed: CancellationToken,
+) -> (Vec<Inlet>, Connection)
 where
     T: AsyncRead + AsyncWrite + Send + 'static,
 {
@@ -36,11 +43,10 @@ where
     let mut senders = HashMap::new();
     let mut inlets = Vec::new();
     for &channel in inward {
-        let (sender, inlet) = mpsc::channel(QUEUE_CHUNKS);
+        let (sender, inlet) = mpsc::channel(QUEUE_PIECES);
         senders.insert(channel, sender);
         inlets.push(inlet);
     }
-    let closed = CancellationToken::new();
     tokio::spawn({
         let closed = closed.clone();
         async move {
@@ -54,7 +60,7 @@ where
         let (queue, closed) = (queue.downgrade(), closed.clone());
         async move {
             tokio::select! {
-                () = read(reader, queue, senders, base64) => {}
+                () = read(reader, queue, Channels::new(senders, base64)) => {}
                 () = closed.cancelled() => {}
             }
             closed.cancel();
@@ -66,43 +72,78 @@ where
 async fn read<T: AsyncRead>(
     mut reader: ReadHalf<T>,
     queue: mpsc::WeakSender<Outgoing>,
-    mut senders: HashMap<u32, mpsc::Sender<Bytes>>,
-    base64: bool,
+    mut channels: Channels,
 ) {
     let mut decoder = Decoder::default();
-    let mut buffer = BytesMut::with_capacity(4 << 10);
+    let mut buffer = BytesMut::new();
     while let Some(message) = next(&mut reader, &mut decoder, &mut buffer).await {
-        let data = match message {
-            Message::Data(data) => data,
+        match message {
+            Message::Data { bytes, first, last } => {
+                if channels.take(bytes, first, last).await.is_none() {
+                    return;
+                }
+            }
             Message::Ping(bytes) => {
                 if let Some(queue) = queue.upgrade() {
                     let _ = queue.send(Outgoing::Pong(bytes)).await;
                 }
-                continue;
             }
-            Message::Pong => continue,
+            Message::Pong => {}
             Message::Close => return,
-        };
-        let Some((&channel, payload)) = data.split_first() else { continue };
+        }
+    }
+}
+
+/// Where the pieces of messages go.
+struct Channels {
+    senders: HashMap<u32, mpsc::Sender<Piece>>,
+    base64: bool,
+    room: Room,
+    /// The channel of the message that is being taken, which its first byte names.
+    channel: Option<u8>,
+    /// In base64: digits that do not make up a group yet.
+    digits: Vec<u8>,
+}
+
+impl Channels {
+    fn new(senders: HashMap<u32, mpsc::Sender<Piece>>, base64: bool) -> Self {
+        Self { senders, base64, room: Room::new(), channel: None, digits: Vec::new() }
+    }
+
+    /// Hands a piece of a message on; `None` when the client broke the protocol.
+    async fn take(&mut self, mut bytes: Bytes, first: bool, last: bool) -> Option<()> {
+        if first {
+            self.channel = None;
+            self.digits.clear();
+        }
+        if self.channel.is_none() && !bytes.is_empty() {
+            self.channel = Some(bytes.split_to(1)[0]);
+        }
+        let Some(channel) = self.channel else { return Some(()) };
         if channel == CLOSE_CHANNEL {
-            if let Some(&closed) = payload.first() {
-                senders.remove(&u32::from(closed));
+            if let Some(&closed) = bytes.first() {
+                self.senders.remove(&u32::from(closed));
             }
-            continue;
+            return Some(());
         }
         // In base64 the channel is a digit.
-        let (channel, payload) = if base64 {
-            let Ok(payload) = STANDARD.decode(payload) else { return };
-            (channel.wrapping_sub(b'0'), Bytes::from(payload))
-        } else {
-            (channel, data.slice(1..))
-        };
-        if payload.is_empty() {
-            continue;
+        let channel = if self.base64 { channel.wrapping_sub(b'0') } else { channel };
+        let bytes = if self.base64 { self.decode(&bytes, last)? } else { bytes };
+        if let Some(sender) = self.senders.get(&u32::from(channel)).filter(|_| !bytes.is_empty()) {
+            self.room.queue(sender, bytes).await;
         }
-        if let Some(sender) = senders.get(&u32::from(channel)) {
-            let _ = sender.send(payload).await;
-        }
+        Some(())
+    }
+
+    /// Decodes what is there in whole groups of digits, and at the end the rest.
+    fn decode(&mut self, digits: &[u8], last: bool) -> Option<Bytes> {
+        const GROUP: usize = 4;
+        self.digits.extend_from_slice(digits);
+        let count = self.digits.len();
+        let whole = if last { count } else { count - count % GROUP };
+        let bytes = STANDARD.decode(&self.digits[..whole]).ok()?;
+        self.digits.drain(..whole);
+        Some(bytes.into())
     }
 }
 
@@ -114,10 +155,13 @@ async fn next<T: AsyncRead>(
     loop {
         match decoder.decode(buffer) {
             Ok(Some(message)) => return Some(message),
-            Ok(None) => match reader.read_buf(buffer).await {
-                Ok(1..) => {}
-                _ => return None,
-            },
+            Ok(None) => {
+                buffer.reserve(PIECE_BYTES);
+                match reader.read_buf(buffer).await {
+                    Ok(1..) => {}
+                    _ => return None,
+                }
+            }
             Err(error) => {
                 tracing::debug!(%error, "a WebSocket peer broke the protocol");
                 return None;
@@ -176,7 +220,7 @@ where
                     () = ended.cancelled() => break,
                 };
                 match message {
-                    Some(Message::Data(bytes)) => {
+                    Some(Message::Data { bytes, .. }) => {
                         if to_near.write_all(&bytes).await.is_err() {
                             break;
                         }

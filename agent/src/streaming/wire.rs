@@ -1,13 +1,22 @@
 //! What sessions see of a connection, whichever protocol it speaks: byte queues in both directions.
 
+use std::ops::Deref;
+use std::sync::Arc;
+
 use bytes::Bytes;
 use futures::future::BoxFuture;
 use tokio::io::{AsyncRead, AsyncReadExt};
-use tokio::sync::mpsc;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio_util::sync::CancellationToken;
 
-/// Chunks that may wait in one direction of one stream or connection.
-pub(super) const QUEUE_CHUNKS: usize = 16;
+/// Pieces that may wait in one stream for the process to read them.
+pub(super) const QUEUE_PIECES: usize = 16;
+/// Bytes of a piece that came in.
+pub(super) const PIECE_BYTES: usize = 16 << 10;
+/// Bytes that came in on one connection and wait, in all of its streams.
+const ROOM_BYTES: usize = 256 << 10;
+/// Chunks that may wait for a client that reads slowly, on one connection.
+pub(super) const QUEUE_CHUNKS: usize = 4;
 /// Bytes read at once from a process or socket.
 const CHUNK_BYTES: usize = 32 << 10;
 
@@ -26,7 +35,40 @@ pub(super) enum Outgoing {
 }
 
 /// The queue of bytes that come in; closed when the peer has sent its last.
-pub(super) type Inlet = mpsc::Receiver<Bytes>;
+pub(super) type Inlet = mpsc::Receiver<Piece>;
+
+/// Bytes that came in and count for their connection until they are dropped.
+pub(super) struct Piece {
+    bytes: Bytes,
+    _room: OwnedSemaphorePermit,
+}
+
+impl Deref for Piece {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        &self.bytes
+    }
+}
+
+/// Room for what came in on one connection.
+#[derive(Clone)]
+pub(super) struct Room(Arc<Semaphore>);
+
+impl Room {
+    pub(super) fn new() -> Self {
+        Self(Arc::new(Semaphore::new(ROOM_BYTES)))
+    }
+
+    /// Waits until there is room for a piece, of which no more than [`PIECE_BYTES`] count, and queues
+    /// it. A stream that nobody reads any more swallows what comes.
+    pub(super) async fn queue(&self, inlet: &mpsc::Sender<Piece>, bytes: Bytes) {
+        let count = u32::try_from(bytes.len().clamp(1, PIECE_BYTES)).unwrap_or(u32::MAX);
+        // The semaphore is never closed.
+        let Ok(room) = self.0.clone().acquire_many_owned(count).await else { return };
+        let _ = inlet.send(Piece { bytes, _room: room }).await;
+    }
+}
 
 /// Where the bytes of one stream go out.
 #[derive(Clone)]

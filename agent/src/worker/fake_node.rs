@@ -42,6 +42,7 @@ pub fn node(
         image_uses: ImageUses::default(),
         pressure: Gauge::default(),
         start_ups: StartUps::default(),
+        forwards: std::sync::Arc::new(tokio::sync::Semaphore::new(0)),
         capacity: Capacity { milli_cpu: 1000, memory_bytes: 1 << 30 },
     };
     (node, events)

@@ -30,7 +30,7 @@ async fn cookies_are_not_passed_on() {
         .header("impersonate-user", "root")
         .header("accept", "text/html");
     let (parts, body) = request.body(full("")).unwrap().into_parts();
-    let response = forward(Box::new(near), "10.44.0.9:80", "/", parts, body).await.unwrap();
+    let response = forward(Box::new(near), "10.44.0.9:80", "/", parts, body, None).await.unwrap();
     assert!(!response.headers().contains_key(SET_COOKIE));
     assert_eq!(response.into_body().collect().await.unwrap().to_bytes(), "ok");
     let head = served.await.unwrap();

@@ -7,4 +7,5 @@ mod containers;
 mod network;
 mod objects;
 mod pods;
+mod sessions;
 mod tenant;

@@ -1,0 +1,172 @@
+//! TCP connections of clients, of which it can be asked whether the client is gone although nobody
+//! reads them.
+
+use std::io::{self, IoSlice};
+use std::net::Shutdown;
+use std::pin::Pin;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Weak};
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use futures::FutureExt;
+use socket2::SockRef;
+use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
+use tokio::net::TcpStream;
+
+/// How often it is asked whether the client of an upgraded connection is gone.
+const GONE_INTERVAL: Duration = Duration::from_secs(2);
+
+/// The connection of a client.
+pub(crate) struct Socket(Arc<Shared>);
+
+struct Shared {
+    stream: TcpStream,
+    read_bytes: AtomicUsize,
+}
+
+/// Among a request's extensions: the client at the other end of its connection.
+#[derive(Clone)]
+pub(crate) struct Client(Weak<Shared>);
+
+impl Socket {
+    pub(crate) fn new(stream: TcpStream) -> Self {
+        Self(Arc::new(Shared { stream, read_bytes: AtomicUsize::new(0) }))
+    }
+
+    pub(crate) fn client(&self) -> Client {
+        Client(Arc::downgrade(&self.0))
+    }
+
+    fn written(
+        &self,
+        context: &mut Context<'_>,
+        write: impl Fn(&TcpStream) -> io::Result<usize>,
+    ) -> Poll<io::Result<usize>> {
+        loop {
+            ready!(self.0.stream.poll_write_ready(context))?;
+            match write(&self.0.stream) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                result => return Poll::Ready(result),
+            }
+        }
+    }
+}
+
+impl Client {
+    /// Waits until the client has closed its end and nothing more of what it sent is being read: a
+    /// session whose process does not read would never come to the end.
+    pub(crate) async fn gone(&self) {
+        let mut read_before = None;
+        loop {
+            tokio::time::sleep(GONE_INTERVAL).await;
+            let Some(shared) = self.0.upgrade() else { return };
+            let ready = shared.stream.ready(Interest::READABLE).now_or_never();
+            let has_closed = ready.is_some_and(|ready| ready.is_ok_and(|r| r.is_read_closed()));
+            let read = shared.read_bytes.load(Ordering::Relaxed);
+            if has_closed && read_before == Some(read) {
+                return;
+            }
+            read_before = Some(read);
+        }
+    }
+}
+
+impl AsyncRead for Socket {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        loop {
+            ready!(self.0.stream.poll_read_ready(context))?;
+            match self.0.stream.try_read(buffer.initialize_unfilled()) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                Err(error) => return Poll::Ready(Err(error)),
+                Ok(count) => {
+                    buffer.advance(count);
+                    self.0.read_bytes.fetch_add(count, Ordering::Relaxed);
+                    return Poll::Ready(Ok(()));
+                }
+            }
+        }
+    }
+}
+
+impl AsyncWrite for Socket {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        self.written(context, |stream| stream.try_write(bytes))
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        slices: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        self.written(context, |stream| stream.try_write_vectored(slices))
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        true
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(SockRef::from(&self.0.stream).shutdown(Shutdown::Write))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::TcpListener;
+    use tokio::time::timeout;
+
+    use super::*;
+
+    async fn pair() -> (TcpStream, Socket) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        (client, Socket::new(listener.accept().await.unwrap().0))
+    }
+
+    #[tokio::test]
+    async fn bytes_pass_in_both_directions() {
+        let (mut client, mut socket) = pair().await;
+        let content: Vec<u8> = (0..3_000_000_u32).map(|n| (n % 251) as u8).collect();
+        let sent = content.clone();
+        let echo = tokio::spawn(async move {
+            let mut all = Vec::new();
+            socket.read_to_end(&mut all).await.unwrap();
+            socket.write_all(&all).await.unwrap();
+            socket.shutdown().await.unwrap();
+        });
+        client.write_all(&sent).await.unwrap();
+        client.shutdown().await.unwrap();
+        let mut back = Vec::new();
+        client.read_to_end(&mut back).await.unwrap();
+        echo.await.unwrap();
+        assert!(back == content);
+    }
+
+    #[tokio::test]
+    async fn client_that_leaves_is_noticed_behind_what_it_sent() {
+        let (mut client, mut socket) = pair().await;
+        client.write_all(&[7; 10_000]).await.unwrap();
+        let mut start = [0; 10];
+        socket.read_exact(&mut start).await.unwrap();
+        let peer = socket.client();
+        assert!(timeout(2 * GONE_INTERVAL, peer.gone()).await.is_err(), "it is there");
+        drop(client);
+        timeout(4 * GONE_INTERVAL, peer.gone()).await.unwrap();
+    }
+}
