@@ -5,6 +5,20 @@
 use super::*;
 
 fn make(spec: Value, config: Value) -> Result<Value, SpecError> {
+    make_with(spec, config, &[bind("/secrets")])
+}
+
+fn bind(target: &str) -> Bind {
+    Bind {
+        source: "/var/lib/x".into(),
+        target: target.into(),
+        read_only: true,
+        recursive_read_only: false,
+        propagation: "rprivate",
+    }
+}
+
+fn make_with(spec: Value, config: Value, binds: &[Bind]) -> Result<Value, SpecError> {
     let pod: Pod = serde_json::from_value(
         json!({"metadata": {"name": "p", "namespace": "d", "uid": "u"}, "spec": spec}),
     )
@@ -16,20 +30,13 @@ fn make(spec: Value, config: Value) -> Result<Value, SpecError> {
     .unwrap();
     let mut env = Variables::default();
     env.set("A".to_owned(), "1".to_owned()).unwrap();
-    let binds = [Bind {
-        source: "/var/lib/x".into(),
-        target: "/secrets".into(),
-        read_only: true,
-        recursive_read_only: false,
-        propagation: "rprivate",
-    }];
     let spec = build(&Ingredients {
         pod: &pod,
         container: &pod.spec.as_ref().unwrap().containers[0],
         image: &image,
         layers: &[],
         env: &env,
-        binds: &binds,
+        binds,
         hostname: "p",
         id: "abc",
         cgroup_root: "",
@@ -38,6 +45,27 @@ fn make(spec: Value, config: Value) -> Result<Value, SpecError> {
         join_pid: None,
     })?;
     Ok(serde_json::to_value(spec).unwrap())
+}
+
+/// A mount over a parent would hide what is mounted below it.
+#[test]
+fn parents_are_mounted_before_what_is_below() {
+    let order = ["/data/inner/deep", "/other/b", "/data/inner", "/other/a", "/data", "/dev/shm"];
+    let binds = order.map(bind);
+    let spec = json!({"containers": [{"name": "c", "image": "i", "command": ["/p"]}]});
+    let spec = make_with(spec, json!({}), &binds).unwrap();
+    let mounts = spec["mounts"].as_array().unwrap().iter();
+    let targets: Vec<&str> = mounts
+        .filter(|mount| mount["source"] == "/var/lib/x")
+        .map(|mount| mount["destination"].as_str().unwrap())
+        .collect();
+    // As upstream: by the number of parts, and otherwise as the pod lists them.
+    assert_eq!(
+        targets,
+        ["/data", "/other/b", "/data/inner", "/other/a", "/dev/shm", "/data/inner/deep"]
+    );
+    let all: Vec<&Value> = spec["mounts"].as_array().unwrap().iter().collect();
+    assert_eq!(all.iter().filter(|mount| mount["destination"] == "/dev/shm").count(), 1);
 }
 
 #[test]
