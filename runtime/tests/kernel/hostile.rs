@@ -153,7 +153,8 @@ async fn null_device_of_the_host_stays(world: &'static World) {
     let after = fs::metadata("/dev/null").unwrap();
     fs::set_permissions("/dev/null", fs::Permissions::from_mode(before.mode() & 0o7777)).unwrap();
     std::os::unix::fs::chown("/dev/null", Some(before.uid()), Some(before.gid())).unwrap();
-    assert!(text.ends_with("done\n"), "{text}");
+    // Errors come through another pipe, and may stand after it.
+    assert!(text.contains("done\n"), "{text}");
     assert_eq!((after.mode(), after.uid()), (before.mode(), before.uid()));
 }
 
