@@ -14,7 +14,7 @@ use runtime::image::Image;
 use runtime::sandbox::{
     ContainerSpec, ContainerStatus, ExecSpec, SandboxEvent, SandboxSpec, Session,
 };
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 
 use crate::credential::Credential;
 
@@ -168,6 +168,8 @@ pub trait Network: Send + Sync {
     fn detach<'a>(&'a self, uid: &'a str) -> BoxFuture<'a, Result<(), Cause>>;
     /// Gives back the links of all pods but these.
     fn retain(&self, uids: std::collections::HashSet<String>) -> BoxFuture<'_, Result<(), Cause>>;
+    /// Host ports of pods that processes of the node have at the moment.
+    fn host_port_conflicts(&self) -> watch::Receiver<Vec<netproxy::HostPortConflict>>;
     /// Waits until these Services, which select the pod, lead no new connection to it.
     fn withdrawn<'a>(
         &'a self,

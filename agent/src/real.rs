@@ -14,7 +14,7 @@ use runtime::sandbox::{
     ContainerSpec, ContainerStatus, ExecSpec, SandboxEvent, SandboxSpec, Session,
 };
 use runtime::{Runtime, Sandbox};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 
 use crate::blocking::{self, Deadline};
 use crate::config::Registries;
@@ -248,6 +248,10 @@ impl Network for RealNetwork {
 
     fn retain(&self, uids: HashSet<String>) -> BoxFuture<'_, Result<(), Cause>> {
         async move { Ok(self.pods.retain(&uids).await?) }.boxed()
+    }
+
+    fn host_port_conflicts(&self) -> watch::Receiver<Vec<netproxy::HostPortConflict>> {
+        self.pods.host_port_conflicts()
     }
 
     fn withdrawn<'a>(

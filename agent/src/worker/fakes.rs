@@ -14,7 +14,7 @@ use runtime::sandbox::{
     ContainerSpec, ContainerStatus, ExecSpec, Exit, SandboxEvent, SandboxSpec, Session,
 };
 use serde_json::json;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 
 use super::start::NAME_LABEL;
 use crate::credential::Credential;
@@ -237,6 +237,8 @@ pub struct FakeMachine {
     unreachable: Arc<Mutex<bool>>,
     /// What an earlier process left, by the pod's uid.
     pub left: Arc<Mutex<HashMap<String, Left>>>,
+    /// Host ports that processes of the node have.
+    pub conflicts: watch::Sender<Vec<netproxy::HostPortConflict>>,
 }
 
 /// A sandbox of an earlier process.
@@ -389,6 +391,10 @@ impl Network for FakeMachine {
 
     fn retain(&self, _: HashSet<String>) -> BoxFuture<'_, Result<(), Cause>> {
         async { Ok(()) }.boxed()
+    }
+
+    fn host_port_conflicts(&self) -> watch::Receiver<Vec<netproxy::HostPortConflict>> {
+        self.conflicts.subscribe()
     }
 
     fn withdrawn<'a>(

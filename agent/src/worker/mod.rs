@@ -9,6 +9,7 @@ pub(crate) mod fake_api;
 pub(crate) mod fake_node;
 #[cfg(test)]
 pub(crate) mod fakes;
+mod host_ports;
 pub mod perform;
 pub mod plan;
 pub mod prepare;
@@ -27,6 +28,7 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Pod;
+use netproxy::HostPortConflict;
 use runtime::sandbox::{Exit, SandboxEvent};
 use serde_json::Value;
 use tokio::sync::{Notify, mpsc, watch};
@@ -100,6 +102,9 @@ pub struct Worker {
     refusal: Option<Failure>,
     /// Containers that have ended and whose termination messages are not read yet.
     unread: Vec<String>,
+    conflicts: watch::Receiver<Vec<HostPortConflict>>,
+    /// Those of this pod that an event tells of.
+    conflicts_told: Vec<HostPortConflict>,
 }
 
 impl Worker {
@@ -116,6 +121,9 @@ impl Worker {
         let now = Instant::now();
         let status_known = status_value(&pod);
         let uid = pod.metadata.uid.clone().unwrap_or_default();
+        let mut conflicts = node.machine.network.host_port_conflicts();
+        // What was known before is news to this worker.
+        conflicts.mark_changed();
         if adopted.is_none() {
             node.start_ups.note(&uid, Step::Seen, Timestamp::now());
         }
@@ -146,6 +154,8 @@ impl Worker {
             adopted,
             refusal,
             unread: Vec::new(),
+            conflicts,
+            conflicts_told: Vec::new(),
         }
     }
 
@@ -199,6 +209,7 @@ impl Worker {
                     }
                 }
                 () = self.objects_changed.notified() => self.follow_objects(),
+                Ok(()) = self.conflicts.changed() => self.follow_host_ports(),
                 Some(done) = self.tasks.join_next(), if !self.tasks.is_empty() => {
                     // A worker would wait for the outcome of a task that panicked for ever: it shares
                     // the panic, and a new worker takes over.

@@ -157,6 +157,45 @@ async fn end_is_shown_with_the_termination_message() {
 }
 
 #[tokio::test]
+async fn lost_host_port_is_told_once() {
+    use netproxy::listeners::Listener;
+    use netproxy::{HostPort, HostPortConflict, Protocol};
+    let mut stand = Stand::start("host-port", FakeMachine::new(), one(json!({})));
+    stand.until("it is ready", |stand| stand.ready()).await;
+    let conflict = |uid: &str, host_port: u16| HostPortConflict {
+        uid: uid.to_owned(),
+        port: HostPort { host_ip: None, host_port, container_port: 80, protocol: Protocol::Tcp },
+        listener: Listener {
+            protocol: Protocol::Tcp,
+            address: [0, 0, 0, 0].into(),
+            port: host_port,
+            inode: 0,
+            ipv6_only: false,
+        },
+    };
+    let event = |port: u16| {
+        format!(
+            "HostPortConflict A process of the node listens on host port {port}/TCP, which does \
+             not lead to the pod any more"
+        )
+    };
+    stand.machine.conflicts.send_replace(vec![conflict("u", 8080), conflict("other", 7070)]);
+    stand.until("it is told", |stand| stand.has_told(&event(8080))).await;
+    // The same one beside another.
+    stand.machine.conflicts.send_replace(vec![conflict("u", 8080), conflict("u", 9090)]);
+    stand.until("the other is told", |stand| stand.has_told(&event(9090))).await;
+    assert_eq!(stand.told.iter().filter(|told| **told == event(8080)).count(), 1);
+    assert!(!stand.has_told(&event(7070)));
+    // It comes back.
+    stand.machine.conflicts.send_replace(Vec::new());
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    stand.machine.conflicts.send_replace(vec![conflict("u", 8080)]);
+    let times = |stand: &Stand| stand.told.iter().filter(|told| **told == event(8080)).count();
+    let again = |stand: &mut Stand| stand.has_told(&event(8080)) && times(stand) == 2;
+    stand.until("it is told again", again).await;
+}
+
+#[tokio::test]
 async fn a_container_whose_sandbox_is_lost_before_it_runs_starts_in_another_one() {
     let machine = FakeMachine::new();
     machine.sandbox.lose_shim();
