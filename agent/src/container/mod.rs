@@ -1,6 +1,7 @@
 //! From a container of a pod to the OCI specification of a process.
 
 pub mod capability;
+pub mod clean_path;
 pub mod command;
 pub mod downward;
 pub mod env;

@@ -9,6 +9,7 @@ use oci_spec::runtime::Spec;
 use serde_json::{Value, json};
 
 use super::capability;
+use super::clean_path::cleaned;
 use super::command::{arguments, expanded};
 use super::user::{self, Identity, UserError};
 use super::variables::{ExcessError, Variables};
@@ -63,6 +64,11 @@ pub enum SpecError {
     /// Neither pod nor image name a program.
     #[error("no command specified")]
     NoCommand,
+    /// A working directory that a process has open, which may be one of the machine.
+    #[error(
+        "working directory {0:?} is refused: it leads through a file that a process has open (CVE-2024-21626)"
+    )]
+    WorkingDirectory(String),
     /// No program can be given so much.
     #[error(transparent)]
     Excess(#[from] ExcessError),
@@ -166,6 +172,9 @@ pub fn build(from: &Ingredients<'_>) -> Result<Spec, SpecError> {
 
     let cwd = container.working_dir.clone().filter(|dir| !dir.is_empty());
     let cwd = cwd.or_else(|| config.working_dir().clone().filter(|dir| !dir.is_empty()));
+    if let Some(cwd) = cwd.as_ref().filter(|cwd| leads_through_process(cwd)) {
+        return Err(SpecError::WorkingDirectory(cwd.clone()));
+    }
     let oom_score_adj = resources::oom_score_adj(pod, container, from.memory_capacity);
     let mut process = json!({
         "terminal": container.tty.unwrap_or(false),
@@ -420,6 +429,21 @@ fn seccomp(
             Ok(Some(serde_json::to_value(runtime::seccomp::runtime_default(&granted))?))
         }
     }
+}
+
+/// Whether a path leads through what a process has open, is in or has as its root. Links of the image
+/// that lead there are found when the container is started.
+fn leads_through_process(path: &str) -> bool {
+    // What follows such a part, even `..`, starts from there.
+    let prefixes = Path::new(path).ancestors().filter_map(Path::to_str);
+    prefixes.map(cleaned).any(|prefix| {
+        let mut parts = prefix.iter().skip(1).filter_map(|part| part.to_str());
+        match parts.next() {
+            Some("dev") => parts.next() == Some("fd"),
+            Some("proc") => parts.any(|part| matches!(part, "fd" | "cwd" | "root" | "map_files")),
+            _ => false,
+        }
+    })
 }
 
 fn mounts(

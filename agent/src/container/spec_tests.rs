@@ -179,3 +179,30 @@ fn power_and_temperature_of_the_machine_are_masked() {
     let listed = masked.contains(&json!(throttled));
     assert_eq!(listed, throttled.is_dir());
 }
+
+/// CVE-2024-21626 and its like.
+#[test]
+fn working_directory_of_a_process_is_refused() {
+    let spec = json!({"containers": [{"name": "c", "image": "i", "command": ["/p"]}]});
+    for (path, refused) in [
+        ("/proc/self/fd/7", true),
+        ("/proc/self/fd/7/../../..", true),
+        ("//proc/./thread-self/fd/8/", true),
+        ("/srv/../proc/1/root/etc", true),
+        ("/proc/self/cwd", true),
+        ("/proc/self/task/1/fd/3", true),
+        ("/dev/fd/7", true),
+        ("/proc/sys", false),
+        ("/srv/proc/self/fd/7", false),
+        ("/dev/shm", false),
+        ("/fd", false),
+    ] {
+        let made = make(spec.clone(), json!({"WorkingDir": path}));
+        assert_eq!(made.is_err(), refused, "{path}");
+        let mut own = spec.clone();
+        own["containers"][0]["workingDir"] = path.into();
+        assert_eq!(make(own, json!({})).is_err(), refused, "{path}");
+    }
+    let message = make(spec, json!({"WorkingDir": "/proc/self/fd/7"})).unwrap_err().to_string();
+    assert!(message.starts_with("working directory \"/proc/self/fd/7\" is refused"), "{message}");
+}
