@@ -19,3 +19,5 @@ pub use unpack::UnpackError;
 #[cfg(fuzzing)]
 pub use unpack::fuzz_targets::layer;
 pub use worker::{PullRequest, pull_in_child, worker_main};
+
+pub use crate::launch::max_layers;

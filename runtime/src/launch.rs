@@ -20,6 +20,7 @@ use crate::plan::{Device, MountSource, Namespace, Plan, ProcessPlan};
 use crate::sys::{clone, mount as sys_mount, process as sys_process, tty};
 use crate::{LaunchError, LaunchErrorKind};
 
+pub use mount::max_layers;
 use mount::{PreparedMount, PreparedRoot};
 use process::PreparedProcess;
 

@@ -18,6 +18,7 @@ use super::incoming::{Claim, Incoming, owner_prefix};
 use super::reference::Reference;
 use super::unpack::{Counted, UnpackError, unpack};
 use super::usage;
+use crate::launch::max_layers;
 use crate::tree;
 
 /// In a directory of what is being made: the layers that it is made of.
@@ -80,6 +81,14 @@ pub enum StoreError {
         layers: usize,
         /// Layers in the configuration.
         diff_ids: usize,
+    },
+    /// The kernel cannot mount so many.
+    #[error("the image has {layers} layers; this kernel mounts {most} at the most")]
+    TooManyLayers {
+        /// Layers of the image.
+        layers: usize,
+        /// The kernel's limit.
+        most: usize,
     },
     /// No such image.
     #[error("image {0} not found")]
@@ -531,13 +540,17 @@ fn file<'a>(operation: &'static str, path: &'a Path) -> impl Fn(io::Error) -> St
     move |source| StoreError::File { operation, path: path.to_owned(), source }
 }
 
-/// Checks that a configuration names as many layers as there are.
+/// Checks that a configuration names as many layers as there are, and that a container can have them.
 pub(super) fn check_layer_count(
     config: &ImageConfiguration,
     layers: usize,
 ) -> Result<(), StoreError> {
     let diff_ids = config.rootfs().diff_ids().len();
-    if diff_ids == layers { Ok(()) } else { Err(StoreError::LayerCount { layers, diff_ids }) }
+    if diff_ids != layers {
+        return Err(StoreError::LayerCount { layers, diff_ids });
+    }
+    let most = max_layers();
+    if layers > most { Err(StoreError::TooManyLayers { layers, most }) } else { Ok(()) }
 }
 
 #[cfg(test)]

@@ -241,6 +241,17 @@ pub(super) fn prepare_root(rootfs: &Rootfs) -> Result<PreparedRoot, LaunchError>
     }
 }
 
+/// Lower layers of one overlay: the kernel's `OVL_MAX_STACK`.
+const MAX_LAYERS: usize = 500;
+/// The same with the old mount call, whose options have one page: a layer takes 19 bytes of it, and
+/// what else is in it less than 100.
+const MAX_LAYERS_BY_PATH: usize = 200;
+
+/// Layers that an image may have on this kernel.
+pub fn max_layers() -> usize {
+    if takes_layers_singly() { MAX_LAYERS } else { MAX_LAYERS_BY_PATH }
+}
+
 /// Whether overlayfs knows `lowerdir+`, from 6.7 on; others log each attempt.
 fn takes_layers_singly() -> bool {
     let Ok(name) = nix::sys::utsname::uname() else { return false };

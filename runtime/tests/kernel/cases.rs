@@ -28,6 +28,7 @@ cases![
     mounts,
     readonly_root,
     long_layer_paths,
+    many_layers,
     device_rules,
     cpus,
     oom_scores,
@@ -182,6 +183,22 @@ async fn long_layer_paths(world: &'static World) {
     let (exit, text) = world.complete(&sandbox, container).await;
     sandbox.remove().await.unwrap();
     assert_eq!((exit.code, text.as_str()), (0, "of the second layer\nnot executable1\n"));
+}
+
+/// As many layers as an image may have.
+async fn many_layers(world: &'static World) {
+    let layers = coracle_runtime::image::max_layers();
+    let sandbox = world.sandbox().await;
+    let mut container = world.container("a", &["cat", "/etc/last"]);
+    for number in 1..layers {
+        let layer = world.directory.join(format!("layer{number}"));
+        fs::create_dir_all(layer.join("etc")).unwrap();
+        fs::write(layer.join("etc/last"), format!("{number}")).unwrap();
+        container.layers.push(layer);
+    }
+    let (exit, text) = world.complete(&sandbox, container).await;
+    sandbox.remove().await.unwrap();
+    assert_eq!((exit.code, text), (0, format!("{}", layers - 1)));
 }
 
 /// On version 1 by the controller, on version 2 by a program. The usual devices need no rule.

@@ -138,3 +138,21 @@ fn a_start_sweeps_what_a_crash_left() {
     drop(mine);
     assert!(read_dir(&incoming).unwrap().is_empty());
 }
+
+#[test]
+fn layers_that_no_kernel_mounts_are_refused() {
+    let config = |layers: usize| -> ImageConfiguration {
+        let diff_ids = vec![format!("sha256:{}", "0".repeat(64)); layers];
+        serde_json::from_value(serde_json::json!({
+            "architecture": "amd64", "os": "linux", "history": [],
+            "rootfs": {"type": "layers", "diff_ids": diff_ids},
+        }))
+        .unwrap()
+    };
+    let most = max_layers();
+    check_layer_count(&config(most), most).unwrap();
+    let error = check_layer_count(&config(most + 1), most + 1).unwrap_err().to_string();
+    let expected =
+        format!("the image has {} layers; this kernel mounts {most} at the most", most + 1);
+    assert_eq!(error, expected);
+}
