@@ -24,6 +24,12 @@ pub const FIELD_RULES: &[FieldRule] = &[
     set("autoscaling.v2.MetricSpec", "pods", NO_METRIC),
     text("core.v1.AppArmorProfile", "type", "RuntimeDefault", NO_PROFILE),
     set("core.v1.Container", "volumeDevices", NO_BLOCK),
+    FieldRule {
+        message: "core.v1.ContainerPort",
+        field: "hostIP",
+        when: When::Within(is_any_ipv6),
+        effect: "host ports are served on IPv4 only",
+    },
     text("core.v1.EmptyDirVolumeSource", "medium", "HugePages", "it becomes a directory on disk"),
     FieldRule {
         message: "core.v1.EmptyDirVolumeSource",
@@ -195,6 +201,10 @@ const fn key(
     effect: &'static str,
 ) -> FieldRule {
     FieldRule { message, field, when: When::Key(is_meant), effect }
+}
+
+fn is_any_ipv6(port: &Map<String, Value>) -> bool {
+    port.contains_key("hostPort") && port.get("hostIP").and_then(Value::as_str) == Some("::")
 }
 
 fn is_on_disk(volume: &Map<String, Value>) -> bool {
