@@ -52,6 +52,10 @@ pub fn run(options: &DirOptions) -> i32 {
             Missing { what, hint } => println!("MISSING  {name}: {what}\n         → {hint}"),
         }
     }
+    // Without the privilege, or nf_tables, there is nothing to list.
+    for chain in netproxy::opened_firewalls().unwrap_or_default() {
+        println!("note     firewall: coracle lets pods' packets through chain {chain}");
+    }
     let missing = findings.iter().filter(|(_, f)| matches!(f, Missing { .. })).count();
     match missing {
         0 => println!("This machine can run pods."),

@@ -123,7 +123,7 @@ pub fn open(socket: &Socket, openings: &Openings) -> Result<Report, NetlinkError
     let ruleset = Ruleset::read(socket)?;
     let mut report = Report::default();
     for chain in ruleset.dropping() {
-        let name = format!("{} {} {}", chain.id.family_name(), chain.id.table, chain.id.chain);
+        let name = chain.id.name();
         match open_chain(socket, &ruleset, chain, &openings.at(chain.hook)) {
             Ok(()) => report.opened.push(name),
             // Changed meanwhile: the notification about that leads here again.
@@ -159,6 +159,13 @@ fn open_chain(
         });
     }
     nft::send(socket, batch)
+}
+
+/// Lists the chains that have rules of [`open`]: `family table chain`.
+pub fn opened(socket: &Socket) -> Result<Vec<String>, NetlinkError> {
+    let ruleset = Ruleset::read(socket)?;
+    let chains = ruleset.all_own().filter(|(_, rules)| !rules.is_empty());
+    Ok(chains.map(|(id, _)| id.name()).collect())
 }
 
 /// Removes every rule that [`open`] inserted.

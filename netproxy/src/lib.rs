@@ -22,7 +22,7 @@ pub use pods::{
     Result,
 };
 pub use protocol::Protocol;
-pub use teardown::teardown;
+pub use teardown::{opened_firewalls, teardown};
 
 /// Entry points of the coverage-guided fuzzers (`make fuzz`).
 #[cfg(fuzzing)]

@@ -32,3 +32,10 @@ pub fn teardown(run_dir: &Path) -> Result<()> {
     Sysctls::restore(&directories.saved_sysctls())?;
     directories.remove()
 }
+
+/// Lists the chains of other programs that have rules of this crate: `family table chain`.
+pub fn opened_firewalls() -> Result<Vec<String>> {
+    let socket =
+        Socket::open(Protocol::Netfilter).map_err(NetworkError::kernel("open netfilter socket"))?;
+    firewall::opened(&socket).map_err(NetworkError::kernel("list rules of firewalls"))
+}

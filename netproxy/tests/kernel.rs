@@ -552,7 +552,9 @@ fn a_foreign_drop_policy_lets_pods_through_until_teardown() {
         }
         let listing = run("nft", "list table ip filter");
         assert_eq!(listing.matches("coracle pods").count(), 2, "{listing}");
+        assert_eq!(coracle_netproxy::opened_firewalls().unwrap(), ["ip filter FORWARD"]);
         coracle_netproxy::teardown(&node.run_dir).unwrap();
         assert_eq!(run("nft", "list table ip filter"), before);
+        assert!(coracle_netproxy::opened_firewalls().unwrap().is_empty());
     });
 }

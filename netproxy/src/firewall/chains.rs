@@ -70,8 +70,13 @@ impl ChainId {
     }
 
     /// The family as `nft` writes it.
-    pub fn family_name(&self) -> &'static str {
+    fn family_name(&self) -> &'static str {
         if self.is_inet() { "inet" } else { "ip" }
+    }
+
+    /// The chain as `nft` names it: `family table chain`.
+    pub fn name(&self) -> String {
+        format!("{} {} {}", self.family_name(), self.table, self.chain)
     }
 
     /// An empty batch for the chain's table.
