@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 use std::future::Future;
 use std::pin::Pin;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
@@ -45,6 +46,23 @@ const ROOM_POLL: Duration = Duration::from_millis(50);
 /// body.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Weight(pub(crate) usize);
+
+/// Among the extensions of a response that lasts: the bytes that it keeps in memory until `sent`.
+#[derive(Clone, Debug)]
+pub(crate) struct Beginning {
+    pub(crate) bytes: usize,
+    pub(crate) sent: Arc<AtomicBool>,
+}
+
+/// What a lease is for.
+enum Kind {
+    /// The whole response.
+    Complete,
+    /// What a watch or log keeps at first; once that is sent, it is a stream.
+    Beginning(Arc<AtomicBool>),
+    /// The frame that the client is to take next.
+    Stream,
+}
 
 /// The responses that are being sent.
 #[derive(Clone)]
@@ -94,22 +112,31 @@ impl Responses {
         holder: &Arc<str>,
     ) -> Result<Response<Body>, ApiError> {
         let lease = self.room(holder, bytes_of(&response))?;
-        Ok(self.wrap(response, lease, false))
+        Ok(self.wrap(response, lease, Kind::Complete))
     }
 
     /// Sends the response to a write that was done, of which the client must learn. Its room was
     /// taken before and becomes what the response takes.
     pub(crate) fn send_in(&self, response: Response<Body>, mut room: Lease) -> Response<Body> {
         room.set(bytes_of(&response));
-        self.wrap(response, room, false)
+        self.wrap(response, room, Kind::Complete)
     }
 
-    /// Sends a response without end. What counts is the frame that the client is to take next.
-    pub(crate) fn stream(&self, response: Response<Body>, holder: &Arc<str>) -> Response<Body> {
-        self.wrap(response, self.0.small.lease(holder), true)
+    /// Sends a response that lasts; refuses it without room for its beginning.
+    pub(crate) fn stream(
+        &self,
+        response: Response<Body>,
+        holder: &Arc<str>,
+    ) -> Result<Response<Body>, ApiError> {
+        let beginning = response.extensions().get::<Beginning>().cloned();
+        let (lease, kind) = match beginning.filter(|beginning| beginning.bytes > 0) {
+            Some(Beginning { bytes, sent }) => (self.room(holder, bytes)?, Kind::Beginning(sent)),
+            None => (self.0.small.lease(holder), Kind::Stream),
+        };
+        Ok(self.wrap(response, lease, kind))
     }
 
-    fn wrap(&self, response: Response<Body>, lease: Lease, is_stream: bool) -> Response<Body> {
+    fn wrap(&self, response: Response<Body>, lease: Lease, kind: Kind) -> Response<Body> {
         if response.body().is_end_stream() {
             return response;
         }
@@ -119,7 +146,7 @@ impl Responses {
             let flow = Arc::new(Flow(Mutex::new(Some(held))));
             let number = self.enter(&flow);
             let responses = self.clone();
-            Sending { flow, responses, number, is_stream, wait: None }.boxed_unsync()
+            Sending { flow, responses, number, kind, wait: None }.boxed_unsync()
         })
     }
 
@@ -259,8 +286,20 @@ struct Sending {
     flow: Arc<Flow>,
     responses: Responses,
     number: u64,
-    is_stream: bool,
+    kind: Kind,
     wait: Option<Wait>,
+}
+
+impl Kind {
+    /// Whether the lease is for the next frame, as it is once the beginning is sent.
+    fn is_stream(&mut self) -> bool {
+        if let Self::Beginning(sent) = self
+            && sent.load(Ordering::Acquire)
+        {
+            *self = Self::Stream;
+        }
+        matches!(self, Self::Stream)
+    }
 }
 
 /// A wait for room.
@@ -322,13 +361,13 @@ impl http_body::Body for Sending {
         let Some(held) = state.as_mut() else {
             return Poll::Ready(Some(Err(BrokenOff::Slow.into())));
         };
-        if this.is_stream && held.left.is_empty() {
+        if held.left.is_empty() && this.kind.is_stream() {
             held.lease.set(0);
         }
         if let Some(other) = ready!(held.fill(context)) {
             return Poll::Ready(other);
         }
-        if this.is_stream && held.lease.amount() == 0 {
+        if matches!(this.kind, Kind::Stream) && held.lease.amount() == 0 {
             let admitted = Self::admit(&this.responses, &mut this.wait, held, context);
             if let Err(error) = ready!(admitted) {
                 *state = None;

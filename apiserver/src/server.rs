@@ -192,7 +192,7 @@ impl ApiServer {
         if ui::owns(&info.path) {
             let place = (!inside).then(|| self.intake.stream(&holder)).transpose()?;
             let response = ui::answer(self, &user, &info, &query, parts, body).await?;
-            return Ok(self.stream(response, &holder, place));
+            return self.stream(response, &holder, place);
         }
         if self.is_misplaced(&info) {
             return Ok(public::page_not_found());
@@ -205,7 +205,7 @@ impl ApiServer {
             let place = (!inside).then(|| self.intake.stream(&holder)).transpose()?;
             let deadline = Deadline::default();
             let response = self.route(&user, &info, &query, parts, body, &deadline).await?;
-            return Ok(self.stream(response, &holder, place));
+            return self.stream(response, &holder, place);
         }
         let timeout = self.config.request_timeout;
         let (body, body_bytes, _bytes) = match (is_read(&parts.method), inside) {
@@ -252,15 +252,11 @@ impl ApiServer {
         response: Response<Body>,
         holder: &Arc<str>,
         place: Option<Lease>,
-    ) -> Response<Body> {
-        match place {
-            Some(place) => {
-                let mut response = self.intake.responses.stream(response, holder);
-                response.extensions_mut().insert(Lasting);
-                response.map(|body| body::holding(body, place))
-            }
-            None => response,
-        }
+    ) -> Result<Response<Body>, ApiError> {
+        let Some(place) = place else { return Ok(response) };
+        let mut response = self.intake.responses.stream(response, holder)?;
+        response.extensions_mut().insert(Lasting);
+        Ok(response.map(|body| body::holding(body, place)))
     }
 
     /// Bytes of the stored object that the request names.

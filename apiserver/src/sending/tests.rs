@@ -113,7 +113,7 @@ async fn stream_waits_for_room() {
     let responses = bounded(100, 100);
     let all = responses.room(&holder("joe"), 100).unwrap();
     let event = || stream(futures::stream::iter([Bytes::from(vec![b'x'; 80])]));
-    let mut watch = responses.stream(Response::new(event()), &holder("jane"));
+    let mut watch = responses.stream(Response::new(event()), &holder("jane")).unwrap();
     let waited = tokio::time::timeout(SOON, next(&mut watch)).await;
     assert!(waited.is_err());
     drop(all);
@@ -122,8 +122,29 @@ async fn stream_waits_for_room() {
     assert!(next(&mut watch).await.is_none());
     assert_eq!(responses.held(), 0);
     let _all = responses.room(&holder("joe"), 100).unwrap();
-    let mut watch = responses.stream(Response::new(event()), &holder("jane"));
+    let mut watch = responses.stream(Response::new(event()), &holder("jane")).unwrap();
     assert!(matches!(next(&mut watch).await, Some(Err(_))));
+}
+
+#[tokio::test]
+async fn watch_holds_its_beginning_until_it_is_sent() {
+    let responses = bounded(1000, 1000);
+    let watch = |sent: &Arc<AtomicBool>| {
+        let mut response =
+            Response::new(stream(futures::stream::iter(["a", "b", "c"].map(Bytes::from))));
+        response.extensions_mut().insert(Beginning { bytes: 600, sent: sent.clone() });
+        responses.stream(response, &holder("jane"))
+    };
+    let sent = Arc::new(AtomicBool::new(false));
+    let mut first = watch(&sent).unwrap();
+    assert!(watch(&sent).is_err(), "there is no room for a second one");
+    assert!(matches!(next(&mut first).await, Some(Ok(1))));
+    assert_eq!(responses.held(), 600);
+    sent.store(true, Ordering::Release);
+    assert!(matches!(next(&mut first).await, Some(Ok(1))));
+    assert_eq!(responses.held(), 1);
+    drop(first);
+    assert_eq!(responses.held(), 0);
 }
 
 /// Serves one connection; the user's name is the path, the length of the body its query.

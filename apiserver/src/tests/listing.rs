@@ -89,6 +89,9 @@ async fn unread_lists_of_one_user_are_refused() {
     assert_eq!(refused.headers()["retry-after"], "1");
     let status = read(refused).await.fails(429);
     assert_eq!((&status["kind"], &status["reason"]), (&"Status".into(), &"TooManyRequests".into()));
+    // What a watch sends first counts as well.
+    let watch = format!("{MAPS}?watch=1");
+    read(cluster.raw_as(user("jane"), request(&watch)).await).await.fails(429);
     let small = format!("{MAPS}?limit=1&fieldSelector=metadata.name%3Dm-001");
     for (name, uri) in [("joe", MAPS), ("jane", "/api/v1/namespaces/default"), ("jane", &small)] {
         let response = cluster.raw_as(user(name), request(uri)).await;

@@ -21,6 +21,7 @@ use crate::error::ApiError;
 use crate::request::{Query, RequestInfo};
 use crate::security::User;
 use crate::server::ApiServer;
+use crate::tls_listener::FromNetwork;
 
 /// Watches on one connection.
 const WATCHES_MAX: usize = 24;
@@ -108,6 +109,8 @@ fn lines(server: Arc<ApiServer>, user: User, watch: Wanted) -> impl Stream<Item 
     *request.uri_mut() = uri;
     request.headers_mut().insert(ACCEPT, HeaderValue::from_static(accept));
     request.extensions_mut().insert(user);
+    // What it holds for a slow page is counted as for any client.
+    request.extensions_mut().insert(FromNetwork);
     let opened = async move {
         let response = server.handle(request).await;
         if response.status().is_success() {

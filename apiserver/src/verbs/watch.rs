@@ -3,6 +3,8 @@
 mod lines;
 
 use std::collections::VecDeque;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -24,7 +26,7 @@ use crate::options::ListOptions;
 use crate::request::{Query, RequestInfo};
 use crate::security::User;
 use crate::selection::Selection;
-use crate::sending::PIECE_BYTES;
+use crate::sending::{Beginning, PIECE_BYTES};
 use crate::table::Table;
 use crate::{catalog, render, server};
 use lines::Lines;
@@ -53,6 +55,7 @@ pub(crate) fn answer(call: &Call<'_>) -> Result<Response<Body>, ApiError> {
         .map(|s| s.min(TIMEOUT_S_MAX))
         .unwrap_or_else(|| rand::random_range(DEFAULT_TIMEOUT_S..2 * DEFAULT_TIMEOUT_S));
     let (head, watch) = open(call, &options, &selection)?;
+    let beginning = Beginning { bytes: head.bytes(), sent: Arc::default() };
     let now = Instant::now();
     let watcher = Watcher {
         server: call.server.clone(),
@@ -68,6 +71,7 @@ pub(crate) fn answer(call: &Call<'_>) -> Result<Response<Body>, ApiError> {
         deadline: now + Duration::from_secs(timeout_s),
         columns_sent: false,
         head,
+        head_sent: beginning.sent.clone(),
         state: match watch {
             Ok(watch) => State::Live(watch),
             Err(error) => State::Failing(error),
@@ -75,6 +79,7 @@ pub(crate) fn answer(call: &Call<'_>) -> Result<Response<Body>, ApiError> {
         frames: VecDeque::new(),
     };
     let mut response = Response::new(body::stream(stream(watcher)));
+    response.extensions_mut().insert(beginning);
     let headers = response.headers_mut();
     headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
     headers.insert("cache-control", HeaderValue::from_static("no-cache, private"));
@@ -85,9 +90,19 @@ pub(crate) fn answer(call: &Call<'_>) -> Result<Response<Body>, ApiError> {
 enum Head {
     /// The objects of the initial state, then the bookmark that ends them if the client asked for
     /// a streaming list; then the changes.
-    Initial { records: VecDeque<std::sync::Arc<Record<Meta>>>, end: Option<u64> },
+    Initial { records: VecDeque<Arc<Record<Meta>>>, end: Option<u64> },
     /// Nothing (more).
     Done,
+}
+
+impl Head {
+    /// Bytes of the objects, which stay in memory for the watch when they are replaced meanwhile.
+    fn bytes(&self) -> usize {
+        match self {
+            Self::Initial { records, .. } => records.iter().map(|r| r.value.len()).sum(),
+            Self::Done => 0,
+        }
+    }
 }
 
 /// Where the stream stands.
@@ -101,7 +116,7 @@ enum State {
 }
 
 struct Watcher {
-    server: std::sync::Arc<server::ApiServer>,
+    server: Arc<server::ApiServer>,
     user: User,
     info: RequestInfo,
     query: Query,
@@ -114,6 +129,8 @@ struct Watcher {
     deadline: Instant,
     columns_sent: bool,
     head: Head,
+    /// Set when nothing of the head is kept any more.
+    head_sent: Arc<AtomicBool>,
     state: State,
     /// What is written and not sent yet.
     frames: VecDeque<Bytes>,
@@ -181,7 +198,10 @@ impl Watcher {
         }
         if !records.is_empty() {
             self.head = Head::Initial { records, end };
-        } else if let Some(revision) = end {
+            return Some(lines);
+        }
+        self.head_sent.store(true, Ordering::Release);
+        if let Some(revision) = end {
             self.bookmark(&mut lines, revision, true);
         }
         (!lines.is_empty()).then_some(lines)
