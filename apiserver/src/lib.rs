@@ -23,6 +23,7 @@ mod discovery;
 mod error;
 mod event_expiry;
 mod health;
+mod heavy;
 mod intake;
 mod measure;
 mod meta;
