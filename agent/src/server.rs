@@ -34,9 +34,10 @@ type Body = BoxBody<Bytes, Infallible>;
 type Missing = Box<Response<Body>>;
 
 /// Pieces of a log that may wait for a slow client.
-const LOG_QUEUE: usize = 2;
-/// Bytes that are read ahead, or written ahead of a slow client, on one connection.
-const BUFFER_BYTES: usize = 64 << 10;
+const LOG_QUEUE: usize = 1;
+/// What is read ahead of a request and written ahead of a slow client on one connection. The head of
+/// a request has to fit, with the command of an exec.
+const BUFFER_BYTES: usize = 96 << 10;
 /// Connections that are forwarded to pods at the same time.
 const FORWARDS_MAX: usize = 1024;
 /// Of the process' descriptors, one in so many is for forwarded connections.

@@ -28,6 +28,14 @@ const SESSIONS_MAX: usize = 256;
 const SESSION_DESCRIPTORS: usize = 4;
 /// Of the process' descriptors, one in so many is for these.
 const SESSION_DESCRIPTORS_PART: usize = 4;
+/// Logs, proxied requests and other streams to nodes and pods that are open at the same time. Each
+/// holds some 300 KiB on its way when its client does not read.
+const TUNNELS_MAX: usize = 512;
+/// Streams to nodes and pods that are open at the same time for one user.
+const USER_TUNNELS_MAX: usize = 128;
+/// Of the process' descriptors, one in so many is for streams to nodes and pods. A log has two besides
+/// its connection.
+const TUNNELS_PART: usize = 16;
 /// Bytes of request bodies that are held at the same time.
 const BODIES_BYTES_MAX: usize = 64 << 20;
 /// Bytes of request bodies that are held at the same time for one user.
@@ -50,6 +58,7 @@ pub(crate) struct Intake {
     requests: Budget,
     streams: Budget,
     sessions: Budget,
+    tunnels: Budget,
     bodies: Budget,
     /// The responses that are being sent.
     pub(crate) responses: Responses,
@@ -63,10 +72,12 @@ impl Intake {
         let open_files = usize::try_from(open_files).unwrap_or(usize::MAX);
         let sessions =
             SESSIONS_MAX.min(open_files / SESSION_DESCRIPTORS_PART / SESSION_DESCRIPTORS);
+        let tunnels = TUNNELS_MAX.min(open_files / TUNNELS_PART);
         Self {
             requests: Budget::new(max_requests_in_flight, part(max_requests_in_flight)),
             streams: Budget::new(STREAMS_MAX, part(STREAMS_MAX)),
             sessions: Budget::new(sessions, part(sessions)),
+            tunnels: Budget::new(tunnels, part(tunnels).min(USER_TUNNELS_MAX)),
             bodies: Budget::new(BODIES_BYTES_MAX, USER_BODIES_BYTES_MAX),
             responses: Responses::new(),
             heavy: Turns::new(),
@@ -91,6 +102,11 @@ impl Intake {
     /// A place for a connection that is upgraded, for as long as it is carried on.
     pub(crate) fn session(&self, holder: &Arc<str>) -> Result<Lease, ApiError> {
         self.sessions.take(holder, 1).ok_or_else(ApiError::too_many)
+    }
+
+    /// A place for a stream to a node or a pod.
+    pub(crate) fn tunnel(&self, holder: &Arc<str>) -> Result<Lease, ApiError> {
+        self.tunnels.take(holder, 1).ok_or_else(ApiError::too_many)
     }
 
     /// Reads a body before the request gets a place, so that a slow client holds up nothing. The
@@ -220,6 +236,19 @@ mod tests {
             }
             assert!(intake.session(&"jack".into()).is_err());
         }
+    }
+
+    #[test]
+    fn streams_to_nodes_are_bounded() {
+        let intake = Intake::new(4, 1 << 20);
+        let (jane, joe): (Arc<str>, Arc<str>) = ("jane".into(), "joe".into());
+        let held: Vec<Lease> =
+            (0..USER_TUNNELS_MAX).map(|_| intake.tunnel(&jane).ok().unwrap()).collect();
+        let refused = intake.tunnel(&jane).err().unwrap();
+        assert_eq!(refused.code(), http::StatusCode::TOO_MANY_REQUESTS);
+        assert!(intake.tunnel(&joe).is_ok());
+        drop(held);
+        assert!(intake.tunnel(&jane).is_ok());
     }
 
     #[tokio::test]

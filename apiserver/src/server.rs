@@ -195,10 +195,13 @@ impl ApiServer {
             self.ui.admit_load(&parts, &info, &user)?;
         }
         if info.is_long_running() {
+            let tunnel = !inside && info.verb != "watch";
+            let tunnel = tunnel.then(|| self.intake.tunnel(&holder)).transpose()?;
             let place = (!inside).then(|| self.intake.stream(&holder)).transpose()?;
             let deadline = Deadline::default();
             let response = self.route(&user, &info, &query, parts, body, &deadline).await?;
-            return self.stream(response, &holder, place);
+            let response = self.stream(response, &holder, place)?;
+            return Ok(response.map(|body| body::holding(body, tunnel)));
         }
         let timeout = self.config.request_timeout;
         let (body, body_bytes, _bytes) = match (is_read(&parts.method), inside) {
