@@ -1,6 +1,7 @@
 //! From a request body to an object.
 
-use api::{Served, schema};
+use api::Served;
+use api::schema::{self, JsonError, ProtobufError};
 use bytes::Bytes;
 use http::HeaderMap;
 use http::header::CONTENT_TYPE;
@@ -26,8 +27,10 @@ pub(crate) fn document(headers: &HeaderMap, body: &Bytes) -> Result<Document, Ap
         "" | "application/json" | "*/*" | "application/*" => json(body),
         "application/yaml" | "application/x-yaml" | "text/yaml" => yaml(body),
         "application/vnd.kubernetes.protobuf" => {
-            let value =
-                schema::decode_protobuf(body).map_err(|e| ApiError::bad_request(e.to_string()))?;
+            let value = schema::decode_protobuf(body).map_err(|e| match e {
+                ProtobufError::TooLarge => ApiError::entity_too_large(e),
+                e => ApiError::bad_request(e.to_string()),
+            })?;
             Ok(Document { value, duplicates: Vec::new(), trusted: true })
         }
         _ => Err(ApiError::unsupported_media_type(&MEDIA_TYPES)),
@@ -42,16 +45,19 @@ pub(crate) fn media_type(headers: &HeaderMap) -> &str {
 
 /// Parses JSON.
 pub(crate) fn json(body: &[u8]) -> Result<Document, ApiError> {
-    let parsed = schema::parse_json(body).map_err(|e| {
-        ApiError::bad_request(format!("couldn't get version/kind; json parse error: {e}"))
+    let parsed = schema::parse_json(body).map_err(|e| match e {
+        JsonError::TooLarge => ApiError::entity_too_large(e),
+        e => ApiError::bad_request(format!("couldn't get version/kind; json parse error: {e}")),
     })?;
     Ok(Document { value: parsed.value, duplicates: parsed.duplicates, trusted: false })
 }
 
 /// Parses one YAML document.
 pub(crate) fn yaml(body: &[u8]) -> Result<Document, ApiError> {
-    let parsed = schema::parse_yaml(body)
-        .map_err(|e| ApiError::bad_request(format!("error converting YAML to JSON: {e}")))?;
+    let parsed = schema::parse_yaml(body).map_err(|e| match e {
+        JsonError::TooLarge => ApiError::entity_too_large(e),
+        e => ApiError::bad_request(format!("error converting YAML to JSON: {e}")),
+    })?;
     Ok(Document { value: parsed.value, duplicates: parsed.duplicates, trusted: false })
 }
 

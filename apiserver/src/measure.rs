@@ -1,5 +1,6 @@
 //! How large a JSON value is, found without recursion: a value that a client made may be deep.
 
+use api::schema;
 use serde_json::Value;
 
 /// The extent of a JSON value.
@@ -9,16 +10,19 @@ pub(crate) struct Measure {
     pub(crate) values: usize,
     /// About as many bytes as its JSON has: escapes are not counted.
     pub(crate) bytes: usize,
+    /// Bytes of memory that it takes.
+    pub(crate) memory: usize,
     /// Nested objects and lists; 0 for a scalar.
     pub(crate) depth: usize,
 }
 
 /// Measures `value`.
 pub(crate) fn measure(value: &Value) -> Measure {
-    let mut sum = Measure::default();
+    let mut sum = Measure { memory: size_of::<Value>(), ..Measure::default() };
     let mut open: Vec<(&Value, usize)> = vec![(value, 0)];
     while let Some((value, above)) = open.pop() {
         sum.values += 1;
+        sum.memory += schema::node_bytes(value);
         match value {
             Value::Array(list) => {
                 sum.bytes += 2 + list.len();
@@ -48,9 +52,12 @@ mod tests {
 
     #[test]
     fn values_are_measured() {
-        assert_eq!(measure(&json!("abc")), Measure { values: 1, bytes: 5, depth: 0 });
+        let text = measure(&json!("abc"));
+        assert_eq!(text, Measure { values: 1, bytes: 5, memory: 64, depth: 0 });
         let nested = json!({"a": [{"b": null}], "c": "x"});
-        assert_eq!(measure(&nested), Measure { values: 5, bytes: 29, depth: 3 });
+        let extent = measure(&nested);
+        assert_eq!((extent.values, extent.bytes, extent.depth), (5, 29, 3));
+        assert!((1300..2000).contains(&extent.memory), "{extent:?}");
         let long = "x".repeat(1000);
         let whole = json!({"k": [long, long]});
         assert!(measure(&whole).bytes.abs_diff(whole.to_string().len()) < 10);

@@ -1,7 +1,7 @@
 //! What the server keeps at hand of every stored object besides its bytes, and how objects are
 //! keyed in the store.
 
-use api::{Resource, Served};
+use api::{Resource, Served, schema};
 use serde_json::Value;
 
 use crate::catalog::Catalog;
@@ -15,6 +15,8 @@ pub struct Meta {
     pub labels: Box<[(Box<str>, Box<str>)]>,
     /// What field selectors can match besides name and namespace.
     pub fields: Vec<(&'static str, String)>,
+    /// Bytes of memory that the object takes as the type of its kind.
+    pub decoded_bytes: u32,
 }
 
 impl Meta {
@@ -22,7 +24,11 @@ impl Meta {
     pub(crate) fn of(resource: &Resource, object: &Value) -> Self {
         let metadata = &object["metadata"];
         let labels = metadata["labels"].as_object().into_iter().flatten();
+        let stored = &resource.served[0];
+        let message = schema::message(stored.group, stored.version, stored.kind);
+        let decoded = message.map_or(0, |message| schema::decoded_bytes(message, object));
         Self {
+            decoded_bytes: u32::try_from(decoded).unwrap_or(u32::MAX),
             uid: metadata["uid"].as_str().unwrap_or_default().into(),
             labels: labels
                 .filter_map(|(k, v)| Some((k.as_str().into(), v.as_str()?.into())))

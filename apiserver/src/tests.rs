@@ -7,6 +7,7 @@ mod applying;
 mod deletion;
 mod doors;
 mod listing;
+mod memory;
 mod objects;
 mod patches;
 mod pod_security;

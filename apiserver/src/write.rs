@@ -26,18 +26,43 @@ pub(crate) const OBJECT_BYTES_MAX: usize = 3 << 20;
 /// Nested objects and lists in a stored object: less than every parser of them takes.
 pub(crate) const OBJECT_DEPTH_MAX: usize = 100;
 
-/// Encodes an object to be stored, if it is within its bounds.
-pub(crate) fn encode(call: &Call<'_>, object: &Value) -> Result<Encoded, ApiError> {
-    if measure(object).depth > OBJECT_DEPTH_MAX {
+/// Memory of an object to be stored, as a tree of JSON values.
+pub(crate) const OBJECT_MEMORY_MAX: usize = 32 << 20;
+/// Memory of a stored object as the type of its kind.
+pub(crate) const DECODED_BYTES_MAX: u32 = 16 << 20;
+
+/// Encodes an object to be stored, if it is within its bounds. One that takes more memory may be
+/// there from an earlier version; it may stay so large.
+pub(crate) fn encode(
+    call: &Call<'_>,
+    object: &Value,
+    meta: &Meta,
+    before: Option<&Record<Meta>>,
+) -> Result<Encoded, ApiError> {
+    let extent = measure(object);
+    if extent.depth > OBJECT_DEPTH_MAX {
         return Err(ApiError::entity_too_large(format!(
             "the object is nested more than {OBJECT_DEPTH_MAX} levels deep"
         )));
+    }
+    if meta.decoded_bytes > DECODED_BYTES_MAX.max(before.map_or(0, |old| old.meta.decoded_bytes)) {
+        return Err(takes_too_much(DECODED_BYTES_MAX as usize));
+    }
+    if extent.memory > OBJECT_MEMORY_MAX {
+        let old = before.map(render::parse).transpose()?;
+        if extent.memory > old.map_or(0, |old| measure(&old).memory) {
+            return Err(takes_too_much(OBJECT_MEMORY_MAX));
+        }
     }
     let encoded = Encoded::new(object, call.stored_as());
     if encoded.len() > OBJECT_BYTES_MAX {
         return Err(ApiError::too_large(OBJECT_BYTES_MAX));
     }
     Ok(encoded)
+}
+
+fn takes_too_much(bytes: usize) -> ApiError {
+    ApiError::entity_too_large(format!("the object takes more than {bytes} bytes of memory"))
 }
 
 /// What a write left behind.
@@ -194,11 +219,15 @@ pub(crate) async fn commit(
     plan: &Plan,
     new: &Value,
 ) -> Result<Committed, ApiError> {
-    let (encoded, meta) = match plan {
-        Plan::Keep => (None, Meta::default()),
+    let meta = match plan {
+        Plan::Keep => Meta::default(),
+        Plan::Remove | Plan::Put => Meta::of(call.resource, new),
+    };
+    let encoded = match plan {
+        Plan::Keep => None,
         // What goes may be as large as it is.
-        Plan::Remove => (Some(Encoded::new(new, call.stored_as())), Meta::of(call.resource, new)),
-        Plan::Put => (Some(encode(call, new)?), Meta::of(call.resource, new)),
+        Plan::Remove => Some(Encoded::new(new, call.stored_as())),
+        Plan::Put => Some(encode(call, new, &meta, Some(record))?),
     };
     let decide = |current: Option<&Arc<Record<Meta>>>, revision: u64| match current {
         Some(current) if current.revision == record.revision => Ok(match (plan, encoded) {

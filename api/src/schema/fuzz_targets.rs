@@ -3,11 +3,15 @@
 
 use serde_json::{Map, Value};
 
-use super::json::{MAX_DEPTH, MAX_DUPLICATES, MAX_VALUES};
+use super::json::{MAX_DEPTH, MAX_DUPLICATES};
+use super::memory::MAX_BODY_MEMORY_BYTES;
 use super::{
     JsonError, Message, check, decode_protobuf, message, parse_json, parse_yaml, protobuf,
     strategic_merge,
 };
+
+/// Values of one body: each takes 64 bytes at least.
+const MAX_VALUES: usize = MAX_BODY_MEMORY_BYTES / 64;
 
 /// Nested lists and objects for one level of protobuf: a list, or a map, of messages.
 const JSON_LEVELS_OF_MESSAGE: usize = 2;
@@ -22,7 +26,7 @@ pub fn body_json(bytes: &[u8]) {
             assert_eq!(Some(&parsed.value), theirs.ok().as_ref());
             check_twice(parsed.value);
         }
-        Err(JsonError::TooDeep | JsonError::TooManyValues) => {}
+        Err(JsonError::TooDeep | JsonError::TooLarge) => {}
         Err(error) => assert!(theirs.is_err(), "refused: {error}"),
     }
 }
@@ -47,7 +51,7 @@ pub fn body_protobuf(bytes: &[u8]) {
     let Ok(value) = decode_protobuf(bytes) else { return };
     // Embedded JSON has a depth of its own.
     let depth = JSON_LEVELS_OF_MESSAGE * (protobuf::MAX_DEPTH + 1) + MAX_DEPTH;
-    assert_bounds(&value, depth, protobuf::MAX_VALUES + bytes.len());
+    assert_bounds(&value, depth, MAX_VALUES + bytes.len());
     check_twice(value);
 }
 

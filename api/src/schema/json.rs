@@ -7,12 +7,10 @@ use serde::de::{DeserializeSeed, Deserializer, Error as _, MapAccess, SeqAccess,
 use serde_json::{Map, Number, Value};
 
 use super::json_error;
+use super::memory::{MAX_BODY_MEMORY_BYTES, Spent, TooMuch};
 
 /// Deepest nesting that is accepted.
 pub(super) const MAX_DEPTH: usize = 100;
-
-/// Values in one body. A value takes up to fifty times the memory of its text.
-pub(super) const MAX_VALUES: usize = 500_000;
 
 /// Upstream reports no more strict errors than this.
 pub(super) const MAX_DUPLICATES: usize = 100;
@@ -35,9 +33,9 @@ pub enum JsonError {
     /// Nested too deeply.
     #[error("exceeded max depth")]
     TooDeep,
-    /// Too many values.
-    #[error("exceeded max number of values ({MAX_VALUES})")]
-    TooManyValues,
+    /// Its values take too much memory.
+    #[error("{TOO_LARGE} ({MAX_BODY_MEMORY_BYTES} bytes)")]
+    TooLarge,
     /// Not YAML.
     #[error("error converting YAML to JSON: yaml: {0}")]
     Yaml(String),
@@ -45,7 +43,12 @@ pub enum JsonError {
 
 /// Parses a whole JSON body.
 pub fn parse_json(body: &[u8]) -> Result<Parsed, JsonError> {
-    let mut found = Found::default();
+    parse_part(body, &mut Spent::default())
+}
+
+/// Parses JSON that is a part of a body.
+pub(super) fn parse_part(body: &[u8], spent: &mut Spent) -> Result<Parsed, JsonError> {
+    let mut found = Found { duplicates: Vec::new(), spent };
     let mut deserializer = serde_json::Deserializer::from_slice(body);
     let seed = Seed { path: None, depth: 0, found: &mut found };
     let value = seed.deserialize(&mut deserializer).and_then(|value| {
@@ -54,7 +57,7 @@ pub fn parse_json(body: &[u8]) -> Result<Parsed, JsonError> {
     });
     match value {
         Ok(value) => Ok(Parsed { value, duplicates: found.duplicates }),
-        Err(_) if found.values > MAX_VALUES => Err(JsonError::TooManyValues),
+        Err(_) if found.spent.is_too_much() => Err(JsonError::TooLarge),
         Err(error) if is_too_deep(&error) => Err(JsonError::TooDeep),
         Err(error) => {
             Err(JsonError::Syntax(json_error::explain(body).unwrap_or_else(|| error.to_string())))
@@ -72,8 +75,11 @@ pub fn parse_yaml(body: &[u8]) -> Result<Parsed, JsonError> {
     let options = serde_saphyr::options! {
         duplicate_keys: serde_saphyr::DuplicateKeyPolicy::PassThrough,
     };
-    let document: Document = serde_saphyr::from_slice_with_options(body, options)
-        .map_err(|error| JsonError::Yaml(error.to_string()))?;
+    let document: Document =
+        serde_saphyr::from_slice_with_options(body, options).map_err(|error| {
+            let text = error.to_string();
+            if text.contains(TOO_LARGE) { JsonError::TooLarge } else { JsonError::Yaml(text) }
+        })?;
     Ok(Parsed { value: document.value, duplicates: document.duplicates })
 }
 
@@ -83,6 +89,7 @@ fn is_too_deep(error: &serde_json::Error) -> bool {
 }
 
 const TOO_DEEP: &str = "nested too deeply";
+const TOO_LARGE: &str = "exceeded max memory of values";
 
 /// A document whose duplicates come along, for parsers that take no seed.
 struct Document {
@@ -92,7 +99,7 @@ struct Document {
 
 impl<'de> serde::Deserialize<'de> for Document {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let mut found = Found::default();
+        let mut found = Found { duplicates: Vec::new(), spent: &mut Spent::default() };
         let seed = Seed { path: None, depth: 0, found: &mut found };
         let value = seed.deserialize(deserializer)?;
         Ok(Self { value, duplicates: found.duplicates })
@@ -124,31 +131,31 @@ impl fmt::Display for Step<'_> {
 }
 
 /// What has been found in the body so far.
-#[derive(Default)]
-struct Found {
+struct Found<'s> {
     duplicates: Vec<String>,
-    values: usize,
+    spent: &'s mut Spent,
 }
 
-struct Seed<'a> {
+struct Seed<'a, 's> {
     path: Option<&'a Step<'a>>,
     depth: usize,
-    found: &'a mut Found,
+    found: &'a mut Found<'s>,
 }
 
-impl<'de> DeserializeSeed<'de> for Seed<'_> {
+fn too_large<E: serde::de::Error>(_: TooMuch) -> E {
+    E::custom(JsonError::TooLarge)
+}
+
+impl<'de> DeserializeSeed<'de> for Seed<'_, '_> {
     type Value = Value;
 
     fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Value, D::Error> {
-        self.found.values += 1;
-        if self.found.values > MAX_VALUES {
-            return Err(D::Error::custom(JsonError::TooManyValues));
-        }
+        self.found.spent.value().map_err(too_large)?;
         deserializer.deserialize_any(self)
     }
 }
 
-impl<'de> Visitor<'de> for Seed<'_> {
+impl<'de> Visitor<'de> for Seed<'_, '_> {
     type Value = Value;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -183,11 +190,13 @@ impl<'de> Visitor<'de> for Seed<'_> {
         Ok(Number::from_f64(value).map_or(Value::Null, Value::Number))
     }
 
-    fn visit_str<E>(self, value: &str) -> Result<Value, E> {
+    fn visit_str<E: serde::de::Error>(self, value: &str) -> Result<Value, E> {
+        self.found.spent.text(value.len()).map_err(too_large)?;
         Ok(Value::String(value.to_owned()))
     }
 
-    fn visit_string<E>(self, value: String) -> Result<Value, E> {
+    fn visit_string<E: serde::de::Error>(self, value: String) -> Result<Value, E> {
+        self.found.spent.text(value.len()).map_err(too_large)?;
         Ok(Value::String(value))
     }
 
@@ -212,6 +221,7 @@ impl<'de> Visitor<'de> for Seed<'_> {
         }
         let mut map = Map::new();
         while let Some(Key(key)) = access.next_key()? {
+            self.found.spent.member(map.len(), &key).map_err(too_large)?;
             let step = Step { parent: self.path, at: At::Member(&key) };
             if map.contains_key(&key) && self.found.duplicates.len() < MAX_DUPLICATES {
                 let path = step.to_string();
@@ -321,12 +331,16 @@ mod tests {
     }
 
     #[test]
-    fn values_of_a_body_are_counted() {
-        let list = |n: usize| format!("[{}0]", "0,".repeat(n));
-        assert!(parse_json(list(MAX_VALUES - 2).as_bytes()).is_ok());
-        let refused = parse_json(list(MAX_VALUES - 1).as_bytes());
-        assert_eq!(refused, Err(JsonError::TooManyValues));
-        assert!(parse_yaml(list(MAX_VALUES - 1).as_bytes()).is_err());
+    fn memory_of_a_body_is_bounded() {
+        for (element, fits) in [("0", 500_000), ("{\"a\":1}", 40_000), ("\"x\"", 300_000)] {
+            let list = |n: usize| format!("[{}0]", format!("{element},").repeat(n));
+            assert!(parse_json(list(fits).as_bytes()).is_ok(), "{element}");
+            let refused = parse_json(list(2 * fits).as_bytes());
+            assert_eq!(refused, Err(JsonError::TooLarge), "{element}");
+            assert_eq!(parse_yaml(list(2 * fits).as_bytes()), Err(JsonError::TooLarge));
+        }
+        let largest = serde_json::to_vec(&json!({"data": {"k": "x".repeat(3 << 20)}})).unwrap();
+        assert!(parse_json(&largest).is_ok());
     }
 
     #[test]

@@ -7,6 +7,7 @@ mod descriptions;
 mod generated;
 mod json;
 mod json_error;
+mod memory;
 mod order;
 mod protobuf;
 mod strategic;
@@ -25,6 +26,7 @@ pub mod fuzz_targets;
 pub use check::{TypeErrors, check};
 pub use descriptions::Descriptions;
 pub use json::{JsonError, Parsed, parse_json, parse_yaml};
+pub use memory::{decoded_bytes, node_bytes};
 pub use protobuf::{ProtobufError, decode_protobuf, decode_protobuf_or};
 pub use strategic::{PatchError, strategic_merge};
 pub use table::{

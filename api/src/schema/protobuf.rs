@@ -8,7 +8,8 @@ use base64::engine::general_purpose::STANDARD;
 use jiff::Timestamp;
 use serde_json::{Map, Value};
 
-use super::json::parse_json;
+use super::json::parse_part;
+use super::memory::{Spent, TooMuch};
 use super::table::{Field, Message, Shape, Type, message};
 use super::wire::{Datum, Reader};
 
@@ -17,9 +18,6 @@ const MAGIC: &[u8] = b"k8s\0";
 
 /// Deepest nesting that is accepted.
 pub(super) const MAX_DEPTH: usize = 64;
-
-/// Most values that one body may hold, so that a small body cannot become a huge tree.
-pub(super) const MAX_VALUES: usize = 500_000;
 
 /// A body that cannot be decoded.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -60,7 +58,7 @@ pub enum ProtobufError {
     /// Nested too deeply.
     #[error("proto: exceeded max depth")]
     TooDeep,
-    /// Too many values.
+    /// Its values take too much memory.
     #[error("proto: the message has too many elements")]
     TooLarge,
     /// The content encoding or type of the envelope is not one we know.
@@ -90,12 +88,18 @@ pub fn decode_protobuf_or(
     api_version: &str,
     kind: &str,
 ) -> Result<Value, ProtobufError> {
-    let mut decoder = Decoder { values: 0 };
+    let mut decoder = Decoder { spent: Spent::default() };
     decoder.envelope(body, api_version, kind, 0)
 }
 
 struct Decoder {
-    values: usize,
+    spent: Spent,
+}
+
+impl From<TooMuch> for ProtobufError {
+    fn from(_: TooMuch) -> Self {
+        Self::TooLarge
+    }
 }
 
 impl Decoder {
@@ -132,7 +136,7 @@ impl Decoder {
         }
         match content_type {
             "" | "application/vnd.kubernetes.protobuf" => {}
-            "application/json" => return embedded_json("raw", raw),
+            "application/json" => return self.embedded_json("raw", raw),
             other => return Err(ProtobufError::Content(other.to_owned())),
         }
         let (group, version) = api_version.split_once('/').unwrap_or(("", &api_version));
@@ -159,7 +163,6 @@ impl Decoder {
         let mut reader = Reader(bytes);
         while let Some((tag, datum)) = reader.next()? {
             let Some(field) = message.field_by_tag(tag) else { continue };
-            self.count()?;
             let name = field.json_name();
             match field.shape() {
                 Shape::Single if field.is_inlined() => {
@@ -172,17 +175,18 @@ impl Decoder {
                     if is_unset(field, &value) {
                         object.remove(name);
                     } else {
+                        self.spent.member(object.len(), name)?;
                         object.insert(name.to_owned(), value);
                     }
                 }
                 Shape::List => {
+                    self.member(object, name)?;
                     let list = object.entry(name).or_insert_with(|| Value::Array(Vec::new()));
                     let Value::Array(list) = list else { continue };
                     if let (Datum::Bytes(packed), Type::Int32 | Type::Int64) = (&datum, field.ty())
                     {
                         let mut packed = Reader(packed);
                         while !packed.0.is_empty() {
-                            self.count()?;
                             let datum = Datum::Varint(packed.varint()?);
                             list.push(self.value(field, &datum, depth)?);
                         }
@@ -204,8 +208,10 @@ impl Decoder {
                         Some(value) => value,
                         None => self.value(field, &zero(field.ty()), depth)?,
                     };
+                    self.member(object, name)?;
                     let map = object.entry(name).or_insert_with(|| Value::Object(Map::new()));
                     if let Value::Object(map) = map {
+                        self.spent.member(map.len(), key)?;
                         map.insert(key.to_owned(), value);
                     }
                 }
@@ -221,6 +227,7 @@ impl Decoder {
         depth: usize,
     ) -> Result<Value, ProtobufError> {
         let name = field.json_name();
+        self.spent.value()?;
         let value = match field.ty() {
             Type::String => Value::from(datum.text(name)?),
             Type::Bool => Value::from(datum.varint(name)? != 0),
@@ -288,7 +295,7 @@ impl Decoder {
                     }
                     self.envelope(raw, "", "", depth + 1)?
                 } else {
-                    embedded_json(name, raw)?
+                    self.embedded_json(name, raw)?
                 }
             }
             Type::Strings => {
@@ -296,32 +303,41 @@ impl Decoder {
                 let mut reader = Reader(datum.bytes(name)?);
                 while let Some((tag, datum)) = reader.next()? {
                     if tag == 1 {
-                        self.count()?;
-                        list.push(Value::from(datum.text(name)?));
+                        let text = datum.text(name)?;
+                        self.spent.value()?;
+                        self.spent.text(text.len())?;
+                        list.push(Value::from(text));
                     }
                 }
                 Value::Array(list)
             }
         };
+        if let Value::String(text) = &value {
+            self.spent.text(text.len())?;
+        }
         Ok(value)
     }
 
-    fn count(&mut self) -> Result<(), ProtobufError> {
-        self.values += 1;
-        if self.values > MAX_VALUES { Err(ProtobufError::TooLarge) } else { Ok(()) }
+    /// Counts a list or map that is about to become a member, if it is not one yet.
+    fn member(&mut self, object: &Map<String, Value>, name: &str) -> Result<(), ProtobufError> {
+        if !object.contains_key(name) {
+            self.spent.member(object.len(), name)?;
+        }
+        Ok(())
+    }
+
+    fn embedded_json(&mut self, field: &'static str, raw: &[u8]) -> Result<Value, ProtobufError> {
+        match parse_part(raw, &mut self.spent) {
+            Ok(parsed) => Ok(parsed.value),
+            Err(_) if self.spent.is_too_much() => Err(ProtobufError::TooLarge),
+            Err(error) => Err(ProtobufError::Json { field, error: error.to_string() }),
+        }
     }
 }
 
 fn replace(target: &mut String, text: &str) {
     if !text.is_empty() {
         text.clone_into(target);
-    }
-}
-
-fn embedded_json(field: &'static str, raw: &[u8]) -> Result<Value, ProtobufError> {
-    match parse_json(raw) {
-        Ok(parsed) => Ok(parsed.value),
-        Err(error) => Err(ProtobufError::Json { field, error: error.to_string() }),
     }
 }
 

@@ -218,7 +218,12 @@ impl Field {
 
     /// The schema of the value, of the list elements or of the map values.
     pub fn message(&self) -> Option<&'static Message> {
-        (self.2 == Type::Message).then(|| &MESSAGES[usize::from(self.4)])
+        self.message_index().map(|index| &MESSAGES[index])
+    }
+
+    /// The position of that schema in [`messages`].
+    pub(super) fn message_index(&self) -> Option<usize> {
+        (self.2 == Type::Message).then_some(usize::from(self.4))
     }
 
     fn flag(&self, bit: u16) -> bool {

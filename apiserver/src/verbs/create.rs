@@ -102,8 +102,8 @@ async fn create_named(
 }
 
 async fn insert(call: &Call<'_>, key: &str, object: &Value) -> Result<Arc<Record<Meta>>, ApiError> {
-    let encoded = write::encode(call, object)?;
     let meta = Meta::of(call.resource, object);
+    let encoded = write::encode(call, object, &meta, None)?;
     let durability = call.durability(Subresource::None);
     let decide = |current: Option<&Arc<Record<Meta>>>, revision| match current {
         Some(_) => Err(()),

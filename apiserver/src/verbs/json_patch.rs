@@ -8,7 +8,7 @@ use ::json_patch::{Patch, PatchOperation, patch_unsafe};
 use serde_json::Value;
 
 use crate::measure::measure;
-use crate::write::{OBJECT_BYTES_MAX, OBJECT_DEPTH_MAX};
+use crate::write::{OBJECT_BYTES_MAX, OBJECT_DEPTH_MAX, OBJECT_MEMORY_MAX};
 
 /// Operations in one JSON patch (upstream's limit).
 pub(crate) const OPERATIONS_MAX: usize = 10_000;
@@ -28,6 +28,8 @@ pub(crate) enum JsonPatchError {
     Copied(usize),
     #[error("the patched object has more than {OBJECT_BYTES_MAX} bytes")]
     TooLarge,
+    #[error("the patched object takes more than {OBJECT_MEMORY_MAX} bytes of memory")]
+    TooMuchMemory,
     #[error("the patched object is nested more than {OBJECT_DEPTH_MAX} levels deep")]
     TooDeep,
     #[error("the patch moves more than {WORK_VALUES_MAX} values")]
@@ -40,7 +42,8 @@ pub(crate) enum JsonPatchError {
 /// Applies `patch`. When it fails, `object` is left somewhere on the way.
 pub(crate) fn apply(object: &mut Value, patch: &Patch) -> Result<(), JsonPatchError> {
     let start = measure(object);
-    let mut bounds = Bounds { bytes: start.bytes, copied_bytes: 0, work: start.values };
+    let mut bounds =
+        Bounds { bytes: start.bytes, memory: start.memory, copied_bytes: 0, work: start.values };
     for operation in &patch.0 {
         bounds.admit(object, operation)?;
         patch_unsafe(object, std::slice::from_ref(operation))
@@ -53,6 +56,7 @@ pub(crate) fn apply(object: &mut Value, patch: &Patch) -> Result<(), JsonPatchEr
 struct Bounds {
     /// The size of the object.
     bytes: usize,
+    memory: usize,
     copied_bytes: usize,
     work: usize,
 }
@@ -74,7 +78,9 @@ impl Bounds {
                 let Some(value) = self.take(object, from)? else { return Ok(()) };
                 // A value may replace what it is in: it is dropped only once.
                 if is_within(from, path) && !is_element(object, path) {
-                    self.bytes += measure(value).bytes;
+                    let size = measure(value);
+                    self.bytes += size.bytes;
+                    self.memory += size.memory;
                 }
                 self.put(object, path, value)
             }
@@ -134,13 +140,21 @@ impl Bounds {
         }
         // The name of the new member counts too.
         self.bytes += size.bytes + path.rsplit_once('/').map_or(0, |(_, last)| last.len() + 4);
-        if self.bytes > OBJECT_BYTES_MAX { Err(JsonPatchError::TooLarge) } else { Ok(()) }
+        self.memory += size.memory;
+        if self.bytes > OBJECT_BYTES_MAX {
+            return Err(JsonPatchError::TooLarge);
+        }
+        if self.memory > OBJECT_MEMORY_MAX {
+            return Err(JsonPatchError::TooMuchMemory);
+        }
+        Ok(())
     }
 
     fn drop_value(&mut self, value: Option<&Value>) -> Result<(), JsonPatchError> {
         let Some(value) = value else { return Ok(()) };
         let size = measure(value);
         self.bytes = self.bytes.saturating_sub(size.bytes);
+        self.memory = self.memory.saturating_sub(size.memory);
         self.spend(size.values)
     }
 

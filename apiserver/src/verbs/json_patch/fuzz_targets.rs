@@ -10,7 +10,8 @@ pub fn json_patch(bytes: &[u8]) {
     let mut object = parsed.value["object"].clone();
     let mut expected = object.clone();
     let start = measure(&object);
-    let mut bounds = Bounds { bytes: start.bytes, copied_bytes: 0, work: start.values };
+    let mut bounds =
+        Bounds { bytes: start.bytes, memory: start.memory, copied_bytes: 0, work: start.values };
     for operation in &patch.0 {
         if bounds.admit(&object, operation).is_err() {
             break;
