@@ -20,7 +20,7 @@ pub use archive::{ARCHIVE_FORMAT, ArchiveError, ArchiveWriter, Stored, read_arch
 pub use disk::{DiskError, Outcome};
 pub use history::{Change, ChangeKind};
 pub use offline::Offline;
-pub use record::{Record, Revision};
+pub use record::{Record, Revision, Weigh};
 pub use store::{
     Action, Alarms, Durability, Exceeded, Options, Page, Store, Watch, WatchBatch, WatchError,
     WriteError, Written,

@@ -21,6 +21,18 @@ pub struct Record<M> {
     pub(crate) stored: bool,
 }
 
+/// What is derived from an object tells how much memory the object takes besides its record.
+pub trait Weigh {
+    /// Bytes of memory that other parts of the process keep as long as the record is there.
+    fn kept_bytes(&self) -> u64;
+}
+
+impl Weigh for () {
+    fn kept_bytes(&self) -> u64 {
+        0
+    }
+}
+
 /// The bucket of a key: everything before the first slash.
 pub(crate) fn bucket_of(key: &str) -> &str {
     key.split_once('/').map_or(key, |(bucket, _)| bucket)

@@ -18,7 +18,7 @@ use crate::disk::{Disk, DiskError, RESERVE_REVISIONS, Write};
 use crate::files::{Files, SystemFiles};
 use crate::history::{Change, ChangeKind, HISTORY_MAX_BYTES, Ring};
 use crate::journal::JOURNAL_BYTES;
-use crate::record::{Record, Revision, bucket_of};
+use crate::record::{Record, Revision, Weigh, bucket_of};
 
 pub use types::{
     Action, Alarms, Durability, Options, Page, WatchBatch, WatchError, WriteError, Written,
@@ -91,7 +91,7 @@ struct Back<M> {
     opened_at: Revision,
 }
 
-impl<M: Send + Sync + 'static> Store<M> {
+impl<M: Weigh + Send + Sync + 'static> Store<M> {
     /// Opens or creates the file at `path` and reads it whole; `derive` computes a record's
     /// metadata from its key and bytes, or says why those are not what was stored.
     pub fn open(
@@ -118,12 +118,12 @@ impl<M: Send + Sync + 'static> Store<M> {
         let index: BTreeMap<Box<str>, Arc<Record<M>>> = loaded
             .into_iter()
             .map(|l| {
-                let after = record_bytes(&l.key, &l.value);
-                usage.count(&l.key, Growth { before: 0, after });
                 let meta = derive(&l.key, &l.value).map_err(|message| DiskError::Damaged {
                     path: path.to_owned(),
                     message: format!("{}: {message}", l.key),
                 })?;
+                let after = record_bytes(&l.key, &l.value, &meta);
+                usage.count(&l.key, Growth { before: 0, after });
                 let key: Box<str> = l.key.into();
                 let (revision, value) = (l.revision, l.value);
                 let record = Record { key: key.clone(), revision, value, meta, stored: true };
@@ -276,8 +276,9 @@ impl<M: Send + Sync + 'static> Store<M> {
             Action::Put { value, meta } => (ChangeKind::Created, value, meta),
             Action::Delete { value, meta } => (ChangeKind::Deleted, value, meta),
         };
-        let before = current.as_ref().map_or(0, |record| record_bytes(key, &record.value));
-        let after = if kind == ChangeKind::Deleted { 0 } else { record_bytes(key, &value) };
+        let before = current.as_ref().map_or(0, |old| record_bytes(key, &old.value, &old.meta));
+        let gone = kind == ChangeKind::Deleted;
+        let after = if gone { 0 } else { record_bytes(key, &value, &meta) };
         let growth = Growth { before, after };
         front.usage.admit(key, growth, durability)?;
         self.shared.tell_space(&front.usage);

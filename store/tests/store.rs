@@ -11,19 +11,17 @@ use coracle_store::{
     Action, ChangeKind, Durability, Options, Store, WatchError, WriteError, Written,
 };
 
-type Plain = Store<usize>;
+type Plain = Store<()>;
 
 fn open(directory: &Path) -> Plain {
     let path = directory.join("state.redb");
-    Store::open(&path, Options::default(), |_, bytes| Ok(bytes.len())).unwrap()
+    Store::open(&path, Options::default(), |_, _| Ok(())).unwrap()
 }
 
 async fn put(store: &Plain, key: &str, value: &str, durability: Durability) -> u64 {
     let value = value.to_owned();
-    let written = store.write(key, durability, |_, _| {
-        let meta = value.len();
-        Ok::<_, ()>(Action::Put { value: value.into(), meta })
-    });
+    let written = store
+        .write(key, durability, |_, _| Ok::<_, ()>(Action::Put { value: value.into(), meta: () }));
     match written.await.unwrap() {
         Written::Put(record) => record.revision,
         other => panic!("{other:?}"),
@@ -33,7 +31,7 @@ async fn put(store: &Plain, key: &str, value: &str, durability: Durability) -> u
 async fn delete(store: &Plain, key: &str, durability: Durability) {
     let written = store.write(key, durability, |current, _| {
         let current = current.ok_or(())?;
-        Ok::<_, ()>(Action::Delete { value: current.value.clone(), meta: current.meta })
+        Ok::<_, ()>(Action::Delete { value: current.value.clone(), meta: () })
     });
     assert!(matches!(written.await.unwrap(), Written::Deleted(_)));
 }
@@ -68,12 +66,11 @@ async fn a_decision_sees_the_newest_accepted_state() {
             let store = store.clone();
             tokio::spawn(async move {
                 for _ in 0..50 {
-                    let add = |current: Option<&std::sync::Arc<coracle_store::Record<usize>>>,
-                               _| {
+                    let add = |current: Option<&std::sync::Arc<coracle_store::Record<()>>>, _| {
                         let count = current
                             .map_or(0, |r| std::str::from_utf8(&r.value).unwrap().parse().unwrap());
                         let value = (count + 1).to_string();
-                        Ok::<_, ()>(Action::Put { value: value.into(), meta: 0 })
+                        Ok::<_, ()>(Action::Put { value: value.into(), meta: () })
                     };
                     store.write("n/counter", Durability::Durable, add).await.unwrap();
                 }
@@ -184,7 +181,7 @@ async fn a_closed_store_refuses() {
     store.close();
     let refused = store
         .write("a/b", Durability::Durable, |_, _| {
-            Ok::<_, ()>(Action::Put { value: "x".into(), meta: 0 })
+            Ok::<_, ()>(Action::Put { value: "x".into(), meta: () })
         })
         .await;
     assert!(matches!(refused, Err(WriteError::Closed)));
@@ -267,7 +264,7 @@ async fn a_journal_that_lost_a_commit_is_refused() {
             .unwrap();
         journal.write_all_at(b"?", at).unwrap();
         let path = copy.path().join("state.redb");
-        Plain::open(&path, Options::default(), |_, bytes| Ok(bytes.len()))
+        Plain::open(&path, Options::default(), |_, _| Ok(()))
     };
     // The first block is the header. Of three commits of one block each, the second cannot be missing, but the last can: a crash
     // while it was written looks the same.

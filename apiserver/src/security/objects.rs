@@ -1,7 +1,7 @@
 //! The stored objects that access decisions depend on.
 
 use bytes::Bytes;
-use store::{Store, Watch};
+use store::{Store, Watch, Weigh};
 
 /// Read access to stored objects, in their storage version as JSON. The apiserver's store is one;
 /// tests use a map.
@@ -31,7 +31,7 @@ fn bucket(group: &str, plural: &str) -> String {
     format!("{}.{plural}", if group.is_empty() { "core" } else { group })
 }
 
-impl<M: Send + Sync + 'static> Objects for Store<M> {
+impl<M: Weigh + Send + Sync + 'static> Objects for Store<M> {
     fn get(&self, group: &str, plural: &str, namespace: &str, name: &str) -> Option<Bytes> {
         let key = format!("{}/{namespace}/{name}", bucket(group, plural));
         Some(Store::get(self, &key)?.value.clone())
@@ -58,7 +58,7 @@ struct StoreChanges<M> {
     watch: Option<Watch<M>>,
 }
 
-impl<M: Send + Sync + 'static> Changes for StoreChanges<M> {
+impl<M: Weigh + Send + Sync + 'static> Changes for StoreChanges<M> {
     fn changed(&mut self) -> bool {
         if let Some(Ok(batch)) = self.watch.as_mut().map(Watch::poll) {
             return !batch.changes.is_empty();

@@ -4,6 +4,7 @@
 
 mod clients;
 mod containers;
+mod memory;
 mod network;
 mod objects;
 mod pods;

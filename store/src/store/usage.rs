@@ -1,10 +1,11 @@
-//! How much memory the records take, and the bounds on it.
+//! How much memory the records take, and what is kept because of them, and the bounds on it.
 
 use std::collections::HashMap;
 
 use super::Durability;
+use crate::record::Weigh;
 
-/// What the store may hold, in bytes of keys and values, unless [`super::Options`] says otherwise.
+/// What the store may hold, in bytes of memory of keys, values and what is derived from them, unless [`super::Options`] says otherwise.
 pub(super) const STORE_MAX_BYTES: u64 = 512 << 20;
 /// What the keys of one share (all with the same second segment) may take of that.
 const SHARE_MAX_PERCENT: u64 = 50;
@@ -39,9 +40,10 @@ pub(super) struct Growth {
     pub(super) after: u64,
 }
 
-/// Bytes that a record takes.
-pub(super) fn record_bytes(key: &str, value: &[u8]) -> u64 {
-    RECORD_BYTES + 2 * key.len() as u64 + value.len() as u64
+/// Bytes that a record takes, and the objects that are derived from it.
+pub(super) fn record_bytes<M: Weigh>(key: &str, value: &[u8], meta: &M) -> u64 {
+    let record = RECORD_BYTES + 2 * key.len() as u64 + value.len() as u64;
+    record.saturating_add(meta.kept_bytes())
 }
 
 /// What the accepted records take.

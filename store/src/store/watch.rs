@@ -3,7 +3,7 @@
 use tokio::sync::watch;
 
 use super::{Store, WatchBatch, WatchError};
-use crate::record::{Revision, bucket_of};
+use crate::record::{Revision, Weigh, bucket_of};
 
 /// A position in the history of one key prefix. It holds no queue: a slow reader costs nothing and
 /// is told [`WatchError::TooOld`] once the history has moved past it.
@@ -14,7 +14,7 @@ pub struct Watch<M> {
     pub(super) wake: watch::Receiver<Revision>,
 }
 
-impl<M: Send + Sync + 'static> Watch<M> {
+impl<M: Weigh + Send + Sync + 'static> Watch<M> {
     /// The changes since the last call, perhaps none, without waiting.
     pub fn poll(&mut self) -> Result<WatchBatch<M>, WatchError> {
         self.poll_at_most(usize::MAX)

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::simulated::Simulated;
 use super::{open, open_with, wait, write};
-use crate::{Action, Durability, Exceeded, Options, Store, WriteError};
+use crate::{Action, Durability, Exceeded, Options, Store, Weigh, WriteError};
 
 const KIB: u64 = 1 << 10;
 
@@ -109,6 +109,53 @@ fn full_store_refuses_growth_and_takes_deletions() {
     // What was only in memory is gone.
     let again = open_with(&files, options).unwrap();
     assert!(again.usage().0 <= used && again.usage().0 > used - 21 * KIB);
+}
+
+/// As many bytes as its value says are kept elsewhere.
+struct Kept(u64);
+
+impl Weigh for Kept {
+    fn kept_bytes(&self) -> u64 {
+        self.0
+    }
+}
+
+impl Kept {
+    fn of(value: &[u8]) -> Self {
+        Self(std::str::from_utf8(value).unwrap().parse().unwrap())
+    }
+}
+
+#[test]
+fn memory_kept_elsewhere_counts() {
+    let files = Simulated::new();
+    let open = || {
+        let options = Options { max_bytes: 1000 * KIB, ..Options::default() };
+        let path = std::path::Path::new(super::PATH);
+        let derive = |_: &str, value: &[u8]| Ok(Kept::of(value));
+        Store::open_on(Arc::new(files.clone()), path, super::JOURNAL, options, derive).unwrap()
+    };
+    let put = |store: &Store<Kept>, key: &str, kept: u64| {
+        let value = kept.to_string().into_bytes();
+        let decide = |_: Option<&Arc<_>>, _| {
+            Ok::<_, ()>(Action::Put { meta: Kept::of(&value), value: value.clone().into() })
+        };
+        wait(store.write(key, Durability::Durable, decide)).map(drop)
+    };
+    let store = open();
+    put(&store, "core.pods/a/p0", 300 * KIB).unwrap();
+    let refused = put(&store, "core.pods/a/p1", 300 * KIB);
+    assert!(matches!(refused, Err(WriteError::Exceeded(Exceeded::Share { .. }))));
+    put(&store, "core.pods/b/p1", 300 * KIB).unwrap();
+    let used = store.usage().0;
+    assert!((600 * KIB..602 * KIB).contains(&used), "{used}");
+    store.close();
+    // What was counted is counted again after a restart, and given back.
+    let store = open();
+    assert_eq!(store.usage().0, used);
+    put(&store, "core.pods/a/p0", 0).unwrap();
+    put(&store, "core.pods/b/p1", 0).unwrap();
+    assert!(store.usage().0 < 2 * KIB);
 }
 
 #[test]
