@@ -168,9 +168,10 @@ pub struct UpOptions {
     /// Keep so many files of a container's log.
     #[arg(long, default_value_t = 5, value_name = "FILES")]
     pub container_log_max_files: u32,
-    /// What the stored objects may take in memory and on disk together; growth beyond is refused.
-    #[arg(long, default_value = "512Mi", value_name = "SIZE")]
-    pub store_max_size: String,
+    /// What the stored objects may take of memory; growth beyond is refused. [default: a quarter of
+    /// the memory that the node may use, at most 512Mi]
+    #[arg(long, value_name = "SIZE")]
+    pub store_max_size: Option<String>,
     /// Run no pods and no network: only the API and the controllers, to repair objects that keep the
     /// node from starting.
     #[arg(long)]

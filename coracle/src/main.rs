@@ -9,6 +9,7 @@ mod host_ports;
 mod images;
 mod in_process;
 mod manifests;
+mod memory_limit;
 mod notify;
 mod paths;
 mod records;

@@ -6,6 +6,9 @@ use std::path::{Path, PathBuf};
 use apiserver::{Catalog, Meta};
 use store::{DiskError, Options, Store};
 
+/// The store gets one part in so many of the memory, unless its size is set.
+const STORE_PART: u64 = 4;
+
 /// Why the store cannot be used, with a way out.
 #[derive(Debug, thiserror::Error)]
 pub enum StateError {
@@ -36,6 +39,14 @@ pub enum StateError {
     /// Something else is wrong.
     #[error(transparent)]
     Other(DiskError),
+}
+
+/// The options of a store of that size. Without one it may have what a store has by default, and on a
+/// small machine a part of its `memory`: requests, and what is made of the objects, need the rest.
+pub fn options(max_size: Option<u64>, memory: Option<u64>) -> Options {
+    let default = Options::default();
+    let part = memory.map_or(default.max_bytes, |bytes| default.max_bytes.min(bytes / STORE_PART));
+    Options { max_bytes: max_size.unwrap_or(part), ..default }
 }
 
 /// Opens the store at `path`. Nothing is changed in one that is broken.
@@ -73,4 +84,17 @@ fn damaged(path: &Path) -> String {
          remove the object that is (coracle state ls, get, rm), \
          or start without it (mv {path} {path}.damaged) and apply your manifests again"
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::options;
+
+    #[test]
+    fn store_of_a_small_machine_is_small() {
+        assert_eq!(options(None, Some(24 << 30)).max_bytes, 512 << 20);
+        assert_eq!(options(None, None).max_bytes, 512 << 20);
+        assert_eq!(options(None, Some(512 << 20)).max_bytes, 128 << 20);
+        assert_eq!(options(Some(6 << 20), Some(512 << 20)).max_bytes, 6 << 20);
+    }
 }

@@ -41,7 +41,7 @@ use crate::cli::UpOptions;
 use crate::in_process::{client, component};
 use crate::paths::Paths;
 use crate::supervise::Parts;
-use crate::{Failure, check, manifests, notify, restore, state, store_alarm};
+use crate::{Failure, check, manifests, memory_limit, notify, restore, state, store_alarm};
 
 /// Threads that serve the API: connections, the handlers of all requests, watches. Nothing else runs
 /// on them, so that no computation of another part can stop them.
@@ -257,8 +257,8 @@ fn first_address(cidr: Ipv4Net) -> Ipv4Addr {
 async fn api_server(launch: &Launch<'_>, pki: &Pki) -> Result<Arc<ApiServer>, Failure> {
     let (options, facts) = (launch.options, &launch.facts);
     let catalog = Arc::new(Catalog::new(api::registry::resources()));
-    let max_bytes = size(&options.store_max_size)?;
-    let store_options = store::Options { max_bytes, ..store::Options::default() };
+    let max_size = options.store_max_size.as_deref().map(size).transpose()?;
+    let store_options = state::options(max_size, memory_limit::bytes());
     let store = state::open(&launch.paths.store(), store_options, &catalog)?;
     let security = Security::new(SecurityConfig {
         objects: Arc::new(store.clone()),
