@@ -5,10 +5,12 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use tokio::sync::Notify;
 
-/// As many creations and churn are worth a look at the memory.
+use crate::server::ApiServer;
+
+/// As many creations and removals are worth a look at the memory.
 const MANY: u64 = 1000;
 
-/// Counts creations and churn of objects.
+/// Counts creations and removals of objects.
 #[derive(Debug, Default)]
 pub(crate) struct Churn {
     since: AtomicU64,
@@ -24,9 +26,22 @@ impl Churn {
         }
     }
 
+    /// Returns the count since the last call or the last [`MANY`], and begins anew.
+    fn take(&self) -> u64 {
+        self.since.swap(0, Ordering::Relaxed)
+    }
+
     /// Waits until there were many more.
     pub(crate) async fn many(&self) {
         self.many.notified().await;
+    }
+}
+
+impl ApiServer {
+    /// Returns how many objects were created or removed since the last call, or since there were very
+    /// many, and counts from here on.
+    pub fn take_churn(&self) -> u64 {
+        self.churn.take()
     }
 }
 
@@ -43,5 +58,12 @@ mod tests {
         churn.note();
         assert!(churn.many().now_or_never().is_some());
         assert!(churn.many().now_or_never().is_none());
+    }
+
+    #[test]
+    fn count_begins_anew_when_taken() {
+        let churn = Churn::default();
+        (0..7).for_each(|_| churn.note());
+        assert_eq!((churn.take(), churn.take()), (7, 0));
     }
 }

@@ -5,6 +5,7 @@ mod check;
 mod cli;
 mod config_file;
 mod dashboard;
+mod give_back;
 mod host_ports;
 mod images;
 mod in_process;

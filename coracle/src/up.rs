@@ -41,7 +41,9 @@ use crate::cli::UpOptions;
 use crate::in_process::{client, component};
 use crate::paths::Paths;
 use crate::supervise::Parts;
-use crate::{Failure, check, manifests, memory_limit, notify, restore, state, store_alarm};
+use crate::{
+    Failure, check, give_back, manifests, memory_limit, notify, restore, state, store_alarm,
+};
 
 /// Threads that serve the API: connections, the handlers of all requests, watches. Nothing else runs
 /// on them, so that no computation of another part can stop them.
@@ -54,8 +56,6 @@ const API_BLOCKING_THREADS_MAX: usize = 64;
 const NODE_BLOCKING_THREADS_MAX: usize = 256;
 /// How long calls that block may hold up the end of the process.
 const BLOCKED_CALLS_TIMEOUT: Duration = Duration::from_secs(1);
-/// After very many creations or removals, the delays after which free memory is given back.
-const MEMORY_DELAYS: [Duration; 2] = [Duration::from_secs(10), Duration::from_secs(20)];
 /// The kernel's OOM killer takes this process last of those that it may take.
 const OOM_SCORE: i32 = -999;
 /// The API's port unless `--listen` says otherwise.
@@ -286,7 +286,7 @@ async fn api_server(launch: &Launch<'_>, pki: &Pki) -> Result<Arc<ApiServer>, Fa
     server.bootstrap().await?;
     let (removing, token) = (server.clone(), launch.token.clone());
     launch.start("memory", move || {
-        let (token, give_back) = (token.clone(), give_memory_back(removing.clone()));
+        let (token, give_back) = (token.clone(), give_back::run(removing.clone()));
         async move { until_cancelled(&token, give_back).await }
     });
     let (expiring, token) = (server.clone(), launch.token.clone());
@@ -306,27 +306,6 @@ fn api_addresses(options: &UpOptions, node_ip: IpAddr) -> Vec<SocketAddr> {
         addresses.dedup();
     }
     addresses
-}
-
-/// Gives free memory back to the machine some time after very many objects were created, which takes
-/// more for a moment than they are worth, or removed: the heap keeps it otherwise.
-async fn give_memory_back(server: Arc<ApiServer>) {
-    loop {
-        server.many_changed().await;
-        let revision = server.store().revision();
-        tokio::time::sleep(MEMORY_DELAYS[0]).await;
-        give_back().await;
-        tokio::time::sleep(MEMORY_DELAYS[1]).await;
-        // What has gone lies in memory between what the history of watches still holds. By now, every
-        // watch that follows has got further.
-        server.store().forget_history_until(revision);
-        give_back().await;
-    }
-}
-
-async fn give_back() {
-    // A panic is impossible, and a runtime that ends needs no memory.
-    let _ = tokio::task::spawn_blocking(runtime::give_memory_back).await;
 }
 
 /// The descriptors that this process may have.
