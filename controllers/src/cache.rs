@@ -154,6 +154,11 @@ impl<K: Cached> Cache<K> {
         self.read().grouped(namespace, group)
     }
 
+    /// The objects of all namespaces that belong to a group.
+    pub fn group(&self, group: &str) -> Vec<Arc<K>> {
+        self.read().group(group)
+    }
+
     /// Every object.
     pub fn all(&self) -> Vec<Arc<K>> {
         self.read().all()

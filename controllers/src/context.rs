@@ -24,11 +24,12 @@ use kube::Client;
 use tokio_util::sync::CancellationToken;
 
 use crate::cache::{Cache, Selection};
+use crate::endpoint::selectors::Selectors;
 use crate::endpoint::slices::SERVICE_NAME;
 use crate::error::Error;
 use crate::event::Recorder;
 use crate::held::Form;
-use crate::load_balancer::{Announced, HostPorts};
+use crate::load_balancer::{self, Announced, HostPorts};
 use crate::queue::{Queue, Requeue};
 
 /// What the controllers must be told.
@@ -87,6 +88,8 @@ pub struct Caches {
     pub budgets: Arc<Cache<PodDisruptionBudget>>,
     /// Services.
     pub services: Arc<Cache<Service>>,
+    /// The selectors of the Services.
+    pub selectors: Arc<Selectors>,
     /// Endpoints.
     pub endpoints: Arc<Cache<Endpoints>>,
     /// EndpointSlices.
@@ -104,7 +107,12 @@ pub struct Caches {
 impl Caches {
     /// Empty caches.
     pub fn new() -> Self {
+        // There may be very many, each is read when it or one of its pods changes.
+        let services =
+            Cache::with_form(Form { group: Some(load_balancer::group), ..Form::packed() });
         Self {
+            selectors: Selectors::of(&services),
+            services,
             pods: Cache::new(),
             replica_sets: Cache::new(),
             replication_controllers: Cache::new(),
@@ -120,7 +128,6 @@ impl Caches {
             autoscalers: Cache::new(),
             budgets: Cache::new(),
             quotas: Cache::new(),
-            services: Cache::new(),
             // As many as Services, and read only when their Service changes.
             endpoints: Cache::with_form(Form::packed()),
             endpoint_slices: Cache::with_form(Form { group: Some(service_name), ..Form::packed() }),

@@ -54,8 +54,8 @@ impl<K: DeserializeOwned> Held<K> {
 pub(crate) struct Objects<K> {
     form: Form<K>,
     held: BTreeMap<ObjectKey, Held<K>>,
-    /// Names by namespace and group.
-    groups: HashMap<(String, String), BTreeSet<String>>,
+    /// Names in their order by namespace and group. No set: nearly every group has one.
+    groups: HashMap<(String, String), Vec<Box<str>>>,
 }
 
 impl<K: Resource + DeserializeOwned> Objects<K> {
@@ -87,8 +87,16 @@ impl<K: Resource + DeserializeOwned> Objects<K> {
     /// The objects of one namespace that belong to a group.
     pub fn grouped(&self, namespace: &str, group: &str) -> Vec<Arc<K>> {
         let names = self.groups.get(&(namespace.to_owned(), group.to_owned()));
-        let keys = names.into_iter().flatten().map(|name| ObjectKey::new(namespace, name.as_str()));
+        let keys = names.into_iter().flatten().map(|name| ObjectKey::new(namespace, &**name));
         keys.filter_map(|key| self.get(&key)).collect()
+    }
+
+    /// The objects of all namespaces that belong to a group.
+    pub fn group(&self, group: &str) -> Vec<Arc<K>> {
+        let mut members: Vec<&(String, String)> =
+            self.groups.keys().filter(|(_, known)| known == group).collect();
+        members.sort();
+        members.into_iter().flat_map(|(namespace, group)| self.grouped(namespace, group)).collect()
     }
 
     /// Every object.
@@ -106,7 +114,12 @@ impl<K: Resource + DeserializeOwned> Objects<K> {
         self.ungroup(&key, old);
         if let Some(group) = self.form.group.and_then(|group| group(new)) {
             let names = self.groups.entry((key.namespace.clone(), group)).or_default();
-            names.insert(key.name.clone());
+            if let Err(at) = position(names, &key.name) {
+                if names.is_empty() {
+                    names.reserve_exact(1);
+                }
+                names.insert(at, key.name.as_str().into());
+            }
         }
         let packed = self.form.pack.and_then(|pack| pack(new));
         self.held.insert(key, packed.map_or_else(|| Held::Decoded(new.clone()), Held::Packed));
@@ -123,10 +136,17 @@ impl<K: Resource + DeserializeOwned> Objects<K> {
         let group = self.form.group.zip(object).and_then(|(group, object)| group(object));
         let Some(group) = group.map(|group| (key.namespace.clone(), group)) else { return };
         if let Some(names) = self.groups.get_mut(&group) {
-            names.remove(&key.name);
+            if let Ok(at) = position(names, &key.name) {
+                names.remove(at);
+            }
             if names.is_empty() {
                 self.groups.remove(&group);
             }
         }
     }
+}
+
+/// Where a name is, or belongs.
+fn position(names: &[Box<str>], name: &str) -> Result<usize, usize> {
+    names.binary_search_by(|known| (**known).cmp(name))
 }

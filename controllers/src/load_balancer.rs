@@ -75,6 +75,14 @@ pub fn is_ours(service: &Service) -> bool {
     })
 }
 
+/// The group of the Services that this controller answers for.
+const OURS: &str = "LoadBalancer";
+
+/// Groups Services for a cache.
+pub fn group(service: &Service) -> Option<String> {
+    is_ours(service).then(|| OURS.to_owned())
+}
+
 fn ports(service: &Service) -> impl Iterator<Item = NodePort> + '_ {
     service
         .spec
@@ -193,7 +201,7 @@ pub fn workers(context: &Arc<Context>) -> impl Future<Output = ()> + Send + use<
     let caches = &context.caches;
     let (wake, services) = (queue.clone(), caches.services.clone());
     let wake_all = move || {
-        for service in services.all().iter().filter(|service| is_ours(service)) {
+        for service in services.group(OURS) {
             wake.add(ObjectKey::of(service.as_ref()));
         }
     };
@@ -285,9 +293,8 @@ async fn reconcile(context: Arc<Context>, key: ObjectKey) -> Result<Requeue, Err
 
 /// Who holds the ports that Services of this controller want, processes of the machine included.
 async fn all_holders(context: &Arc<Context>) -> Option<Holders> {
-    let services = context.caches.services.all();
-    let ours = services.iter().filter(|service| is_ours(service));
-    let wanted: BTreeSet<NodePort> = ours.flat_map(|service| ports(service)).collect();
+    let services = context.caches.services.group(OURS);
+    let wanted: BTreeSet<NodePort> = services.iter().flat_map(|service| ports(service)).collect();
     let (host_ports, node_ip) = (context.config.host_ports.clone(), context.node_ip());
     let host = tokio::task::spawn_blocking(move || host_ports.holders(node_ip, &wanted));
     let host = host.await.ok().flatten()?;

@@ -9,6 +9,7 @@ use k8s_openapi::api::core::v1::{ObjectReference, Pod, Service, ServicePort};
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 
 use crate::cache::{Cache, Change, ObjectKey};
+use crate::endpoint::selectors::Selectors;
 use crate::pod;
 use crate::queue::Queue;
 use crate::selector::{self, Labels};
@@ -158,7 +159,7 @@ fn fingerprint(pod: &Pod) -> impl PartialEq + '_ {
 /// Queues the Services whose endpoints a pod's change may alter.
 pub fn queue_services_of(
     change: &Change<'_, Pod>,
-    services: &Cache<Service>,
+    selectors: &Selectors,
     queue: &Queue<ObjectKey>,
 ) {
     let pod = change.object();
@@ -173,17 +174,12 @@ pub fn queue_services_of(
         _ => false,
     };
     let namespace = pod.metadata.namespace.as_deref().unwrap_or_default();
-    for service in services.namespaced(namespace) {
-        if !selects_pods(&service) {
-            continue;
-        }
-        let Some(wanted) = service.spec.as_ref().and_then(|spec| spec.selector.as_ref()) else {
-            continue;
-        };
-        let concerned = |pod: &Pod| selector::matches_map(wanted, pod.metadata.labels.as_ref());
-        if concerned(pod) || (relabelled && change.states().any(|state| concerned(state))) {
-            queue.add(ObjectKey::of(service.as_ref()));
-        }
+    let mut labels = vec![pod.metadata.labels.as_ref()];
+    if relabelled {
+        labels.extend(change.states().map(|state| state.metadata.labels.as_ref()));
+    }
+    for key in selectors.matching(namespace, &labels) {
+        queue.add(key);
     }
 }
 

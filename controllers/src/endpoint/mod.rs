@@ -7,6 +7,7 @@
 pub mod address;
 pub mod legacy;
 pub mod mirror;
+pub mod selectors;
 pub mod slice;
 pub mod slices;
 

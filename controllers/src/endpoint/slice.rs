@@ -142,8 +142,8 @@ pub fn workers(context: &Arc<Context>) -> impl Future<Output = ()> + Send + use<
     let caches = &context.caches;
     let wake = queue.clone();
     caches.services.on_change(move |change| wake.add(ObjectKey::of(change.object().as_ref())));
-    let (wake, services) = (queue.clone(), caches.services.clone());
-    caches.pods.on_change(move |change| address::queue_services_of(change, &services, &wake));
+    let (wake, selectors) = (queue.clone(), caches.selectors.clone());
+    caches.pods.on_change(move |change| address::queue_services_of(change, &selectors, &wake));
     wake_services(&caches.endpoint_slices, CONTROLLER, &queue);
     context.serve(&queue, "endpoint-slice-controller", WORKERS, reconcile)
 }
