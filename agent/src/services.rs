@@ -24,7 +24,7 @@ pub struct ServiceFacts {
     /// Its cluster address.
     pub cluster_ip: String,
     /// Its ports in order.
-    pub ports: Vec<PortFacts>,
+    pub ports: Box<[PortFacts]>,
 }
 
 /// One port of a Service.
@@ -211,7 +211,7 @@ mod tests {
             let facts = ServiceFacts {
                 name: name.into(),
                 cluster_ip: "10.0.0.1".into(),
-                ports: Vec::new(),
+                ports: Box::default(),
             };
             let entry = Entry { facts: Some(facts), selection: None };
             ((namespace.to_owned(), name.to_owned()), entry)

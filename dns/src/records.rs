@@ -65,6 +65,10 @@ impl Records {
         for (name, added) in &difference.added {
             self.each_level(name, |node| node.uses += added.len());
             if let Some(node) = self.names.get_mut(name.wire()) {
+                if node.records.is_empty() {
+                    // Nearly every name has no more.
+                    node.records.reserve_exact(added.len());
+                }
                 node.records.extend(added.iter().cloned());
             }
         }

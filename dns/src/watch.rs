@@ -85,18 +85,16 @@ impl Known {
 /// What a list in progress has named; what it lacks is gone.
 #[derive(Default)]
 struct List {
-    present: HashSet<Id>,
     naming: HashSet<Id>,
     complete: bool,
 }
 
 impl List {
-    fn done(&mut self) -> Vec<Id> {
+    /// Returns what it lacks of all that is known.
+    fn done<'k>(&mut self, known: impl Iterator<Item = &'k Id>) -> Vec<Id> {
         let named = std::mem::take(&mut self.naming);
-        let gone = self.present.difference(&named).cloned().collect();
-        self.present = named;
         self.complete = true;
-        gone
+        known.filter(|id| !named.contains(*id)).cloned().collect()
     }
 }
 
@@ -121,19 +119,13 @@ impl Objects {
                 self.set_service(&service);
             }
             Some(Event::InitDone) => {
-                for id in self.service_list.done() {
+                let present = self.services.iter().filter(|(_, known)| known.service.is_some());
+                for id in self.service_list.done(present.map(|(id, _)| id)) {
                     self.remove_service(&id);
                 }
             }
-            Some(Event::Apply(service)) => {
-                self.service_list.present.insert(id(&service.metadata));
-                self.set_service(&service);
-            }
-            Some(Event::Delete(service)) => {
-                let id = id(&service.metadata);
-                self.service_list.present.remove(&id);
-                self.remove_service(&id);
-            }
+            Some(Event::Apply(service)) => self.set_service(&service),
+            Some(Event::Delete(service)) => self.remove_service(&id(&service.metadata)),
         }
     }
 
@@ -146,19 +138,12 @@ impl Objects {
                 self.set_slice(&slice);
             }
             Some(Event::InitDone) => {
-                for id in self.slice_list.done() {
+                for id in self.slice_list.done(self.owners.keys()) {
                     self.remove_slice(&id);
                 }
             }
-            Some(Event::Apply(slice)) => {
-                self.slice_list.present.insert(id(&slice.metadata));
-                self.set_slice(&slice);
-            }
-            Some(Event::Delete(slice)) => {
-                let id = id(&slice.metadata);
-                self.slice_list.present.remove(&id);
-                self.remove_slice(&id);
-            }
+            Some(Event::Apply(slice)) => self.set_slice(&slice),
+            Some(Event::Delete(slice)) => self.remove_slice(&id(&slice.metadata)),
         }
     }
 
@@ -189,7 +174,12 @@ impl Objects {
             return;
         };
         let owner = (own.0.clone(), name);
-        self.change(&owner).slices.push((own.1.clone(), SliceFacts::of(slice)));
+        let slices = &mut self.change(&owner).slices;
+        if slices.is_empty() {
+            // Nearly every Service has one.
+            slices.reserve_exact(1);
+        }
+        slices.push((own.1.clone(), SliceFacts::of(slice)));
         self.owners.insert(own, owner);
     }
 
@@ -222,8 +212,6 @@ impl Objects {
         if self.services.capacity() > SPARE_ENTRIES + 4 * self.services.len() {
             self.services.shrink_to_fit();
             self.owners.shrink_to_fit();
-            self.service_list.present.shrink_to_fit();
-            self.slice_list.present.shrink_to_fit();
         }
     }
 }

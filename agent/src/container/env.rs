@@ -226,7 +226,7 @@ mod tests {
         ServiceFacts {
             name: "nginx-service".into(),
             cluster_ip: "10.47.245.73".into(),
-            ports: vec![PortFacts { name: None, protocol: "TCP".into(), port: 80 }],
+            ports: [PortFacts { name: None, protocol: "TCP".into(), port: 80 }].into(),
         }
     }
 

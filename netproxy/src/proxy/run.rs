@@ -7,7 +7,6 @@ use std::time::Duration;
 use futures::{FutureExt, Stream, StreamExt};
 use k8s_openapi::api::core::v1::Service;
 use k8s_openapi::api::discovery::v1::EndpointSlice;
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::runtime::events::{Recorder, Reporter};
 use kube::runtime::watcher::{self, Error, Event};
 use kube::{Api, Client};
@@ -21,7 +20,7 @@ use crate::pods::Chain;
 use super::config::{ProxyConfig, ProxyError, Result};
 use super::conflict::Conflicts;
 use super::health::HealthServer;
-use super::sync::{PortConflict, Proxy, ServiceKey};
+use super::sync::{PortConflict, Proxy, ServiceKey, SliceId, slice_id};
 use super::withdrawal::Questions;
 
 /// Wait before a failed write is tried again.
@@ -134,6 +133,8 @@ trait Followed: Sized + 'static {
     fn key(&self) -> Self::Key;
     fn apply(self, proxy: &mut Proxy);
     fn delete(key: &Self::Key, proxy: &mut Proxy);
+    /// The keys of all that the proxy has.
+    fn known(proxy: &Proxy) -> Vec<Self::Key>;
 }
 
 impl Followed for Service {
@@ -150,22 +151,29 @@ impl Followed for Service {
     fn delete(key: &ServiceKey, proxy: &mut Proxy) {
         proxy.remove_service(key);
     }
+
+    fn known(proxy: &Proxy) -> Vec<ServiceKey> {
+        proxy.service_keys().cloned().collect()
+    }
 }
 
 impl Followed for EndpointSlice {
-    type Key = (Option<String>, Option<String>);
+    type Key = SliceId;
 
-    fn key(&self) -> Self::Key {
-        (self.metadata.namespace.clone(), self.metadata.name.clone())
+    fn key(&self) -> SliceId {
+        slice_id(&self.metadata)
     }
 
     fn apply(self, proxy: &mut Proxy) {
         proxy.set_slice(self);
     }
 
-    fn delete((namespace, name): &Self::Key, proxy: &mut Proxy) {
-        let (namespace, name) = (namespace.clone(), name.clone());
-        proxy.remove_slice(&ObjectMeta { namespace, name, ..ObjectMeta::default() });
+    fn delete(key: &SliceId, proxy: &mut Proxy) {
+        proxy.remove_slice(key);
+    }
+
+    fn known(proxy: &Proxy) -> Vec<SliceId> {
+        proxy.slice_ids().cloned().collect()
     }
 }
 
@@ -173,7 +181,6 @@ impl Followed for EndpointSlice {
 struct Feed<K: Followed, S> {
     what: &'static str,
     stream: S,
-    known: HashSet<K::Key>,
     listing: HashSet<K::Key>,
     listed: bool,
     broken: bool,
@@ -181,14 +188,7 @@ struct Feed<K: Followed, S> {
 
 impl<K: Followed, S: Stream<Item = Result<Event<K>, Error>> + Unpin> Feed<K, S> {
     fn new(what: &'static str, stream: S) -> Self {
-        Self {
-            what,
-            stream,
-            known: HashSet::new(),
-            listing: HashSet::new(),
-            listed: false,
-            broken: false,
-        }
+        Self { what, stream, listing: HashSet::new(), listed: false, broken: false }
     }
 
     fn take(&mut self, event: Option<Result<Event<K>, Error>>, proxy: &mut Proxy) {
@@ -212,21 +212,13 @@ impl<K: Followed, S: Stream<Item = Result<Event<K>, Error>> + Unpin> Feed<K, S> 
             }
             Event::InitDone => {
                 let listed = std::mem::take(&mut self.listing);
-                for key in self.known.difference(&listed) {
+                for key in K::known(proxy).iter().filter(|key| !listed.contains(*key)) {
                     K::delete(key, proxy);
                 }
-                self.known = listed;
                 self.listed = true;
             }
-            Event::Apply(object) => {
-                self.known.insert(object.key());
-                object.apply(proxy);
-            }
-            Event::Delete(object) => {
-                let key = object.key();
-                self.known.remove(&key);
-                K::delete(&key, proxy);
-            }
+            Event::Apply(object) => object.apply(proxy),
+            Event::Delete(object) => K::delete(&object.key(), proxy),
         }
     }
 }

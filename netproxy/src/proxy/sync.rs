@@ -52,6 +52,9 @@ impl ServiceKey {
     }
 }
 
+/// Namespace and name of an EndpointSlice.
+pub type SliceId = (String, String);
+
 /// A port of a Service at the node that a process of the host has: its packets go to the process.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PortConflict {
@@ -94,7 +97,7 @@ pub struct Proxy {
     backend: Box<dyn Backend>,
     services: HashMap<ServiceKey, Known>,
     /// Which Service a slice belongs to; its label may change.
-    slices: HashMap<(String, String), ServiceKey>,
+    slices: HashMap<SliceId, ServiceKey>,
     /// In order, of which the first has the frontend.
     claims: HashMap<Frontend, Vec<Claim>>,
     installed: HashMap<Frontend, Installed>,
@@ -162,12 +165,16 @@ impl Proxy {
         let id = slice_id(&slice.metadata);
         let owner = ServiceKey::of_slice(&slice.metadata);
         if self.slices.get(&id) != owner.as_ref() {
-            self.remove_slice(&slice.metadata);
+            self.remove_slice(&id);
         }
         let Some(owner) = owner else { return };
         slice.metadata = ObjectMeta::default();
         let known = self.services.entry(owner.clone()).or_default();
         known.slices.retain(|(name, _)| *name != id.1);
+        if known.slices.is_empty() {
+            // Nearly every Service has one.
+            known.slices.reserve_exact(1);
+        }
         known.slices.extend(Packed::new(&slice).map(|slice| (id.1.clone(), slice)));
         known.slices.sort_unstable_by(|(a, _), (b, _)| a.cmp(b));
         self.slices.insert(id, owner.clone());
@@ -175,13 +182,23 @@ impl Proxy {
     }
 
     /// An EndpointSlice was deleted.
-    pub fn remove_slice(&mut self, metadata: &ObjectMeta) {
-        let id = slice_id(metadata);
-        let Some(owner) = self.slices.remove(&id) else { return };
+    pub fn remove_slice(&mut self, id: &SliceId) {
+        let Some(owner) = self.slices.remove(id) else { return };
         if let Some(known) = self.services.get_mut(&owner) {
             known.slices.retain(|(name, _)| *name != id.1);
         }
         self.dirty.insert(owner);
+    }
+
+    /// The Services that were added and not deleted.
+    pub(super) fn service_keys(&self) -> impl Iterator<Item = &ServiceKey> {
+        let present = self.services.iter().filter(|(_, known)| known.service.is_some());
+        present.map(|(key, _)| key)
+    }
+
+    /// The EndpointSlices of Services that were added and not deleted.
+    pub(super) fn slice_ids(&self) -> impl Iterator<Item = &SliceId> {
+        self.slices.keys()
     }
 
     /// Writes what changed since the last time; the first time, everything. When the kernel
@@ -439,6 +456,10 @@ impl Proxy {
                 self.look_again |= !old.contains(&frontend);
             }
             let claims = self.claims.entry(frontend).or_default();
+            if claims.is_empty() {
+                // Nearly every frontend has one.
+                claims.reserve_exact(1);
+            }
             claims.push(new_claim.clone());
             claims.sort();
             if claims.len() > 1 {
@@ -470,6 +491,6 @@ fn unpacked(slices: &[(String, Packed<EndpointSlice>)]) -> Vec<EndpointSlice> {
     slices.iter().filter_map(|(_, slice)| slice.unpack()).collect()
 }
 
-fn slice_id(metadata: &ObjectMeta) -> (String, String) {
+pub(super) fn slice_id(metadata: &ObjectMeta) -> SliceId {
     (metadata.namespace.clone().unwrap_or_default(), metadata.name.clone().unwrap_or_default())
 }
