@@ -108,7 +108,8 @@ async fn kubelet(
     } else if path == "/portForward/default/p" {
         let dial: streaming::Dial =
             Arc::new(|port| tokio::net::TcpStream::connect(("127.0.0.1", port)).boxed());
-        streaming::port_forward(request, "p_default".into(), dial)
+        let places = Arc::new(tokio::sync::Semaphore::new(10));
+        streaming::port_forward(request, streaming::Pod { name: "p_default".into(), dial, places })
     } else {
         let mut response = http::Response::new(streaming::Body::default());
         *response.status_mut() = http::StatusCode::NOT_FOUND;
