@@ -33,6 +33,10 @@ pub use error::{Error, LaunchError, LaunchErrorKind, Result};
 pub use handle::Sandbox;
 pub use sys::memory::{trim as give_memory_back, use_one_arena};
 
+#[cfg(test)]
+#[path = "../../integration/src/skip.rs"]
+mod skip;
+
 /// Entry points of the coverage-guided fuzzers (`make fuzz`).
 #[cfg(fuzzing)]
 pub mod fuzz_targets {

@@ -42,7 +42,7 @@ pub struct Adoption {
 
 /// What became of one sandbox.
 enum Found {
-    Adopted(SandboxSpec, Sandbox),
+    Adopted(Box<(SandboxSpec, Sandbox)>),
     /// It ran, and was ended for this reason.
     Ended(Error),
     /// Nothing runs of it, or nothing may be done to it.
@@ -72,7 +72,7 @@ impl Runtime {
         let mut adoption = Adoption::default();
         while let Some((id, found)) = found.next().await {
             match found {
-                Ok(Found::Adopted(spec, sandbox)) => adoption.adopted.push((spec, sandbox)),
+                Ok(Found::Adopted(found)) => adoption.adopted.push(*found),
                 Ok(Found::Ended(reason)) => drop(adoption.ended.insert(id, reason)),
                 Ok(Found::Nothing) => {}
                 Err(error) => drop(adoption.failed.insert(id, error)),
@@ -85,7 +85,7 @@ impl Runtime {
     pub async fn adopt_one(&self, id: &str) -> Result<Option<(SandboxSpec, Sandbox)>> {
         let remains = self.remains().await?;
         match self.adopt_found(id, &remains).await? {
-            Found::Adopted(spec, sandbox) => Ok(Some((spec, sandbox))),
+            Found::Adopted(found) => Ok(Some(*found)),
             Found::Ended(_) | Found::Nothing => Ok(None),
         }
     }
@@ -122,7 +122,7 @@ impl Runtime {
             }
         };
         let sandbox = self.connect(spec.clone(), remains).await?;
-        Ok(Found::Adopted(spec, sandbox))
+        Ok(Found::Adopted(Box::new((spec, sandbox))))
     }
 
     /// Ends a sandbox of which nothing but the name is known. Its shim kills the containers, if it

@@ -12,10 +12,7 @@ use crate::protocol::{
     Answer, HEADER_BYTES, Message, Operation, Request, Running, VERSION, encode, frame,
 };
 use crate::sandbox::{Exit, NamespaceMode, RuntimeConfig, SandboxEvent, SandboxSpec};
-use crate::{Runtime, engine};
-
-#[path = "../../../integration/src/skip.rs"]
-mod skip;
+use crate::{Runtime, engine, skip};
 
 /// Answers what a sandbox asks when it connects: one container, which has ended meanwhile.
 fn answer(mut stream: UnixStream) {

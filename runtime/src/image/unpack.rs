@@ -492,8 +492,4 @@ fn mtime(entry: &Entry<'_, impl Read>) -> TimeSpec {
 }
 
 #[cfg(test)]
-#[path = "../../../integration/src/skip.rs"]
-mod skip;
-
-#[cfg(test)]
 mod tests;

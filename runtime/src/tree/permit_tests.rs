@@ -10,9 +10,7 @@ use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sched::{CloneFlags, unshare};
 
 use super::remove;
-
-#[path = "../../../integration/src/skip.rs"]
-mod skip;
+use crate::skip;
 
 fn chattr(change: &str, path: &Path) -> bool {
     let output = Command::new("chattr").arg(change).arg(path).output();

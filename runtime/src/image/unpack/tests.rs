@@ -65,7 +65,7 @@ fn hard_links_to_the_outside_fail() {
 
 #[test]
 fn whiteouts_become_overlay_whiteouts() {
-    if !skip::is_root("a device node") {
+    if !crate::skip::is_root("a device node") {
         return;
     }
     let root = tempfile::tempdir().unwrap();
@@ -162,7 +162,7 @@ fn holes_of_sparse_files_are_bounded() {
 
 #[test]
 fn a_layer_leaves_space_free() {
-    if !skip::is_root("a small file system") {
+    if !crate::skip::is_root("a small file system") {
         return;
     }
     let root = tempfile::tempdir().unwrap();
