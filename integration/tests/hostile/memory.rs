@@ -18,6 +18,7 @@ fn memory_of_decoded_objects_is_bounded() {
     for (shape, kind, object) in shapes() {
         many_large_objects_are_refused(&ground, shape, kind, &object);
     }
+    full_store_is_read_again(ground);
 }
 
 /// One of them would take hundreds of megabytes in some parts of the node.
@@ -54,6 +55,31 @@ fn many_large_objects_are_refused(ground: &Ground, shape: &str, kind: Kind, obje
     ground.tenant.ok(&["create", "configmap", "again", "--from-literal=a=b"]);
     ground.tenant.ok(&["delete", "configmap", "again"]);
     ground.is_sound(shape);
+}
+
+/// At its start the node reads what two namespaces have filled the store with.
+fn full_store_is_read_again(mut ground: Ground) {
+    let map = json!({"metadata": {}, "data": {"k": "x".repeat(1 << 20)}});
+    let second = "second";
+    ground.admin.ok(&["create", "namespace", second]);
+    for (client, namespace) in [(&ground.tenant, TENANT), (&ground.admin, second)] {
+        let file = ground.path("map.json");
+        let path = format!("/api/v1/namespaces/{namespace}/configmaps");
+        let refused = (0..500).find_map(|number| {
+            std::fs::write(&file, named(&map, number).to_string()).unwrap();
+            let made = client.run(&["create", "--raw", &path, "-f", &file.display().to_string()]);
+            (made.code != 0).then_some(made)
+        });
+        let refused = refused.expect("the store takes objects for ever");
+        assert!(refused.stderr.contains("database space exceeded"), "{}", refused.stderr);
+    }
+    ground.is_sound("a full store");
+    ground.node.stop_agent();
+    ground.node.up();
+    let answer = ground.admin.run(&["get", "--raw", "/readyz", "--request-timeout=10s"]);
+    assert_eq!(answer.stdout, "ok", "{}", answer.stderr);
+    ground.tenant.ok(&["delete", "configmap", "large-0"]);
+    ground.tenant.ok(&["create", "configmap", "again", "--from-literal=a=b"]);
 }
 
 #[derive(Clone, Copy)]
