@@ -1,6 +1,6 @@
 //! Who owns whom, and what follows from it.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference};
 
@@ -61,7 +61,8 @@ impl Object {
 #[derive(Default)]
 pub struct Graph {
     objects: HashMap<String, Object>,
-    dependents: HashMap<String, HashSet<String>>,
+    /// Pairs of an owner and its dependent. No set for each owner: nearly every owner has one.
+    dependents: BTreeSet<(Box<str>, Box<str>)>,
 }
 
 /// Room in the graph that is not worth giving back.
@@ -126,7 +127,7 @@ impl Graph {
                 look.extend(self.foreground_owner(&owner.uid));
             }
             for owner in &object.owners {
-                self.dependents.entry(owner.uid.clone()).or_default().insert(uid.to_owned());
+                self.dependents.insert((owner.uid.as_str().into(), uid.into()));
             }
             if !object.owners.is_empty() {
                 look.push(uid.to_owned());
@@ -153,7 +154,6 @@ impl Graph {
         // Maps keep the room of the most that they ever held.
         if self.objects.capacity() > SPARE_OBJECTS + 4 * self.objects.len() {
             self.objects.shrink_to_fit();
-            self.dependents.shrink_to_fit();
         }
         look
     }
@@ -193,7 +193,7 @@ impl Graph {
             return Decision::Disown(solid);
         }
         let waited_for = object.owners.iter().any(|owner| state(owner) == Owner::Waiting);
-        let has_dependents = self.dependents.get(uid).is_some_and(|known| !known.is_empty());
+        let has_dependents = self.pairs_of(uid).next().is_some();
         if waited_for && self.waits_in_a_circle(uid) {
             let free = |owner: &OwnerReference| OwnerReference {
                 block_owner_deletion: None,
@@ -212,7 +212,12 @@ impl Graph {
 
     /// The uids of the dependents of an object.
     pub fn dependents_of(&self, uid: &str) -> Vec<String> {
-        self.dependents.get(uid).into_iter().flatten().cloned().collect()
+        self.pairs_of(uid).map(|(_, dependent)| dependent.to_string()).collect()
+    }
+
+    fn pairs_of(&self, uid: &str) -> impl Iterator<Item = &(Box<str>, Box<str>)> {
+        let from: (Box<str>, Box<str>) = (uid.into(), "".into());
+        self.dependents.range(from..).take_while(move |(owner, _)| **owner == *uid)
     }
 
     fn owner(&self, object: &Object, reference: &OwnerReference) -> Owner {
@@ -250,12 +255,7 @@ impl Graph {
     }
 
     fn detach(&mut self, owner: &str, dependent: &str) {
-        if let Some(known) = self.dependents.get_mut(owner) {
-            known.remove(dependent);
-            if known.is_empty() {
-                self.dependents.remove(owner);
-            }
-        }
+        self.dependents.remove(&(owner.into(), dependent.into()));
     }
 }
 
