@@ -6,11 +6,14 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 use k8s_openapi::api::core::v1::{Service, ServicePort, ServiceSpec};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
 use crate::protocol::Protocol;
 
 /// A Service with this label belongs to another proxy.
 const FOREIGN_PROXY_LABEL: &str = "service.kubernetes.io/service-proxy-name";
+/// The older way to write `spec.loadBalancerSourceRanges`.
+const RANGES_ANNOTATION: &str = "service.beta.kubernetes.io/load-balancer-source-ranges";
 /// Upstream's default of `sessionAffinityConfig.clientIP.timeoutSeconds`.
 const DEFAULT_AFFINITY_SECONDS: u32 = 10_800;
 const MAX_AFFINITY_SECONDS: u32 = 86_400;
@@ -318,6 +321,25 @@ impl Pools {
     }
 }
 
+/// Takes away what no rule and no event depends on.
+pub fn trim(service: &mut Service) {
+    let metadata = std::mem::take(&mut service.metadata);
+    let only = |map: Option<BTreeMap<String, String>>, name: &str| {
+        let value = map?.remove(name)?;
+        Some(BTreeMap::from([(name.to_owned(), value)]))
+    };
+    service.metadata = ObjectMeta {
+        uid: metadata.uid,
+        creation_timestamp: metadata.creation_timestamp,
+        labels: only(metadata.labels, FOREIGN_PROXY_LABEL),
+        annotations: only(metadata.annotations, RANGES_ANNOTATION),
+        ..ObjectMeta::default()
+    };
+    if let Some(spec) = &mut service.spec {
+        spec.selector = None;
+    }
+}
+
 fn proxied(service: &Service, spec: &ServiceSpec) -> bool {
     let labels = service.metadata.labels.as_ref();
     let foreign = labels.is_some_and(|labels| labels.contains_key(FOREIGN_PROXY_LABEL));
@@ -360,11 +382,9 @@ fn is_special(address: IpAddr) -> bool {
 }
 
 fn source_ranges(service: &Service, spec: &ServiceSpec) -> Option<Vec<IpNet>> {
-    /// The older way to write `spec.loadBalancerSourceRanges`.
-    const ANNOTATION: &str = "service.beta.kubernetes.io/load-balancer-source-ranges";
     let parse = |text: &str| text.trim().parse::<IpNet>().ok().map(|net| net.trunc());
     let listed = spec.load_balancer_source_ranges.as_deref().unwrap_or(&[]);
-    let annotation = service.metadata.annotations.as_ref().and_then(|a| a.get(ANNOTATION));
+    let annotation = service.metadata.annotations.as_ref().and_then(|a| a.get(RANGES_ANNOTATION));
     let ranges: Vec<IpNet> = match annotation {
         _ if !listed.is_empty() => listed.iter().filter_map(|text| parse(text)).collect(),
         Some(text) if !text.trim().is_empty() => text.split(',').filter_map(parse).collect(),

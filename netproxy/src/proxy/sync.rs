@@ -19,7 +19,7 @@ use crate::protocol::Protocol;
 use super::config::{Backend, ProxyConfig, ProxyError, Result};
 use super::frontends::{Change, Installed};
 use super::nftables::Nftables;
-use super::plan::{Frontend, HealthCheck, Target, plan_health_check, plan_service};
+use super::plan::{Frontend, HealthCheck, Target, plan_health_check, plan_service, trim};
 
 /// The Service that an EndpointSlice belongs to.
 const SERVICE_NAME_LABEL: &str = "kubernetes.io/service-name";
@@ -143,11 +143,7 @@ impl Proxy {
     /// A Service was added or changed.
     pub fn set_service(&mut self, mut service: Service) {
         let key = ServiceKey::of(&service.metadata);
-        // What no rule depends on is not kept.
-        service.metadata.managed_fields = None;
-        if let Some(spec) = &mut service.spec {
-            spec.selector = None;
-        }
+        trim(&mut service);
         self.services.entry(key.clone()).or_default().service = Packed::new(&service);
         self.dirty.insert(key);
     }

@@ -216,3 +216,23 @@ fn load_balancers_may_ask_for_endpoints_of_this_node() {
     assert_eq!(check("LoadBalancer", "Local", json!(null)), None);
     assert_eq!(check("LoadBalancer", "Local", json!(0)), None);
 }
+
+#[test]
+fn trimmed_service_is_planned_alike() {
+    let mut whole = service(json!({
+        "type": "LoadBalancer", "selector": {"app": "web"},
+        "status": {"loadBalancer": {"ingress": [{"ip": "192.0.2.1"}]}},
+    }));
+    let ranges = (RANGES_ANNOTATION.to_owned(), "192.0.2.0/24".to_owned());
+    let applied = ("applied".to_owned(), "{}".repeat(1000));
+    whole.metadata.annotations = Some([ranges, applied].into());
+    let mut foreign = whole.clone();
+    foreign.metadata.labels = Some([(FOREIGN_PROXY_LABEL.to_owned(), "other".to_owned())].into());
+    for service in [whole, foreign] {
+        let mut trimmed = service.clone();
+        trim(&mut trimmed);
+        let plan = |service: &Service| plan_service(service, std::iter::empty(), "node", &[]);
+        assert_eq!(plan(&trimmed), plan(&service));
+        assert!(serde_json::to_string(&trimmed).unwrap().len() < 700);
+    }
+}
