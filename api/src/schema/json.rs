@@ -78,7 +78,8 @@ pub fn parse_yaml(body: &[u8]) -> Result<Parsed, JsonError> {
     let document: Document =
         serde_saphyr::from_slice_with_options(body, options).map_err(|error| {
             let text = error.to_string();
-            if text.contains(TOO_LARGE) { JsonError::TooLarge } else { JsonError::Yaml(text) }
+            let too_large = text.contains(TOO_LARGE) || text.contains(TOO_MANY_NODES);
+            if too_large { JsonError::TooLarge } else { JsonError::Yaml(text) }
         })?;
     Ok(Parsed { value: document.value, duplicates: document.duplicates })
 }
@@ -90,6 +91,8 @@ fn is_too_deep(error: &serde_json::Error) -> bool {
 
 const TOO_DEEP: &str = "nested too deeply";
 const TOO_LARGE: &str = "exceeded max memory of values";
+/// What the YAML parser says of more values than it takes, 250,000.
+const TOO_MANY_NODES: &str = "budget breached: Nodes";
 
 /// A document whose duplicates come along, for parsers that take no seed.
 struct Document {
