@@ -9,10 +9,28 @@ use crate::server::{ApiServer, is_read};
 
 /// Bytes of a body and of the stored object that it changes from which on a request is heavy: below
 /// that, its work takes about as long as reading and answering it.
-const HEAVY_BYTES: usize = 64 << 10;
+pub(crate) const HEAVY_BYTES: usize = 64 << 10;
 
 /// Objects in a list from which on it is heavy whatever their size.
 const LIGHT_LIST_MAX: usize = 64;
+
+/// Memory of one value in a tree of JSON values, with room for another in its list.
+const VALUE_BYTES: usize = 64;
+/// Memory of a map with one member: its node has room for eleven.
+const MAP_BYTES: usize = 704;
+/// Bytes of protobuf that can be a map of one member.
+const PROTOBUF_MAP_BYTES: usize = 4;
+
+/// Memory that a body takes at the most as a tree of values, without its texts: what is known before
+/// it is parsed.
+pub(crate) fn tree_bytes(body: &[u8]) -> usize {
+    let count = |wanted: &[u8]| body.iter().filter(|byte| wanted.contains(byte)).count();
+    match body.iter().find(|byte| !byte.is_ascii_whitespace()) {
+        Some(b'{' | b'[') => VALUE_BYTES * count(b",[{") + MAP_BYTES * count(b"{").min(count(b":")),
+        _ if body.starts_with(b"k8s\0") => body.len() / PROTOBUF_MAP_BYTES * MAP_BYTES,
+        _ => VALUE_BYTES * count(b",[{\n") + MAP_BYTES * count(b":"),
+    }
+}
 
 impl ApiServer {
     /// Bytes of the stored object that the request names.
@@ -62,5 +80,22 @@ impl ApiServer {
             "get" => stored_bytes() > HEAVY_BYTES && transforms(),
             _ => body_bytes > HEAVY_BYTES || body_bytes + stored_bytes() > HEAVY_BYTES,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn trees_of_dense_bodies_are_large() {
+        let dense = format!("[{}0]", "{\"a\":1},".repeat(8000));
+        assert!((5 << 20..8 << 20).contains(&tree_bytes(dense.as_bytes())));
+        let yaml = "- a: 1\n".repeat(8000);
+        assert!(tree_bytes(yaml.as_bytes()) > 5 << 20);
+        let text = format!("{{\"data\":{{\"k\":\"{}\"}}}}", "x".repeat(60_000));
+        assert!(tree_bytes(text.as_bytes()) < 4 << 10);
+        assert_eq!(tree_bytes(b""), 0);
+        assert!(tree_bytes(&[b"k8s\0", &[0x12, 0][..]].concat()) < 1 << 10);
     }
 }

@@ -14,6 +14,7 @@ use tokio::sync::Semaphore;
 use crate::body::{self, Body};
 use crate::budget::{Budget, Lease};
 use crate::error::ApiError;
+use crate::heavy::{self, HEAVY_BYTES};
 use crate::security::{User, service_account};
 use crate::sending::Responses;
 
@@ -110,7 +111,8 @@ impl Intake {
     }
 
     /// Reads a body before the request gets a place, so that a slow client holds up nothing. The
-    /// lease stands for the bytes.
+    /// lease stands for the bytes and for what is made of them. Heavy bodies are parsed one at a time
+    /// for each user, so only their bytes count.
     pub(crate) async fn body(
         &self,
         holder: &Arc<str>,
@@ -125,6 +127,9 @@ impl Intake {
         let bytes = tokio::time::timeout(timeout, read)
             .await
             .unwrap_or_else(|_| Err(ApiError::timed_out()))?;
+        if bytes.len() <= HEAVY_BYTES && !lease.grow(heavy::tree_bytes(&bytes)) {
+            return Err(ApiError::too_many());
+        }
         Ok((bytes, lease))
     }
 
@@ -259,6 +264,22 @@ mod tests {
         let read = intake.body(&jane, &headers, never, Duration::from_millis(20));
         assert_eq!(read.await.err().unwrap().code(), http::StatusCode::GATEWAY_TIMEOUT);
         assert_eq!(intake.bodies.held(), 0);
+    }
+
+    #[tokio::test]
+    async fn dense_bodies_count_for_their_trees() {
+        let intake = Intake::new(400, 1024);
+        let (jane, joe): (Arc<str>, Arc<str>) = ("jane".into(), "joe".into());
+        let read = async |user: &Arc<str>| {
+            let dense = format!("[{}0]", "{\"a\":1},".repeat(8000));
+            let headers = HeaderMap::new();
+            intake.body(user, &headers, body::full(dense), Duration::from_secs(60)).await
+        };
+        let held = [read(&jane).await.ok().unwrap(), read(&jane).await.ok().unwrap()];
+        assert!(read(&jane).await.is_err());
+        assert!(read(&joe).await.is_ok());
+        drop(held);
+        assert!(read(&jane).await.is_ok());
     }
 
     #[tokio::test]
