@@ -14,9 +14,13 @@ use crate::selector::{FieldSelector, LabelSelector};
 pub fn quantity(bytes: &[u8]) {
     let text = String::from_utf8_lossy(bytes);
     let Ok(quantity) = Quantity::parse(&text) else { return };
-    let written = quantity.to_string();
-    let again = Quantity::parse(&written);
-    assert_eq!(again.map(|again| again.to_string()), Ok(written.clone()), "{text} {written}");
+    let read_again = |text: &str| Quantity::parse(text).map(|again| again.to_string());
+    let mut written = quantity.to_string();
+    if quantity.value().unsigned_abs() >= i64::MAX.unsigned_abs() {
+        // As upstream: with more than 18 digits, which this form may have one more of, it is capped.
+        written = read_again(&written).unwrap_or_default();
+    }
+    assert_eq!(read_again(&written), Ok(written.clone()), "{text} {written}");
     let _ = (quantity.value(), quantity.milli_value(), quantity.nano_value());
 }
 
