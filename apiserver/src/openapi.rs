@@ -8,15 +8,16 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use api::openapi;
-use bytes::Bytes;
+use bytes::{Buf, Bytes};
 use flate2::read::GzDecoder;
-use http::header::{CONTENT_ENCODING, CONTENT_TYPE, ETAG, IF_NONE_MATCH, VARY};
+use http::header::{CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, ETAG, IF_NONE_MATCH, VARY};
 use http::request::Parts;
 use http::{HeaderValue, Response, StatusCode};
 
 use crate::body::{self, Body};
 use crate::error::ApiError;
 use crate::negotiate;
+use crate::sending::PIECE_BYTES;
 use crate::server::ApiServer;
 
 /// The media type that kubectl up to 1.2x wants, and how it names the type in its Accept header.
@@ -30,12 +31,16 @@ const KEEP: Duration = Duration::from_secs(60);
 #[derive(Default)]
 pub(crate) struct Documents {
     recent: Arc<Mutex<HashMap<String, Document>>>,
+    /// Held by who makes one: a document takes some twenty times its bytes while it is made.
+    turn: Arc<tokio::sync::Mutex<()>>,
 }
 
 /// A document, compressed.
 #[derive(Clone)]
 struct Document {
     compressed: Bytes,
+    /// Bytes of it uncompressed.
+    length: usize,
     etag: HeaderValue,
 }
 
@@ -88,22 +93,33 @@ fn group(
 }
 
 impl Documents {
+    fn recent(&self, name: &str) -> Option<Document> {
+        lock(&self.recent).get(name).cloned()
+    }
+
     async fn document(&self, name: String, make: Make) -> Result<Option<Document>, ApiError> {
-        if let Some(document) = lock(&self.recent).get(&name) {
-            return Ok(Some(document.clone()));
+        if let Some(document) = self.recent(&name) {
+            return Ok(Some(document));
+        }
+        let turn = self.turn.clone().lock_owned().await;
+        if let Some(document) = self.recent(&name) {
+            return Ok(Some(document));
         }
         let made = tokio::task::spawn_blocking(move || {
             let bytes = make()?;
             let mut hasher = DefaultHasher::new();
             bytes.hash(&mut hasher);
-            Some((body::gzip(&bytes)?, hasher.finish()))
+            // The turn is kept until the document is there to be found, or to the end of this work when
+            // the client has gone.
+            Some((body::gzip(&bytes)?, bytes.len(), hasher.finish(), turn))
         });
-        let Some((compressed, hash)) = made.await.map_err(ApiError::internal)? else {
+        let Some((compressed, length, hash, _turn)) = made.await.map_err(ApiError::internal)?
+        else {
             return Ok(None);
         };
         let etag =
             HeaderValue::from_str(&format!("\"{hash:016X}\"")).map_err(ApiError::internal)?;
-        let document = Document { compressed, etag };
+        let document = Document { compressed, length, etag };
         let first = {
             let mut recent = lock(&self.recent);
             let first = recent.is_empty();
@@ -140,10 +156,20 @@ fn respond(
         *response.body_mut() = body::full(document.compressed.clone());
         return Ok(response);
     }
-    let mut bytes = Vec::new();
-    GzDecoder::new(&document.compressed[..]).read_to_end(&mut bytes).map_err(ApiError::internal)?;
-    *response.body_mut() = body::full(bytes);
+    headers.insert(CONTENT_LENGTH, document.length.into());
+    *response.body_mut() = body::stream(futures::stream::iter(pieces(&document.compressed)));
     Ok(response)
+}
+
+/// The text, decompressed while the client takes it.
+fn pieces(compressed: &Bytes) -> impl Iterator<Item = Bytes> + Send + use<> {
+    let mut decoder = GzDecoder::new(compressed.clone().reader());
+    std::iter::from_fn(move || {
+        let mut piece = Vec::new();
+        // It was compressed here; were it damaged, the length would not be reached.
+        let read = decoder.by_ref().take(PIECE_BYTES as u64).read_to_end(&mut piece);
+        (read.is_ok() && !piece.is_empty()).then(|| piece.into())
+    })
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {

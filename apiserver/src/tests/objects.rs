@@ -218,6 +218,12 @@ async fn what_was_answered_is_there_after_a_restart() {
 async fn openapi_is_served_in_every_form() {
     let cluster = Cluster::new().await;
     let index = cluster.get("/openapi/v3").await.ok();
+    let whole = cluster.get("/openapi/v2").await.ok();
+    assert!(whole["definitions"].as_object().unwrap().len() > 100);
+    let many = (0..20).map(|_| cluster.get("/openapi/v2"));
+    for other in futures::future::join_all(many).await {
+        assert!(other.ok() == whole);
+    }
     let url = index["paths"]["apis/apps/v1"]["serverRelativeURL"].as_str().unwrap().to_owned();
     let group = cluster.get(&url).await.ok();
     assert_eq!(group["openapi"], "3.0.0");
