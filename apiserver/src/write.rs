@@ -87,14 +87,6 @@ impl Stored {
             Self::Imagined(object) => render::object(call, status, object.clone()),
         }
     }
-
-    /// The object in its storage version.
-    pub(crate) fn object(&self) -> Result<Value, ApiError> {
-        match self {
-            Self::Object(record) | Self::Removed(record) => render::parse(record),
-            Self::Imagined(object) => Ok(object.clone()),
-        }
-    }
 }
 
 /// How an existing object is to be changed.

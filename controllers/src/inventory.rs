@@ -26,8 +26,6 @@ pub struct Kind {
     pub aliases: Vec<(&'static str, &'static str)>,
     /// Whether its objects can be listed and watched.
     pub watched: bool,
-    /// Whether a collection of its objects can be deleted at once.
-    pub collection: bool,
 }
 
 /// One object was seen.
@@ -165,6 +163,5 @@ fn kind(resource: &'static Resource) -> Option<Kind> {
         aliases: resource.served.iter().map(|served| (served.group, served.kind)).collect(),
         // Events have no dependents and come in numbers; Leases change every few seconds.
         watched: has("list") && has("watch") && !matches!(stored.kind, "Event" | "Lease"),
-        collection: has("deletecollection"),
     })
 }

@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use futures::future::join_all;
+use futures::{TryStreamExt, stream};
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Namespace, NamespaceCondition};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
@@ -21,6 +22,10 @@ use crate::request;
 
 /// How many namespaces are emptied at once.
 const WORKERS: usize = 4;
+/// Objects that are listed at a time.
+const PAGE_OBJECTS: u32 = 100;
+/// Objects of a kind that are deleted at the same time.
+const DELETIONS: usize = 8;
 /// The finalizer that this controller takes away.
 const FINALIZER: &str = "kubernetes";
 /// How long the content of a namespace is left alone after the last object went by itself. Who
@@ -281,7 +286,9 @@ async fn has_content(
     for kind in inventory.kinds.iter().filter(|kind| kind.namespaced) {
         let api: Api<DynamicObject> =
             Api::namespaced_with(context.client.clone(), namespace, &kind.resource);
-        let found = api.list_metadata(&ListParams::default()).await.map_err(|source| {
+        // One more than there may be without anybody's doing.
+        let some = ListParams::default().limit(GIVEN.len() as u32 + 1);
+        let found = api.list_metadata(&some).await.map_err(|source| {
             let key = ObjectKey::new(namespace, "*").to_string();
             let kind = kind.resource.kind.clone();
             Error::Request { operation: "list", kind, key, source: Box::new(source) }
@@ -310,34 +317,49 @@ async fn empty(
         let (kind, key) = (kind.resource.kind.clone(), key.to_string());
         move |source| Error::Request { operation, kind, key, source: Box::new(source) }
     };
-    let all = ListParams::default();
-    let found = api.list_metadata(&all).await.map_err(failed("list"))?;
-    if found.items.is_empty() {
-        return Ok(None);
-    }
     let background = DeleteParams::background();
-    if kind.collection {
-        api.delete_collection(&background, &all).await.map_err(failed("delete"))?;
-    } else {
-        for object in found.items {
-            let name = object.metadata.name.unwrap_or_default();
-            match api.delete(&name, &background).await {
-                Ok(_) => {}
-                Err(kube::Error::Api(status)) if status.is_not_found() => {}
-                Err(error) => return Err(failed("delete")(error)),
-            }
+    let mut remainder: Option<Remainder> = None;
+    let mut page = ListParams::default().limit(PAGE_OBJECTS);
+    // Page by page, and by name: a namespace may hold more than there is memory for twice.
+    loop {
+        let found = api.list_metadata(&page).await.map_err(failed("list"))?;
+        let names = found.items.into_iter().filter_map(|object| object.metadata.name);
+        stream::iter(names.map(Ok))
+            .try_for_each_concurrent(DELETIONS, |name| {
+                let (api, background) = (&api, &background);
+                async move {
+                    match api.delete(&name, background).await {
+                        Err(kube::Error::Api(status)) if status.is_not_found() => Ok(()),
+                        result => result.map(drop),
+                    }
+                }
+            })
+            .await
+            .map_err(failed("delete"))?;
+        match found.metadata.continue_.filter(|token| !token.is_empty()) {
+            Some(token) => page = page.continue_token(&token),
+            None => break,
         }
     }
-    let left = api.list_metadata(&all).await.map_err(failed("list"))?;
-    Ok((!left.items.is_empty()).then(|| Remainder {
-        resource: format!("{}.{}", kind.resource.plural, kind.resource.group),
-        count: left.items.len(),
-        finalizers: left
-            .items
-            .into_iter()
-            .flat_map(|object| object.metadata.finalizers.unwrap_or_default())
-            .collect(),
-    }))
+    page.continue_token = None;
+    loop {
+        let left = api.list_metadata(&page).await.map_err(failed("list"))?;
+        if !left.items.is_empty() {
+            let resource = format!("{}.{}", kind.resource.plural, kind.resource.group);
+            let known = remainder.get_or_insert_with(|| Remainder {
+                resource,
+                count: 0,
+                finalizers: Vec::new(),
+            });
+            known.count += left.items.len();
+            let finalizers = left.items.into_iter().flat_map(|o| o.metadata.finalizers);
+            known.finalizers.extend(finalizers.flatten());
+        }
+        match left.metadata.continue_.filter(|token| !token.is_empty()) {
+            Some(token) => page = page.continue_token(&token),
+            None => return Ok(remainder),
+        }
+    }
 }
 
 #[cfg(test)]

@@ -125,14 +125,27 @@ fn list_metadata(page: &Page<Meta>, revision: u64, selection: &Selection) -> Val
     metadata
 }
 
+/// Answers with a list of these objects.
+pub(super) fn of_records(
+    call: &Call<'_>,
+    records: Vec<Arc<Record<Meta>>>,
+    metadata: &Value,
+) -> Response<Body> {
+    streamed(call, around(call, records, metadata))
+}
+
 /// The list around the objects' own bytes.
 fn around(call: &Call<'_>, records: Vec<Arc<Record<Meta>>>, metadata: &Value) -> ListBody {
-    let head = format!(
+    ListBody::new(head(call, metadata), records, (call.resource, call.served))
+}
+
+/// The text of a list up to its first object.
+pub(super) fn head(call: &Call<'_>, metadata: &Value) -> String {
+    format!(
         "{{\"kind\":\"{}List\",\"apiVersion\":\"{}\",\"metadata\":{metadata},\"items\":[",
         call.served.kind,
         call.served.api_version()
-    );
-    ListBody::new(head, records, (call.resource, call.served))
+    )
 }
 
 /// The list as JSON, which is written while the client takes it.
