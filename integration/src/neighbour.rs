@@ -13,7 +13,7 @@ use http::Method;
 use nix::sched::{CloneFlags, setns};
 
 use crate::Node;
-use crate::client::Endpoint;
+use crate::client::{Connection, Endpoint};
 
 /// The variable that names the file to which neighbours append their times.
 pub const COLLECTED_IN: &str = "CORACLE_NEIGHBOUR";
@@ -85,6 +85,17 @@ impl Drop for Neighbour {
     }
 }
 
+/// Connects as soon as the node is there, or gives up on `stop`.
+async fn reconnect(endpoint: &Endpoint, stop: &AtomicBool) -> Option<Connection> {
+    while !stop.load(Ordering::Relaxed) {
+        match endpoint.try_connect().await {
+            Some(connection) => return Some(connection),
+            None => tokio::time::sleep(PERIOD).await,
+        }
+    }
+    None
+}
+
 /// Asks until `stop`. A request that is late because of the one before counts from when it was due.
 async fn ask(endpoint: &Endpoint, stop: &AtomicBool) -> Vec<Duration> {
     let mut connection = endpoint.connect().await;
@@ -95,7 +106,13 @@ async fn ask(endpoint: &Endpoint, stop: &AtomicBool) -> Vec<Duration> {
         let start = if now > due + PERIOD { due } else { now };
         match connection.try_raw(Method::GET, PATH, Bytes::new()).await {
             Some((status, _)) => assert!(status.is_success(), "a neighbour's GET: {status}"),
-            None => connection = endpoint.connect().await,
+            // A scenario starts the node anew: the time until then is not the tenant's doing.
+            None => {
+                let Some(again) = reconnect(endpoint, stop).await else { break };
+                connection = again;
+                due = Instant::now();
+                continue;
+            }
         }
         times.push(start.elapsed());
         due = start + PERIOD;
