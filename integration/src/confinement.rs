@@ -19,10 +19,12 @@ pub struct MemoryGroup {
 }
 
 impl Confinement {
-    /// Wraps the program of `command` so that it starts with the bound on open files.
-    pub fn wrap(&self, command: &Command) -> Command {
-        let mut wrapped = Command::new("prlimit");
-        wrapped.arg(format!("--nofile={0}:{0}", self.open_files)).arg("--");
+    /// Wraps the program of `command` so that it starts with the bounds: a node looks at them when it
+    /// starts.
+    pub fn wrap(&self, command: &Command, group: &MemoryGroup) -> Command {
+        let mut wrapped = Command::new("sh");
+        wrapped.args(["-c", "echo $$ >\"$0\" && exec \"$@\""]).arg(group.path.join("cgroup.procs"));
+        wrapped.arg("prlimit").arg(format!("--nofile={0}:{0}", self.open_files)).arg("--");
         wrapped.arg(command.get_program()).args(command.get_args());
         for (name, value) in command.get_envs() {
             match value {
@@ -48,13 +50,6 @@ impl Confinement {
         std::fs::create_dir(&path).unwrap();
         std::fs::write(path.join(limit), self.memory_bytes.to_string()).unwrap();
         MemoryGroup { path }
-    }
-}
-
-impl MemoryGroup {
-    /// Moves a process into the group.
-    pub fn take(&self, pid: u32) {
-        std::fs::write(self.path.join("cgroup.procs"), pid.to_string()).unwrap();
     }
 }
 

@@ -171,16 +171,13 @@ impl Node {
     fn spawn(&self, notify: &Path) -> Child {
         let log = File::options().create(true).append(true).open(self.path("log")).unwrap();
         let mut command = self.up_command(notify);
-        if let Some(confinement) = &self.options.confinement {
-            command = confinement.wrap(&command);
+        if let Some((confinement, group)) = self.options.confinement.iter().zip(&self.memory).next()
+        {
+            command = confinement.wrap(&command, group);
         }
         command.stdin(Stdio::null());
         command.stdout(Stdio::from(log.try_clone().unwrap())).stderr(Stdio::from(log));
-        let child = command.spawn().unwrap();
-        if let Some(group) = &self.memory {
-            group.take(child.id());
-        }
-        child
+        command.spawn().unwrap()
     }
 
     /// `coracle up` as this node starts it; it reports to the socket `notify`.
