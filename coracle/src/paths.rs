@@ -6,8 +6,10 @@ use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use agent::container::resources::pods_cgroup;
 use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
+use runtime::sandbox::{RuntimeConfig, shim_group};
 
 use crate::cli::DirOptions;
 
@@ -166,6 +168,17 @@ impl Paths {
                 fs::read_to_string(self.lock()).ok()?.trim().parse().ok()
             }
             _ => None,
+        }
+    }
+
+    /// The places of the node's sandboxes, below this control group: the same for the node and reset.
+    pub fn runtime(&self, cgroup_root: &str) -> RuntimeConfig {
+        RuntimeConfig {
+            state_dir: self.containers(),
+            run_dir: self.run_dir.clone(),
+            shim_binary: "/proc/self/exe".into(),
+            shim_group: shim_group(cgroup_root),
+            sandbox_group: pods_cgroup(cgroup_root),
         }
     }
 }

@@ -5,13 +5,11 @@ use std::io::{self, BufRead, IsTerminal, Write};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use agent::container::resources::pods_cgroup;
 use nix::mount::{MntFlags, umount2};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use runtime::Runtime;
 use runtime::engine::Remains;
-use runtime::sandbox::{RuntimeConfig, shim_group};
 
 use crate::Failure;
 use crate::cli::ResetOptions;
@@ -83,13 +81,7 @@ impl Stays {
 
 /// Ends every pod of the node, also those whose records are lost.
 async fn end_pods(options: &ResetOptions, paths: &Paths) -> Result<(), Failure> {
-    let runtime = Runtime::open(RuntimeConfig {
-        state_dir: paths.containers(),
-        run_dir: paths.run_dir.clone(),
-        shim_binary: "/proc/self/exe".into(),
-        shim_group: shim_group(&options.dirs.cgroup_root),
-        sandbox_group: pods_cgroup(&options.dirs.cgroup_root),
-    })?;
+    let runtime = Runtime::open(paths.runtime(&options.dirs.cgroup_root))?;
     let mut stays = Stays::default();
     stays.note("pods", runtime.cleanup(&HashSet::new()).await);
     stays.0.extend(left_of_pods(&runtime.remains().await?));

@@ -7,7 +7,6 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use agent::container::resources::pods_cgroup;
 use agent::pressure::threshold::{ENOUGH_BYTES, Threshold};
 use agent::{Agent, AgentConfig, Registries};
 use apiserver::ApiServer;
@@ -17,7 +16,6 @@ use netproxy::PodNetwork;
 use netproxy::proxy::Withdrawals;
 use runtime::Runtime;
 use runtime::image::ImageStore;
-use runtime::sandbox::{RuntimeConfig, shim_group};
 use tokio::io::{AsyncRead, AsyncWrite, DuplexStream, ReadBuf};
 use tokio::runtime::Handle;
 use tokio_util::sync::{CancellationToken, DropGuard};
@@ -38,13 +36,7 @@ pub(super) async fn start(
     (network, withdrawals): (PodNetwork, Withdrawals),
 ) -> Result<(), Failure> {
     let (options, paths, facts) = (launch.options, launch.paths, &launch.facts);
-    let runtime = Runtime::open(RuntimeConfig {
-        state_dir: paths.containers(),
-        run_dir: paths.run_dir.clone(),
-        shim_binary: "/proc/self/exe".into(),
-        shim_group: shim_group(&options.dirs.cgroup_root),
-        sandbox_group: pods_cgroup(&options.dirs.cgroup_root),
-    })?;
+    let runtime = Runtime::open(paths.runtime(&options.dirs.cgroup_root))?;
     let images = ImageStore::open(&paths.images())?.sparing_containers(&paths.containers());
     let node_user = component(&format!("system:node:{}", facts.name), &["system:nodes"]);
     let container_logs = options.dirs.log_dir.parent().unwrap_or(Path::new("/")).join("containers");
