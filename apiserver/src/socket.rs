@@ -1,5 +1,4 @@
-//! TCP connections of clients, of which it can be asked whether the client is gone although nobody
-//! reads them.
+//! TCP connections of clients. They tell that the client is gone also while the session does not read.
 
 use std::io::{self, IoSlice};
 use std::net::Shutdown;

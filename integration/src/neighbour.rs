@@ -106,7 +106,7 @@ async fn ask(endpoint: &Endpoint, stop: &AtomicBool) -> Vec<Duration> {
         let start = if now > due + PERIOD { due } else { now };
         match connection.try_raw(Method::GET, PATH, Bytes::new()).await {
             Some((status, _)) => assert!(status.is_success(), "a neighbour's GET: {status}"),
-            // A scenario starts the node anew: the time until then is not the tenant's doing.
+            // A scenario restarts the node: the tenant does not cause the time until it is ready.
             None => {
                 let Some(again) = reconnect(endpoint, stop).await else { break };
                 connection = again;

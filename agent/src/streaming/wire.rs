@@ -61,7 +61,7 @@ impl Room {
     }
 
     /// Waits until there is room for a piece, of which no more than [`PIECE_BYTES`] count, and queues
-    /// it. A stream that nobody reads any more swallows what comes.
+    /// it. A stream whose reader is gone discards the piece.
     pub(super) async fn queue(&self, inlet: &mpsc::Sender<Piece>, bytes: Bytes) {
         let count = u32::try_from(bytes.len().clamp(1, PIECE_BYTES)).unwrap_or(u32::MAX);
         // The semaphore is never closed.
