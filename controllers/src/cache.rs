@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use ::watch::restart::panic_text;
 use ::watch::{OwnText, keep_running};
-use futures::TryStreamExt;
+use futures::{FutureExt, TryStreamExt};
 use kube::api::{Api, ListParams, WatchEvent, WatchParams};
 use kube::{Client, Resource, ResourceExt};
 use serde::de::DeserializeOwned;
@@ -178,6 +178,17 @@ impl<K: Cached> Cache<K> {
         if version > *followed {
             self.apply(object, version);
         }
+    }
+
+    /// Follows the server, on a task of its own, until `token` is cancelled. Boxed, since there is a
+    /// copy of what runs a task for each type of task.
+    pub fn spawn(
+        self: &Arc<Self>,
+        api: Api<OwnText<K>>,
+        selector: Selection,
+        token: CancellationToken,
+    ) {
+        tokio::spawn(self.clone().run(api, selector, token).boxed());
     }
 
     /// Follows the server until `token` is cancelled.
@@ -351,7 +362,7 @@ impl<K: Cached + Resource<DynamicType = ()>> Cache<K> {
         token: &CancellationToken,
     ) {
         let api = Api::all(client.clone());
-        tokio::spawn(self.clone().run(api, selector, token.clone()));
+        self.spawn(api, selector, token.clone());
     }
 }
 

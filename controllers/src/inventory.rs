@@ -73,7 +73,7 @@ impl Inventory {
         for (resource, cache) in &self.caches {
             let api = Api::all_with(context.client.clone(), resource);
             let selection = Selection::default();
-            tokio::spawn(cache.clone().run(api, selection, context.token.clone()));
+            cache.spawn(api, selection, context.token.clone());
         }
     }
 

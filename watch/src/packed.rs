@@ -9,22 +9,23 @@ use serde::de::DeserializeOwned;
 /// for fields that it does not have; packed, some 300 bytes.
 #[derive(Clone)]
 pub struct Packed<K> {
-    text: Box<[u8]>,
+    text: Box<str>,
     kind: PhantomData<fn() -> K>,
 }
 
 impl<K: Serialize> Packed<K> {
     /// Packs an object; `None` when it cannot be written as JSON, which objects of the API can.
     pub fn new(object: &K) -> Option<Self> {
-        let text = serde_json::to_vec(object).ok()?.into_boxed_slice();
+        let text = serde_json::to_string(object).ok()?.into_boxed_str();
         Some(Self { text, kind: PhantomData })
     }
 }
 
 impl<K: DeserializeOwned> Packed<K> {
-    /// Decodes the object.
+    /// Decodes the object: from text, as the client does. The code that reads a type from bytes would
+    /// be there besides (docs/decisions/0010).
     pub fn unpack(&self) -> Option<K> {
-        serde_json::from_slice(&self.text).ok()
+        serde_json::from_str(&self.text).ok()
     }
 }
 

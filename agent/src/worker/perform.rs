@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures::FutureExt;
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Pod, PodCondition};
 use kube::Api;
@@ -64,6 +65,8 @@ impl Worker {
         work: impl Future<Output = Outcome> + Send + 'static,
     ) -> tokio::task::AbortHandle {
         let note = self.note.clone();
+        // There is a copy of what runs a task for each type of task.
+        let work = work.boxed();
         self.tasks.spawn(async move {
             let outcome = work.await;
             // Without a receiver the worker is gone and nobody cares.
