@@ -170,7 +170,7 @@ fn only_the_node_reaches_its_loopback() {
             std::fs::write("/proc/sys/net/ipv4/conf/all/route_localnet", "1").unwrap();
         });
         assert_eq!(in_a.ask(loopback, 9000), "TimedOut");
-        run("nft", "flush chain ip coracle-pods loopback");
+        run("nft", "flush chain ip coracle-pods strangers");
         assert!(in_a.ask(loopback, 9000).starts_with("node "), "the rule is what holds it back");
         drop(a);
     });

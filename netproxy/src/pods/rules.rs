@@ -83,19 +83,8 @@ pub fn replace<'a>(
                 .verdict(Verdict::Drop);
         });
     }
-    batch.base_chain("loopback", "filter", Hook::Prerouting, RAW);
-    for direction in [Direction::Source, Direction::Destination] {
-        batch.rule("loopback", |rule| {
-            // Pods' links have `route_localnet` for answers to the loopback, which are translated
-            // after this; nobody else's packets shall reach it (CVE-2020-8558).
-            rule.load_meta(Meta::InputLink, Register(0))
-                .differs(Register(0), LOOPBACK_LINK)
-                .address_in(direction, LOOPBACK)
-                .verdict(Verdict::Drop);
-        });
-    }
-    batch.base_chain("outside", "filter", Hook::Prerouting, RAW);
-    outside_rules(&mut batch, config);
+    batch.base_chain("strangers", "filter", Hook::Prerouting, RAW);
+    stranger_rules(&mut batch, config);
     if let Some(dns) = config.dns_ip {
         for (chain, hook) in [("raw-prerouting", Hook::Prerouting), ("raw-output", Hook::Output)] {
             batch.base_chain(chain, "filter", hook, RAW);
@@ -220,22 +209,34 @@ pub fn to_localhost<'r, 'a, 'b>(rule: &'r mut Rule<'a, 'b>) -> &'r mut Rule<'a, 
     rule.address_in(Direction::Destination, IpNet::V4(Ipv4Net::from(Ipv4Addr::LOCALHOST)))
 }
 
-/// Drops packets from outside the node that name an address of a pod, of a Service or of DNS.
-/// Clients outside use addresses of the node, which are translated after this; any other sender
-/// uses the node as a router into the cluster, or pretends to be a pod.
-fn outside_rules(batch: &mut Batch, config: &NetworkConfig) {
+/// Drops packets that name an address which their sender has nothing to do with.
+fn stranger_rules(batch: &mut Batch, config: &NetworkConfig) {
+    // Each packet passes here: the node's own to itself leave with the first rule.
+    accept_from(batch, Meta::InputLink, LOOPBACK_LINK);
+    for direction in [Direction::Source, Direction::Destination] {
+        batch.rule("strangers", |rule| {
+            // Pods' links have `route_localnet` for answers to the loopback, which are translated
+            // after this; other packets must not reach it (CVE-2020-8558).
+            rule.address_in(direction, LOOPBACK).verdict(Verdict::Drop);
+        });
+    }
+    accept_from(batch, Meta::InputGroup, POD_LINK_GROUP);
+    // Clients outside use addresses of the node, which are translated after this. A sender outside
+    // that names an address of a pod, of a Service or of DNS uses the node as a router into the
+    // cluster, or pretends to be a pod.
     for network in [config.pod_cidr, config.service_cidr] {
         for direction in [Direction::Source, Direction::Destination] {
-            batch.rule("outside", |rule| {
-                rule.load_meta(Meta::InputGroup, Register(0))
-                    .differs(Register(0), POD_LINK_GROUP)
-                    .load_meta(Meta::InputLink, Register(0))
-                    .differs(Register(0), LOOPBACK_LINK)
-                    .address_in(direction, IpNet::V4(network.trunc()))
-                    .verdict(Verdict::Drop);
+            batch.rule("strangers", |rule| {
+                rule.address_in(direction, IpNet::V4(network.trunc())).verdict(Verdict::Drop);
             });
         }
     }
+}
+
+fn accept_from(batch: &mut Batch, link: Meta, number: u32) {
+    batch.rule("strangers", |rule| {
+        rule.load_meta(link, Register(0)).equals(Register(0), number).verdict(Verdict::Accept);
+    });
 }
 
 fn postrouting_rules(batch: &mut Batch, config: &NetworkConfig) {

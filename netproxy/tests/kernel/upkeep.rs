@@ -74,7 +74,7 @@ fn rules_come_back_when_others_remove_them() {
             "flush table ip coracle-pods",
             "flush set ip coracle-pods hairpin",
             "flush map ip coracle-pods hostports",
-            "flush chain ip coracle-pods loopback",
+            "flush chain ip coracle-pods strangers",
             "add rule ip coracle-pods forward drop",
         ] {
             run("nft", command);
