@@ -103,11 +103,14 @@ impl Usage {
         self.total = (self.total + after).saturating_sub(before);
         let share = share_of(key);
         match self.shares.get_mut(share) {
-            Some(taken) => *taken = (*taken + after).saturating_sub(before),
-            None => drop(self.shares.insert(share.into(), after)),
-        }
-        if self.shares.get(share) == Some(&0) {
-            self.shares.remove(share);
+            Some(taken) => {
+                *taken = (*taken + after).saturating_sub(before);
+                if *taken == 0 {
+                    self.shares.remove(share);
+                }
+            }
+            None if after > 0 => drop(self.shares.insert(share.into(), after)),
+            None => {}
         }
         let part = if self.alarm { ALARM_PERCENT.1 } else { ALARM_PERCENT.0 };
         self.alarm = self.total >= self.max.saturating_mul(part) / 100;
