@@ -1,6 +1,7 @@
 //! An amount of something that several holders share, none of which gets more than its part.
 
 use std::collections::HashMap;
+use std::convert::Infallible;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// What is there to share, in units of the owner's choice.
@@ -57,6 +58,11 @@ impl Budget {
         self.lock().sum
     }
 
+    /// The bounds on what all holders and on what one of them has.
+    fn bounds(&self) -> (usize, usize) {
+        (self.0.total, self.0.per_holder)
+    }
+
     /// Whether it is the same as `other`.
     pub(crate) fn is(&self, other: &Budget) -> bool {
         Arc::ptr_eq(&self.0, &other.0)
@@ -71,36 +77,55 @@ impl Budget {
 impl Lease {
     /// Takes `more`, or nothing and returns false when that would be too much.
     pub(crate) fn grow(&mut self, more: usize) -> bool {
-        let budget = self.budget.clone();
-        let mut held = budget.lock();
-        let own = held.of(&self.holder);
-        if held.sum + more > budget.0.total || own + more > budget.0.per_holder {
-            return false;
-        }
-        held.change(self, self.amount + more);
-        true
+        let (total, per_holder) = self.budget.bounds();
+        let admitted = self.change(self.amount + more, |own, sum| {
+            if own + more > per_holder || sum + more > total { Err(()) } else { Ok(()) }
+        });
+        admitted.is_ok()
     }
 
     /// Takes `more`, which may exceed a bound as long as no other lease counts against it: one
     /// lease is always possible, however large.
     pub(crate) fn grow_or_alone(&mut self, more: usize) -> Result<(), Full> {
-        let budget = self.budget.clone();
-        let mut held = budget.lock();
-        let own = held.of(&self.holder);
-        if own > self.amount && own + more > budget.0.per_holder {
-            return Err(Full::Holder);
-        }
-        if held.sum > self.amount && held.sum + more > budget.0.total {
-            return Err(Full::Total);
-        }
-        held.change(self, self.amount + more);
-        Ok(())
+        let ((total, per_holder), amount) = (self.budget.bounds(), self.amount);
+        self.change(amount + more, |own, sum| {
+            if own > amount && own + more > per_holder {
+                return Err(Full::Holder);
+            }
+            if sum > amount && sum + more > total { Err(Full::Total) } else { Ok(()) }
+        })
     }
 
     /// Changes the amount, whatever the bounds.
     pub(crate) fn set(&mut self, amount: usize) {
-        let budget = self.budget.clone();
-        budget.lock().change(self, amount);
+        let Ok(()) = self.change::<Infallible>(amount, |_, _| Ok(()));
+    }
+
+    /// Changes the amount, unless `admit` refuses: it gets what the holder and what all together
+    /// have now.
+    fn change<E>(
+        &mut self,
+        amount: usize,
+        admit: impl FnOnce(usize, usize) -> Result<(), E>,
+    ) -> Result<(), E> {
+        let mut held = self.budget.lock();
+        let Held { sum, by_holder } = &mut *held;
+        let own = by_holder.get_mut(&self.holder);
+        let before = own.as_ref().map_or(0, |own| **own);
+        admit(before, *sum)?;
+        *sum = *sum - self.amount + amount;
+        match (own, before - self.amount + amount) {
+            (Some(_), 0) => {
+                by_holder.remove(&self.holder);
+            }
+            (Some(own), after) => *own = after,
+            (None, 0) => {}
+            (None, after) => {
+                by_holder.insert(self.holder.clone(), after);
+            }
+        }
+        self.amount = amount;
+        Ok(())
     }
 
     pub(crate) fn amount(&self) -> usize {
@@ -116,25 +141,11 @@ impl Lease {
     }
 }
 
-impl Held {
-    fn of(&self, holder: &Arc<str>) -> usize {
-        self.by_holder.get(holder).copied().unwrap_or(0)
-    }
-
-    fn change(&mut self, lease: &mut Lease, amount: usize) {
-        self.sum = self.sum - lease.amount + amount;
-        let own = self.of(&lease.holder) - lease.amount + amount;
-        match own {
-            0 => self.by_holder.remove(&lease.holder),
-            _ => self.by_holder.insert(lease.holder.clone(), own),
-        };
-        lease.amount = amount;
-    }
-}
-
 impl Drop for Lease {
     fn drop(&mut self) {
-        self.set(0);
+        if self.amount > 0 {
+            self.set(0);
+        }
     }
 }
 

@@ -10,7 +10,6 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::sync::watch;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
@@ -161,7 +160,7 @@ impl<T: AsyncWrite + Unpin> AsyncWrite for Placed<T> {
 }
 
 /// What goes on on a connection.
-#[derive(Clone, Copy, Debug)]
+#[derive(Debug)]
 struct Use {
     /// Requests that are being answered, until the last byte of the answer.
     open: usize,
@@ -171,9 +170,18 @@ struct Use {
     since: Instant,
 }
 
+impl Use {
+    /// When the connection has been without a request for too long, if no other comes. Counted from
+    /// `now` while one is being answered.
+    fn idle_from(&self, now: Instant) -> Instant {
+        let since = if self.open > 0 { now } else { self.since };
+        since + if self.spoke { IDLE_TIMEOUT } else { FIRST_REQUEST_TIMEOUT }
+    }
+}
+
 /// Counts the requests of one connection.
 #[derive(Clone, Debug)]
-pub(crate) struct Activity(Arc<watch::Sender<Use>>);
+pub(crate) struct Activity(Arc<Mutex<Use>>);
 
 /// A request that is being answered.
 pub(crate) struct Ongoing(Activity);
@@ -182,43 +190,40 @@ impl Activity {
     /// A connection that has just been made.
     pub(crate) fn new() -> Self {
         let now = Use { open: 0, spoke: false, since: Instant::now() };
-        Self(Arc::new(watch::Sender::new(now)))
+        Self(Arc::new(Mutex::new(now)))
     }
 
     /// Begins a request, which lasts until the guard is dropped.
     pub(crate) fn begin(&self) -> Ongoing {
-        self.0.send_modify(|now| {
-            *now = Use { open: now.open + 1, spoke: true, since: Instant::now() };
-        });
+        let mut now = self.lock();
+        *now = Use { open: now.open + 1, spoke: true, since: Instant::now() };
+        drop(now);
         Ongoing(self.clone())
     }
 
-    /// Waits until the connection has been without a request for too long.
+    /// Waits until the connection has been without a request for too long. It looks when that could
+    /// be the case at the earliest: waking it with each request costs more than the request's lock.
     pub(crate) async fn idle(&self) {
-        let mut changes = self.0.subscribe();
         loop {
-            let now = *changes.borrow_and_update();
-            let patience = if now.spoke { IDLE_TIMEOUT } else { FIRST_REQUEST_TIMEOUT };
-            let changed = if now.open > 0 {
-                changes.changed().await.is_ok()
-            } else {
-                tokio::select! {
-                    changed = changes.changed() => changed.is_ok(),
-                    () = tokio::time::sleep_until(now.since + patience) => return,
-                }
-            };
-            if !changed {
+            let now = Instant::now();
+            let due = self.lock().idle_from(now);
+            if due <= now {
                 return;
             }
+            tokio::time::sleep_until(due).await;
         }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Use> {
+        // Nothing that holds the lock panics.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl Drop for Ongoing {
     fn drop(&mut self) {
-        self.0.0.send_modify(|now| {
-            *now = Use { open: now.open - 1, spoke: true, since: Instant::now() };
-        });
+        let mut now = self.0.lock();
+        *now = Use { open: now.open - 1, spoke: true, since: Instant::now() };
     }
 }
 
@@ -264,13 +269,32 @@ mod tests {
         assert!(connections.admit(HERE, true).is_some());
     }
 
-    #[tokio::test]
-    async fn connection_with_a_request_is_not_idle() {
+    #[test]
+    fn connection_is_idle_after_its_last_request() {
         let activity = Activity::new();
+        let made = activity.lock().since;
+        let later = made + Duration::from_secs(1000);
+        assert_eq!(activity.lock().idle_from(later), made + FIRST_REQUEST_TIMEOUT);
+        let requests = [activity.begin(), activity.begin()];
+        for request in requests {
+            assert_eq!(activity.lock().idle_from(later), later + IDLE_TIMEOUT);
+            drop(request);
+        }
+        let ended = activity.lock().since;
+        assert!(ended > made);
+        assert_eq!(activity.lock().idle_from(later), ended + IDLE_TIMEOUT);
+    }
+
+    #[tokio::test]
+    async fn connection_with_a_request_stays() {
+        let activity = Activity::new();
+        let long_ago = Instant::now() - 2 * IDLE_TIMEOUT;
         let request = activity.begin();
+        activity.lock().since = long_ago;
         let idle = tokio::time::timeout(Duration::from_millis(50), activity.idle());
         assert!(idle.await.is_err());
         drop(request);
-        assert_eq!(activity.0.borrow().open, 0);
+        activity.lock().since = long_ago;
+        activity.idle().await;
     }
 }

@@ -24,17 +24,24 @@ const PROTOBUF_MAP_BYTES: usize = 4;
 /// Memory that a body takes at the most as a tree of values, without its texts: what is known before
 /// it is parsed.
 pub(crate) fn tree_bytes(body: &[u8]) -> usize {
-    let count = |wanted: &[u8]| body.iter().filter(|byte| wanted.contains(byte)).count();
-    match body.iter().find(|byte| !byte.is_ascii_whitespace()) {
-        Some(b'{' | b'[') => VALUE_BYTES * count(b",[{") + MAP_BYTES * count(b"{").min(count(b":")),
-        _ if body.starts_with(b"k8s\0") => body.len() / PROTOBUF_MAP_BYTES * MAP_BYTES,
-        _ => VALUE_BYTES * count(b",[{\n") + MAP_BYTES * count(b":"),
-    }
+    let count = |byte: u8| memchr::memchr_iter(byte, body).count();
+    let (values, maps) = match body.iter().find(|byte| !byte.is_ascii_whitespace()) {
+        Some(b'{' | b'[') => {
+            let open = count(b'{');
+            (count(b',') + count(b'[') + open, open.min(count(b':')))
+        }
+        _ if body.starts_with(b"k8s\0") => (0, body.len() / PROTOBUF_MAP_BYTES),
+        _ => (count(b',') + count(b'[') + count(b'{') + count(b'\n'), count(b':')),
+    };
+    VALUE_BYTES * values + MAP_BYTES * maps
 }
 
 impl ApiServer {
-    /// Bytes of the stored object that the request names.
+    /// Bytes of the stored object that the request names; 0 if it names none.
     pub(crate) fn stored_bytes(&self, info: &RequestInfo) -> usize {
+        if info.name.is_empty() {
+            return 0;
+        }
         let found = self.catalog.find(&info.group, &info.version, &info.resource);
         let key = found.map(|(resource, _)| {
             let namespace = if resource.namespaced { info.namespace.as_str() } else { "" };
@@ -45,8 +52,9 @@ impl ApiServer {
 
     /// Whether the client has chosen so much work that it is done away from the threads that serve
     /// the API: a large body, a change of a large object, objects in another form than the stored
-    /// one, or rules to compare.
-    pub(crate) fn is_heavy(&self, info: &RequestInfo, parts: &Parts, body_bytes: usize) -> bool {
+    /// one, or rules to compare. `written_bytes` are those of the body and of the object that it
+    /// changes.
+    pub(crate) fn is_heavy(&self, info: &RequestInfo, parts: &Parts, written_bytes: usize) -> bool {
         if !info.is_resource {
             return false;
         }
@@ -56,7 +64,6 @@ impl ApiServer {
                 [";as=", ";as =", "yaml"].into_iter().any(|form| accept.contains(form))
             })
         };
-        let stored_bytes = || self.stored_bytes(info);
         let listed_bytes = || {
             let found = self.catalog.find(&info.group, &info.version, &info.resource);
             found.map_or(0, |(resource, _)| {
@@ -77,8 +84,8 @@ impl ApiServer {
         }
         match info.verb {
             "list" => transforms() && listed_bytes() > HEAVY_BYTES,
-            "get" => stored_bytes() > HEAVY_BYTES && transforms(),
-            _ => body_bytes > HEAVY_BYTES || body_bytes + stored_bytes() > HEAVY_BYTES,
+            "get" => transforms() && self.stored_bytes(info) > HEAVY_BYTES,
+            _ => written_bytes > HEAVY_BYTES,
         }
     }
 }

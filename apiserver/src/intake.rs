@@ -49,8 +49,8 @@ const HEAVY_MAX: usize = 4;
 /// tenant can make as many of them as it likes. No user name reads like the accounts of a namespace.
 pub(crate) fn holder(user: &User) -> Arc<str> {
     match service_account(&user.name) {
-        Some((namespace, _)) => format!("namespace:{namespace}").into(),
-        None => format!("user:{}", user.name).into(),
+        Some((namespace, _)) => ["namespace:", namespace].concat().into(),
+        None => ["user:", &user.name].concat().into(),
     }
 }
 

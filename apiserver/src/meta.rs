@@ -111,15 +111,21 @@ fn decoded_copies(stored: &Served) -> usize {
     }
 }
 
+/// What stands for the core group, which has no name.
+const CORE: &str = "core";
+
 /// The bucket of a resource type, by its stored name: `apps.deployments`, `core.pods`.
 pub(crate) fn bucket(resource: &Resource) -> String {
     let Served { group, plural, .. } = &resource.served[0];
-    if group.is_empty() { format!("core.{plural}") } else { format!("{group}.{plural}") }
+    let group = if group.is_empty() { CORE } else { group };
+    [group, ".", plural].concat()
 }
 
 /// `bucket/namespace/name`; the namespace is empty for cluster-scoped objects.
 pub(crate) fn key(resource: &Resource, namespace: &str, name: &str) -> String {
-    format!("{}/{namespace}/{name}", bucket(resource))
+    let Served { group, plural, .. } = &resource.served[0];
+    let group = if group.is_empty() { CORE } else { group };
+    [group, ".", plural, "/", namespace, "/", name].concat()
 }
 
 /// What all keys of a namespace have in common, or of all namespaces when it is empty.

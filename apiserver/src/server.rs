@@ -33,7 +33,7 @@ use crate::requests::Requests;
 use crate::security::{Attributes, Decision, Security, User};
 use crate::services::Services;
 use crate::stream_proxy::{NodeDialer, Nodes};
-use crate::tls_listener::{FromNetwork, FromThisMachine};
+use crate::tls_listener::Origin;
 use crate::ui::{self, Dashboard};
 use crate::{audit, components, metrics, public, subresources, verbs};
 
@@ -143,13 +143,14 @@ impl ApiServer {
         self.nodes.get()
     }
 
-    /// Answers one request. A [`User`] among the request's extensions is believed.
+    /// Answers one request. A user among the request's extensions ([`User::send`])
+    /// is believed.
     pub fn handle(self: &Arc<Self>, request: Request<Body>) -> BoxFuture<'static, Response<Body>> {
         let server = self.clone();
         // Boxed so that callers need not prove anew, for every lifetime in it, that it is `Send`.
         async move {
             let from_browser = ui::from_browser(request.headers());
-            let application = request.uri().path().contains("/proxy");
+            let application = from_browser && request.uri().path().contains("/proxy");
             let mut request = request;
             let trail = audit::begin(server.audit.get(), &mut request);
             let answer = AssertUnwindSafe(server.answer(request)).catch_unwind().await;
@@ -174,7 +175,7 @@ impl ApiServer {
         let (mut parts, body) = request.into_parts();
         let query = Query::parse(parts.uri.query().unwrap_or(""));
         let info = RequestInfo::parse(&parts.method, &parts.uri, &query);
-        let inside = parts.extensions.get::<FromNetwork>().is_none();
+        let inside = parts.extensions.get::<Arc<Origin>>().is_none();
         if !inside {
             self.admit_browser(&mut parts, &info)?;
         }
@@ -199,8 +200,8 @@ impl ApiServer {
             let tunnel = tunnel.then(|| self.intake.tunnel(&holder)).transpose()?;
             let place = (!inside).then(|| self.intake.stream(&holder)).transpose()?;
             let deadline = Deadline::default();
-            let response = self.route(&user, &info, &query, parts, body, &deadline).await?;
-            let response = self.stream(response, &holder, place)?;
+            let routed = self.route(&user, &info, &query, parts, body, &deadline).boxed();
+            let response = self.stream(routed.await?, &holder, place)?;
             return Ok(response.map(|body| body::holding(body, tunnel)));
         }
         let timeout = self.config.request_timeout;
@@ -217,21 +218,23 @@ impl ApiServer {
             }
         };
         let _place = (!inside).then(|| self.intake.place(&holder)).transpose()?;
-        let heavy = self.is_heavy(&info, &parts, body_bytes);
-        let responses = &self.intake.responses;
         let writes = !is_read(&parts.method);
+        let written_bytes = if writes { body_bytes + self.stored_bytes(&info) } else { 0 };
+        let heavy = self.is_heavy(&info, &parts, written_bytes);
+        let responses = &self.intake.responses;
         // Whether the response to a write can be sent is known before it is done.
-        let room = (writes && !inside)
-            .then(|| responses.room(&holder, body_bytes + self.stored_bytes(&info)))
-            .transpose()?;
+        let room =
+            (writes && !inside).then(|| responses.room(&holder, written_bytes)).transpose()?;
         let (server, deadline) = (self.clone(), Deadline::default());
         // Work on another thread goes on without its client.
         let _ends = deadline.ends_on_drop();
         let until = deadline.clone();
+        // Boxed where it is made, so that what waits for it does not have its size.
         let work = async move {
             until.check()?;
             server.route(&user, &info, &query, parts, body, &until).await
-        };
+        }
+        .boxed();
         let answered =
             async { if heavy { self.intake.heavy(&holder, work).await? } else { work.await } };
         let response = deadline.limit(timeout, answered).await?;
@@ -260,11 +263,11 @@ impl ApiServer {
         if parts.extensions.get::<ui::Vouched>().is_none() {
             ui::refuse_foreign_pages(parts, info)?;
         }
-        let identified = parts.extensions.get::<User>().is_some();
+        let identified = User::sends(&parts.extensions).is_some();
         if !identified && let Some(user) = self.ui.user_of_cookie(parts) {
             ui::check_host(parts, &self.config.ui_hosts)?;
             ui::refuse_application(info)?;
-            parts.extensions.insert(user);
+            Arc::new(user).send(&mut parts.extensions);
         }
         Ok(())
     }
@@ -329,7 +332,7 @@ impl ApiServer {
             return Err(ApiError::method_not_allowed());
         }
         let mut headers = parts.headers.clone();
-        if parts.extensions.get::<FromThisMachine>().is_some() {
+        if parts.extensions.get::<Arc<Origin>>().is_some_and(|origin| origin.on_this_machine) {
             headers.remove(ACCEPT_ENCODING);
         }
         let call = Call::new(self, user, info, query, &headers, found).until(deadline);

@@ -19,13 +19,14 @@ const GONE_INTERVAL: Duration = Duration::from_secs(2);
 /// The connection of a client.
 pub(crate) struct Socket(Arc<Shared>);
 
+#[derive(Debug)]
 struct Shared {
     stream: TcpStream,
     read_bytes: AtomicUsize,
 }
 
-/// Among a request's extensions: the client at the other end of its connection.
-#[derive(Clone)]
+/// The client at the other end of a connection.
+#[derive(Clone, Debug)]
 pub(crate) struct Client(Weak<Shared>);
 
 impl Socket {

@@ -26,7 +26,7 @@ use crate::call::Call;
 use crate::error::ApiError;
 use crate::intake;
 use crate::socket::Client;
-use crate::tls_listener::FromNetwork;
+use crate::tls_listener::Origin;
 use target::Target;
 
 /// What is read ahead from a node or pod, whose client may read slowly; the head of its answer has to
@@ -104,7 +104,7 @@ pub(crate) fn answer(call: &Call<'_>, parts: Parts, body: Body) -> BoxFuture<'st
 /// The place of a session, for a client of another process that wants one.
 fn place(call: &Call<'_>, parts: &Parts) -> Result<Option<Lease>, ApiError> {
     let wanted =
-        parts.headers.contains_key(UPGRADE) && parts.extensions.get::<FromNetwork>().is_some();
+        parts.headers.contains_key(UPGRADE) && parts.extensions.get::<Arc<Origin>>().is_some();
     wanted.then(|| call.server.intake.session(&intake::holder(call.user))).transpose()
 }
 
@@ -118,7 +118,8 @@ async fn forward(
     body: Body,
     place: Option<Lease>,
 ) -> Result<Response<Body>, ApiError> {
-    let client = parts.extensions.get::<Client>().cloned();
+    let origin = parts.extensions.get::<Arc<Origin>>();
+    let client = origin.and_then(|origin| origin.client.clone());
     let unreachable =
         |error: hyper::Error| ApiError::internal(format!("error dialing backend: {error}"));
     let upgrades = parts.headers.contains_key(UPGRADE);

@@ -27,7 +27,7 @@ use x509_parser::prelude::{FromDer, X509Certificate};
 use crate::connections::{Activity, Connections, Ongoing, Place, Placed};
 use crate::progress::{Lasting, Pieces, Progress};
 use crate::security::User;
-use crate::socket::Socket;
+use crate::socket::{Client, Socket};
 
 /// A client that has not finished its handshake by then is gone or hostile.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
@@ -55,23 +55,24 @@ const DRAIN_TIMEOUT: Duration = Duration::from_secs(5);
 /// Pause after a failed accept (out of file descriptors, say).
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
-/// Among a request's extensions: it came over the network, not from a client in this process.
-#[derive(Clone, Copy, Debug)]
-pub struct FromNetwork;
-
-/// Among a request's extensions: the client is on this machine, where bytes cost nothing on their
-/// way but compressing them does.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct FromThisMachine;
-
-/// Among a request's extensions: the other end of its connection.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct PeerAddress(pub(crate) SocketAddr);
+/// The connection over which a request came: an `Arc` of it is among the extensions of each request,
+/// except for those of clients in this process.
+#[derive(Debug, Default)]
+pub(crate) struct Origin {
+    /// The other end.
+    pub(crate) peer: Option<SocketAddr>,
+    /// Whether the client is on this machine, where bytes cost nothing on their way but compressing
+    /// them does.
+    pub(crate) on_this_machine: bool,
+    /// The client, of which a session asks whether it is still there.
+    pub(crate) client: Option<Client>,
+}
 
 /// Accepts connections until `shutdown`, then lets open requests finish for a few seconds.
 ///
-/// `places` is shared by all listeners of the API. `handle` gets each request with the [`User`] of a verified client certificate, if there was
-/// one, among its extensions; HTTP/1.1 upgrades work through `hyper::upgrade::on`.
+/// `places` is shared by all listeners of the API. `handle` gets each request with the [`User`] of a
+/// verified client certificate, if there was one, among its extensions; HTTP/1.1 upgrades work through
+/// `hyper::upgrade::on`.
 pub async fn serve_tls<H, F, B>(
     listener: TcpListener,
     tls: Arc<ServerConfig>,
@@ -188,9 +189,10 @@ where
     B::Data: Send,
     B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
 {
-    let peer = stream.peer_addr().ok().map(PeerAddress);
+    let peer = stream.peer_addr().ok();
     let socket = Socket::new(stream);
-    let client = socket.client();
+    let client = Some(socket.client());
+    let origin = Arc::new(Origin { peer, on_this_machine: local, client });
     let stream = timeout(HANDSHAKE_TIMEOUT, acceptor.accept(socket))
         .await
         .map_err(|_| ConnectionError::HandshakeTimeout)?
@@ -200,23 +202,17 @@ where
         .1
         .peer_certificates()
         .and_then(|chain| chain.first())
-        .and_then(user_of_certificate);
+        .and_then(user_of_certificate)
+        .map(Arc::new);
     let (activity, progress) = (Activity::new(), Progress::new());
     let stream = Placed { stream, _place: place.clone() };
     let (requests, responses) = (activity.clone(), progress.clone());
     let service = service_fn(move |mut request: Request<Incoming>| {
         place.speaks();
         let ongoing = requests.begin();
-        request.extensions_mut().insert(FromNetwork);
-        request.extensions_mut().insert(client.clone());
-        if let Some(peer) = peer {
-            request.extensions_mut().insert(peer);
-        }
-        if local {
-            request.extensions_mut().insert(FromThisMachine);
-        }
+        request.extensions_mut().insert(origin.clone());
         if let Some(user) = &user {
-            request.extensions_mut().insert(user.clone());
+            user.clone().send(request.extensions_mut());
         }
         let answer = handle(request);
         let responses = responses.clone();

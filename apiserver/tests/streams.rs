@@ -124,7 +124,7 @@ async fn call(server: &Arc<ApiServer>, method: &str, path: &str, object: Value) 
         .header("content-type", "application/json")
         .body(body::full(object.to_string()))
         .unwrap();
-    request.extensions_mut().insert(User::authenticated("test", &["system:masters"]));
+    Arc::new(User::authenticated("test", &["system:masters"])).send(request.extensions_mut());
     let response = server.handle(request).await;
     let code = response.status();
     let text = response.into_body().collect().await.unwrap().to_bytes();

@@ -17,14 +17,14 @@ use tokio_util::task::AbortOnDropHandle;
 /// Returns a client that acts as `user`, who counts as authenticated; `threads` run the handlers of
 /// its requests. A request whose future is dropped is cancelled, as over a connection.
 pub fn client(server: &Arc<ApiServer>, user: User, threads: &Handle) -> Client {
-    let (server, threads) = (server.clone(), threads.clone());
+    let (server, user, threads) = (server.clone(), Arc::new(user), threads.clone());
     let service = tower::service_fn(move |request: http::Request<kube::client::Body>| {
         let server = server.clone();
         let (user, threads) = (user.clone(), threads.clone());
         async move {
             let mut request =
                 request.map(|body| body.map_err(apiserver::BoxError::from).boxed_unsync());
-            request.extensions_mut().insert(user);
+            user.send(request.extensions_mut());
             // Fails only when the threads have been stopped: the server catches panics.
             let answer: Result<_, JoinError> =
                 AbortOnDropHandle::new(threads.spawn(server.handle(request))).await;

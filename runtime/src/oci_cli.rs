@@ -141,14 +141,14 @@ async fn command(arguments: &Arguments) -> Result<i32, CommandError> {
     })?;
     let id = arguments.id()?;
     match name.as_str() {
-        "create" => create(&runtime, &root, id, arguments).await.map(|_| 0),
+        "create" => Box::pin(create(&runtime, &root, id, arguments)).await.map(|_| 0),
         "start" => start(&runtime, &root, id).await.map(|_| 0),
         "state" => state(&runtime, &root, id).await,
         "kill" => kill(&runtime, &root, id, arguments).await,
         "delete" => delete(&runtime, &root, id, arguments).await,
         "exec" => exec(&runtime, id, arguments).await,
         "run" => {
-            let sandbox = create(&runtime, &root, id, arguments).await?;
+            let sandbox = Box::pin(create(&runtime, &root, id, arguments)).await?;
             let mut events = sandbox.events();
             let code = match release(&sandbox, &root, id).await {
                 Ok(()) => match events.recv().await {

@@ -153,7 +153,7 @@ impl Preparation {
         for volume in volumes.unwrap_or_default() {
             let name = volume.name.clone();
             let wrong = |cause| MountError { volume: name.clone(), cause };
-            let made = self.make(volume, &payloads).await.map_err(wrong)?;
+            let made = Box::pin(self.make(volume, &payloads)).await.map_err(wrong)?;
             bytes += made.object_bytes;
             if bytes > MAX_POD_BYTES {
                 return Err(wrong(VolumeError::Bytes));

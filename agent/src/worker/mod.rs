@@ -161,7 +161,8 @@ impl Worker {
 
     /// Lives as long as the pod has anything on this node.
     pub async fn run(mut self) {
-        self.begin().await;
+        // Boxed, since the worker lives as long as its pod and this does not.
+        Box::pin(self.begin()).await;
         if let Some(refusal) = self.refusal.take() {
             self.reject(refusal);
         }

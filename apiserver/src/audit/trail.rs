@@ -19,7 +19,7 @@ use crate::body::Body;
 use crate::request::RequestInfo;
 use crate::security::{Attributes, Refusal, User};
 use crate::server::ApiServer;
-use crate::tls_listener::PeerAddress;
+use crate::tls_listener::Origin;
 
 /// Bytes of the client's name that are recorded, and what follows those that are cut (upstream's).
 const MAX_USER_AGENT_BYTES: usize = 1024;
@@ -80,7 +80,7 @@ pub(crate) async fn admit(
     server: &ApiServer,
     parts: &mut Parts,
     info: &RequestInfo,
-    user: &Result<User, Refusal>,
+    user: &Result<Arc<User>, Refusal>,
     body: Body,
 ) -> Body {
     let Some(trail) = parts.extensions.remove::<Arc<Trail>>() else { return body };
@@ -118,7 +118,7 @@ impl Trail {
         server: &ApiServer,
         parts: &Parts,
         info: &RequestInfo,
-        user: &Result<User, Refusal>,
+        user: &Result<Arc<User>, Refusal>,
     ) -> Option<Plan> {
         // The user that was authenticated, whom impersonation may have changed.
         let own = match (user, parts.headers.contains_key("impersonate-user")) {
@@ -136,7 +136,8 @@ impl Trail {
             annotations.insert("authorization.k8s.io/decision", word.to_owned());
             annotations.insert("authorization.k8s.io/reason", decision.reason);
         }
-        let impersonated = user.as_ref().ok().filter(|user| **user != own).map(User::to_json);
+        let impersonated =
+            user.as_ref().ok().filter(|user| **user != own).map(|user| user.to_json());
         let stages =
             [Stage::RequestReceived, Stage::ResponseStarted, Stage::ResponseComplete, Stage::Panic];
         let event = Event {
@@ -147,7 +148,7 @@ impl Trail {
             stage: "",
             request_uri: parts.uri.path_and_query().map_or(String::new(), ToString::to_string),
             verb: info.verb,
-            user: if own == User::default() { json!({}) } else { own.to_json() },
+            user: if *own == User::default() { json!({}) } else { own.to_json() },
             impersonated_user: impersonated,
             source_ips: source_ips(parts),
             user_agent: user_agent(&parts.headers),
@@ -309,7 +310,8 @@ fn source_ips(parts: &Parts) -> Vec<String> {
     let named = headers.filter_map(|value| value.to_str().ok()).flat_map(|text| text.split(','));
     let named = named.filter_map(|text| text.trim().parse::<std::net::IpAddr>().ok());
     let mut ips: Vec<String> = named.take(MAX_SOURCE_IPS).map(|ip| ip.to_string()).collect();
-    let peer = parts.extensions.get::<PeerAddress>().map(|peer| peer.0.ip().to_canonical());
+    let origin = parts.extensions.get::<Arc<Origin>>();
+    let peer = origin.and_then(|origin| origin.peer).map(|peer| peer.ip().to_canonical());
     // Parts of this process have no connection.
     let peer = peer.map_or_else(|| "127.0.0.1".to_owned(), |ip| ip.to_string());
     if ips.last() != Some(&peer) {

@@ -43,18 +43,18 @@ impl Security {
     /// in-process client, or a TLS client certificate), else a bearer token, else nobody. Whoever
     /// may act as somebody else and asks for it (`kubectl --as`) becomes that user.
     #[allow(clippy::unused_async)]
-    pub async fn authenticate(&self, parts: &Parts) -> Result<User, Refusal> {
+    pub async fn authenticate(&self, parts: &Parts) -> Result<Arc<User>, Refusal> {
         impersonate(&self.rbac, self.identify(parts)?, &parts.headers)
     }
 
     /// Returns the user that sends a request, before any impersonation.
-    pub(crate) fn identify(&self, parts: &Parts) -> Result<User, Refusal> {
-        if let Some(user) = parts.extensions.get::<User>() {
+    pub(crate) fn identify(&self, parts: &Parts) -> Result<Arc<User>, Refusal> {
+        if let Some(user) = User::sends(&parts.extensions) {
             return Ok(user.clone());
         }
         match parts.headers.get(AUTHORIZATION) {
-            Some(value) => self.user_of_token(value.as_bytes()),
-            None => Ok(User::anonymous()),
+            Some(value) => self.user_of_token(value.as_bytes()).map(Arc::new),
+            None => Ok(Arc::new(User::anonymous())),
         }
     }
 

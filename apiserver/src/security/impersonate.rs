@@ -1,6 +1,7 @@
 //! Acting as somebody else (`kubectl --as`), for those who may.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use http::HeaderMap;
 
@@ -14,7 +15,11 @@ const UID: &str = "impersonate-uid";
 const EXTRA: &str = "impersonate-extra-";
 
 /// The user as whom the request is to be treated: the one in its headers, or `user` itself.
-pub(super) fn impersonate(rbac: &Rbac, user: User, headers: &HeaderMap) -> Result<User, Refusal> {
+pub(super) fn impersonate(
+    rbac: &Rbac,
+    user: Arc<User>,
+    headers: &HeaderMap,
+) -> Result<Arc<User>, Refusal> {
     let all = |name: &str| -> Vec<String> {
         headers
             .get_all(name)
@@ -86,7 +91,7 @@ pub(super) fn impersonate(rbac: &Rbac, user: User, headers: &HeaderMap) -> Resul
     if !groups.iter().any(|group| group == AUTHENTICATED || group == UNAUTHENTICATED) {
         groups.push(implied.to_owned());
     }
-    Ok(User { name, uid, groups, extra })
+    Ok(Arc::new(User { name, uid, groups, extra }))
 }
 
 /// Returns the namespace and the name in the user name of a ServiceAccount (upstream

@@ -1,7 +1,9 @@
 //! The identity behind a request.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
+use http::Extensions;
 use serde_json::{Value, json};
 
 /// Everybody who has proved who they are.
@@ -41,6 +43,16 @@ impl User {
             groups: vec![UNAUTHENTICATED.to_owned()],
             ..Self::default()
         }
+    }
+
+    /// Has the server believe that this user sends the request of these extensions.
+    pub fn send(self: Arc<Self>, extensions: &mut Extensions) {
+        extensions.insert(self);
+    }
+
+    /// Returns the user that is known to send the request of these extensions.
+    pub(crate) fn sends(extensions: &Extensions) -> Option<&Arc<Self>> {
+        extensions.get()
     }
 
     /// Whether the user is in `group`.

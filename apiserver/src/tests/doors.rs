@@ -2,18 +2,19 @@
 
 use http::{Method, Request};
 use serde_json::json;
+use std::sync::Arc;
 
 use super::harness::Cluster;
 use crate::Config;
 use crate::body::{full, stream};
 use crate::security::User;
-use crate::tls_listener::FromNetwork;
+use crate::tls_listener::Origin;
 
 const MAPS: &str = "/api/v1/namespaces/default/configmaps";
 
 fn from_network(method: Method, uri: &str, body: crate::Body) -> Request<crate::Body> {
     let mut request = Request::builder().method(method).uri(uri).body(body).unwrap();
-    request.extensions_mut().insert(FromNetwork);
+    request.extensions_mut().insert(Arc::new(Origin::default()));
     request
 }
 
@@ -23,7 +24,7 @@ async fn slow_body_holds_no_place() {
     let cluster = Cluster::with_config(config).await;
     let admin = || User::authenticated("admin", &["system:masters"]);
     let mut slow = from_network(Method::POST, MAPS, stream(futures::stream::pending()));
-    slow.extensions_mut().insert(admin());
+    Arc::new(admin()).send(slow.extensions_mut());
     let slow = tokio::spawn(cluster.server.handle(slow));
     tokio::task::yield_now().await;
     let get = from_network(Method::GET, MAPS, full(""));

@@ -62,7 +62,7 @@ impl Cluster {
     /// The answer to a request of `user`.
     pub(crate) async fn raw_as(&self, user: User, request: Request<Body>) -> Response<Body> {
         let mut request = request;
-        request.extensions_mut().insert(user);
+        Arc::new(user).send(request.extensions_mut());
         self.server.handle(request).await
     }
 

@@ -1,6 +1,7 @@
 //! Lists that are larger than a piece.
 
 use std::io::Read;
+use std::sync::Arc;
 
 use http::Request;
 use http_body::Body as _;
@@ -10,7 +11,7 @@ use serde_json::{Value, json};
 use super::harness::{Cluster, read};
 use crate::body::full;
 use crate::security::User;
-use crate::tls_listener::FromNetwork;
+use crate::tls_listener::Origin;
 
 const MAPS: &str = "/api/v1/namespaces/default/configmaps";
 
@@ -29,7 +30,7 @@ async fn cluster(count: usize, characters: usize) -> (Cluster, Vec<Value>) {
 
 fn request(uri: &str) -> Request<crate::Body> {
     let mut request = Request::builder().uri(uri).body(full("")).unwrap();
-    request.extensions_mut().insert(FromNetwork);
+    request.extensions_mut().insert(Arc::new(Origin::default()));
     request
 }
 

@@ -1,5 +1,6 @@
 //! Create, get, list, update, discovery.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use http::header::{ACCEPT_ENCODING, CONTENT_ENCODING};
@@ -10,7 +11,7 @@ use super::harness::{self, Cluster};
 use crate::Config;
 use crate::body::full;
 use crate::security::User;
-use crate::tls_listener::FromThisMachine;
+use crate::tls_listener::Origin;
 
 const MAPS: &str = "/api/v1/namespaces/default/configmaps";
 
@@ -199,7 +200,7 @@ async fn part_that_is_down_fails_readyz_alone() {
     // Only clients with a role learn the reason.
     let anonymous = |path: &str| {
         let mut request = Request::get(path).body(full("")).unwrap();
-        request.extensions_mut().insert(User::anonymous());
+        Arc::new(User::anonymous()).send(request.extensions_mut());
         cluster.server.handle(request)
     };
     assert_eq!(anonymous("/readyz").await.status(), 500);
@@ -242,7 +243,9 @@ async fn only_what_travels_is_compressed() {
     let travels = cluster.raw(request()).await;
     assert_eq!(travels.headers()[CONTENT_ENCODING], "gzip");
     let mut request = request();
-    request.extensions_mut().insert(FromThisMachine);
+    request
+        .extensions_mut()
+        .insert(Arc::new(Origin { on_this_machine: true, ..Origin::default() }));
     let stays = cluster.raw(request).await;
     assert!(stays.status().is_success() && !stays.headers().contains_key(CONTENT_ENCODING));
 }

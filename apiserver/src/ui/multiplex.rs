@@ -21,7 +21,7 @@ use crate::error::ApiError;
 use crate::request::{Query, RequestInfo};
 use crate::security::User;
 use crate::server::ApiServer;
-use crate::tls_listener::FromNetwork;
+use crate::tls_listener::Origin;
 
 /// Watches on one connection.
 const WATCHES_MAX: usize = 24;
@@ -108,9 +108,9 @@ fn lines(server: Arc<ApiServer>, user: User, watch: Wanted) -> impl Stream<Item 
     let mut request = Request::new(body::full(Bytes::new()));
     *request.uri_mut() = uri;
     request.headers_mut().insert(ACCEPT, HeaderValue::from_static(accept));
-    request.extensions_mut().insert(user);
+    Arc::new(user).send(request.extensions_mut());
     // What it holds for a slow page is counted as for any client.
-    request.extensions_mut().insert(FromNetwork);
+    request.extensions_mut().insert(Arc::new(Origin::default()));
     let opened = async move {
         let response = server.handle(request).await;
         if response.status().is_success() {

@@ -51,7 +51,7 @@ pub(super) async fn answer(
         .map_err(|_| ApiError::bad_request("the path of the terminal is malformed"))?;
     let protocols = HeaderValue::from_str(&protocols).map_err(ApiError::internal)?;
     parts.headers.insert(SEC_WEBSOCKET_PROTOCOL, protocols);
-    parts.extensions.insert(user.clone());
+    Arc::new(user.clone()).send(&mut parts.extensions);
     parts.extensions.insert(Vouched);
     Ok(server.handle(Request::from_parts(parts, body)).await)
 }

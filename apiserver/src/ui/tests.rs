@@ -5,12 +5,13 @@ use http::header::{CONTENT_SECURITY_POLICY, LOCATION, SET_COOKIE};
 use http::{Method, Request, Response, StatusCode};
 use http_body_util::BodyExt;
 use serde_json::{Value, json};
+use std::sync::Arc;
 
 use crate::Body;
 use crate::body::full;
 use crate::security::User;
 use crate::tests::harness::Cluster;
-use crate::tls_listener::FromNetwork;
+use crate::tls_listener::Origin;
 
 /// A request as it comes from the network, with the user of a client certificate if there is one.
 struct Ask<'a> {
@@ -47,9 +48,9 @@ impl<'a> Ask<'a> {
             request = request.header(name, value);
         }
         let mut request = request.body(full(self.body.to_owned())).unwrap();
-        request.extensions_mut().insert(FromNetwork);
+        request.extensions_mut().insert(Arc::new(Origin::default()));
         if let Some(user) = self.user {
-            request.extensions_mut().insert(user);
+            Arc::new(user).send(request.extensions_mut());
         }
         cluster.server.handle(request).await
     }
@@ -232,7 +233,7 @@ async fn login_token_is_short_and_comes_soon() {
         let mut request = Request::post("/ui/session").header("x-coracle-dashboard", "1");
         request = request.header("host", "127.0.0.1:6443");
         let mut request = request.body(body).unwrap();
-        request.extensions_mut().insert(FromNetwork);
+        request.extensions_mut().insert(Arc::new(Origin::default()));
         cluster.server.handle(request)
     };
     let began = std::time::Instant::now();

@@ -56,18 +56,22 @@ pub(crate) async fn create(
     initialise_metadata(call, &mut object);
     let generated = object::name(&object).is_empty()
         && !object::metadata_str(&object, "generateName").is_empty();
-    for attempt in 1.. {
-        if generated {
-            let name = object::generate_name(object::metadata_str(&object, "generateName"));
-            object["metadata"]["name"] = name.into();
-        }
-        match create_named(call, object.clone(), options).await {
-            Err(error) if generated && error.is_already_exists() && attempt < GENERATE_ATTEMPTS => {
-            }
+    if !generated {
+        return create_named(call, object, options).await;
+    }
+    for _ in 1..GENERATE_ATTEMPTS {
+        match create_named(call, with_generated_name(object.clone()), options).await {
+            Err(error) if error.is_already_exists() => {}
             result => return result,
         }
     }
-    Err(ApiError::internal("no name could be generated"))
+    create_named(call, with_generated_name(object), options).await
+}
+
+fn with_generated_name(mut object: Value) -> Value {
+    let name = object::generate_name(object::metadata_str(&object, "generateName"));
+    object["metadata"]["name"] = name.into();
+    object
 }
 
 /// Creates an object that has a name (or fails validation for want of one).

@@ -1,5 +1,7 @@
 //! kube-rs as an ordinary client: over TLS, with the node's kubeconfig, from inside its network.
 #![allow(clippy::unwrap_used, clippy::panic)]
+// Those of kube's `await_condition` are large.
+#![allow(clippy::large_futures)]
 
 mod objects;
 mod pods;
