@@ -36,31 +36,36 @@ enum Target<'a> {
     Path(&'a str),
 }
 
-/// The lists of a rule, each item once, in the order of the rule.
-struct Lists<'a> {
-    verbs: Vec<&'a str>,
-    groups: Vec<&'a str>,
-    resources: Vec<&'a str>,
-    names: Vec<&'a str>,
-    paths: Vec<&'a str>,
+/// The lists of a rule, each collected into a `C`.
+struct Lists<C> {
+    verbs: C,
+    groups: C,
+    resources: C,
+    names: C,
+    paths: C,
 }
+
+impl<C> Lists<C> {
+    fn of<'a>(rule: &'a Rule, collect: impl Fn(&'a [String]) -> C) -> Self {
+        Self {
+            verbs: collect(&rule.verbs),
+            groups: collect(&rule.api_groups),
+            resources: collect(&rule.resources),
+            names: collect(&rule.resource_names),
+            paths: collect(&rule.non_resource_urls),
+        }
+    }
+}
+
+/// The lists of a wanted rule: each item once, in the order of the rule.
+type Wanted<'a> = Lists<Vec<&'a str>>;
 
 fn unique(list: &[String]) -> Vec<&str> {
     let mut seen = HashSet::new();
     list.iter().map(String::as_str).filter(|item| seen.insert(*item)).collect()
 }
 
-impl<'a> Lists<'a> {
-    fn of(rule: &'a Rule) -> Self {
-        Self {
-            verbs: unique(&rule.verbs),
-            groups: unique(&rule.api_groups),
-            resources: unique(&rule.resources),
-            names: unique(&rule.resource_names),
-            paths: unique(&rule.non_resource_urls),
-        }
-    }
-
+impl<'a> Wanted<'a> {
     fn items(&self) -> usize {
         [&self.verbs, &self.groups, &self.resources, &self.names, &self.paths]
             .into_iter()
@@ -97,12 +102,8 @@ impl<'a> Lists<'a> {
 
 /// A held rule, indexed.
 struct Held<'a> {
-    verbs: HashSet<&'a str>,
-    groups: HashSet<&'a str>,
-    resources: HashSet<&'a str>,
-    names: HashSet<&'a str>,
-    paths: HashSet<&'a str>,
-    /// What stands before the `*` of paths, sorted; none begins with another.
+    lists: Lists<HashSet<&'a str>>,
+    /// The beginnings of paths before their `*`, sorted; none begins with another.
     prefixes: Vec<&'a str>,
 }
 
@@ -120,55 +121,50 @@ impl<'a> Held<'a> {
             rule.non_resource_urls.iter().filter_map(|path| path.strip_suffix('*')).collect();
         prefixes.sort_unstable();
         prefixes.dedup_by(|later, kept| later.starts_with(*kept));
-        Self {
-            verbs: set(&rule.verbs),
-            groups: set(&rule.api_groups),
-            resources: set(&rule.resources),
-            names: set(&rule.resource_names),
-            paths: set(&rule.non_resource_urls),
-            prefixes,
-        }
+        Self { lists: Lists::of(rule, set), prefixes }
     }
 
     fn has_resource(&self, wanted: &str) -> bool {
-        in_or_all(&self.resources, wanted)
+        let resources = &self.lists.resources;
+        in_or_all(resources, wanted)
             || wanted
                 .split_once('/')
-                .is_some_and(|(_, child)| self.resources.contains(format!("*/{child}").as_str()))
+                .is_some_and(|(_, child)| resources.contains(format!("*/{child}").as_str()))
     }
 
     fn has_path(&self, wanted: &str) -> bool {
         // Only the last prefix that sorts before the path can be the beginning of it.
         let after = self.prefixes.partition_point(|prefix| *prefix <= wanted);
         let before = after.checked_sub(1).and_then(|last| self.prefixes.get(last));
-        before.is_some_and(|prefix| wanted.starts_with(prefix)) || self.paths.contains(wanted)
+        before.is_some_and(|prefix| wanted.starts_with(prefix)) || self.lists.paths.contains(wanted)
     }
 
     fn covers(&self, atom: &Atom<'_>) -> bool {
-        in_or_all(&self.verbs, atom.verb)
+        let Lists { verbs, groups, names, .. } = &self.lists;
+        in_or_all(verbs, atom.verb)
             && match atom.target {
                 Target::Resource { group, resource, name } => {
-                    in_or_all(&self.groups, group)
+                    in_or_all(groups, group)
                         && self.has_resource(resource)
-                        && (self.names.is_empty()
-                            || name.is_some_and(|name| self.names.contains(name)))
+                        && (names.is_empty() || name.is_some_and(|name| names.contains(name)))
                 }
-                Target::Path(path) => self.names.is_empty() && self.has_path(path),
+                Target::Path(path) => names.is_empty() && self.has_path(path),
             }
     }
 
-    /// Whether every atom of the lists is covered.
-    fn covers_all(&self, wanted: &Lists<'_>) -> bool {
+    /// Returns whether every atom of the lists is covered.
+    fn covers_all(&self, wanted: &Wanted<'_>) -> bool {
+        let Lists { verbs, groups, names, .. } = &self.lists;
         let resources = wanted.groups.is_empty() || wanted.resources.is_empty();
-        wanted.verbs.iter().all(|verb| in_or_all(&self.verbs, verb))
-            && (wanted.paths.is_empty() || self.names.is_empty())
+        wanted.verbs.iter().all(|verb| in_or_all(verbs, verb))
+            && (wanted.paths.is_empty() || names.is_empty())
             && wanted.paths.iter().all(|path| self.has_path(path))
             && (resources
-                || (wanted.groups.iter().all(|group| in_or_all(&self.groups, group))
+                || (wanted.groups.iter().all(|group| in_or_all(groups, group))
                     && wanted.resources.iter().all(|resource| self.has_resource(resource))
-                    && (self.names.is_empty()
+                    && (names.is_empty()
                         || (!wanted.names.is_empty()
-                            && wanted.names.iter().all(|name| self.names.contains(name))))))
+                            && wanted.names.iter().all(|name| names.contains(name))))))
     }
 }
 
@@ -196,7 +192,7 @@ pub(super) fn missing(own: &[Rule], wanted: &[Rule]) -> Result<Vec<String>, TooM
         if same.contains(rule) || !compared.insert(rule) {
             continue;
         }
-        let lists = Lists::of(rule);
+        let lists = Lists::of(rule, unique);
         let Some(first) = lists.atoms().next() else { continue };
         let mut covered = false;
         for held in &held {
