@@ -24,7 +24,8 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use x509_parser::prelude::{FromDer, X509Certificate};
 
-use crate::connections::{Activity, Connections, Ongoing, Place, Placed};
+use crate::connections::{Activity, Connections, Ongoing, Place};
+use crate::guarded::Guarded;
 use crate::progress::{Lasting, Pieces, Progress};
 use crate::security::User;
 use crate::socket::{Client, Socket};
@@ -205,7 +206,7 @@ where
         .and_then(user_of_certificate)
         .map(Arc::new);
     let (activity, progress) = (Activity::new(), Progress::new());
-    let stream = Placed { stream, _place: place.clone() };
+    let stream = Guarded::new(stream, place.clone());
     let (requests, responses) = (activity.clone(), progress.clone());
     let service = service_fn(move |mut request: Request<Incoming>| {
         place.speaks();

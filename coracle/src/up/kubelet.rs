@@ -2,23 +2,20 @@
 
 use std::io;
 use std::path::Path;
-use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
 use std::time::Duration;
 
 use agent::pressure::threshold::{ENOUGH_BYTES, Threshold};
 use agent::{Agent, AgentConfig, Registries};
-use apiserver::ApiServer;
 use apiserver::stream_proxy::{AsyncReadWrite, NodeDialer};
+use apiserver::{ApiServer, Guarded};
 use futures::future::BoxFuture;
 use netproxy::PodNetwork;
 use netproxy::proxy::Withdrawals;
 use runtime::Runtime;
 use runtime::image::ImageStore;
-use tokio::io::{AsyncRead, AsyncWrite, DuplexStream, ReadBuf};
 use tokio::runtime::Handle;
-use tokio_util::sync::{CancellationToken, DropGuard};
+use tokio_util::sync::CancellationToken;
 
 use super::{Launch, resolv_conf, until_cancelled};
 use crate::in_process::component;
@@ -104,43 +101,10 @@ impl NodeDialer for PipeDialer {
     fn dial(&self, _node: &str) -> BoxFuture<'static, io::Result<Box<dyn AsyncReadWrite>>> {
         let (near, far) = tokio::io::duplex(PIPE_BYTES);
         let (agent, gone) = (self.agent.clone(), CancellationToken::new());
-        let near = PipeEnd { pipe: near, _gone: gone.clone().drop_guard() };
+        // The kubelet learns at once when the apiserver drops its end, also while the kubelet waits
+        // for something else than the pipe.
+        let near = Guarded::new(near, gone.clone().drop_guard());
         self.threads.spawn(async move { agent.serve(far, gone).await });
         Box::pin(async move { Ok(Box::new(near) as Box<dyn AsyncReadWrite>) })
-    }
-}
-
-/// The apiserver's end of a pipe. The kubelet learns at once when it is dropped, also while it waits
-/// for something else than the pipe.
-struct PipeEnd {
-    pipe: DuplexStream,
-    _gone: DropGuard,
-}
-
-impl AsyncRead for PipeEnd {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        buffer: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.pipe).poll_read(context, buffer)
-    }
-}
-
-impl AsyncWrite for PipeEnd {
-    fn poll_write(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        bytes: &[u8],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.pipe).poll_write(context, bytes)
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.pipe).poll_flush(context)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.pipe).poll_shutdown(context)
     }
 }
