@@ -44,6 +44,28 @@ fn options(dir: &Path) -> UpOptions {
     Line::parse_from(line).up
 }
 
+/// Prepares to start parts whose API runs on the threads of `api`.
+fn launch<'a>(options: &'a UpOptions, paths: &'a Paths, api: Handle) -> Launch<'a> {
+    paths.create().unwrap();
+    Launch {
+        options,
+        paths,
+        facts: facts(options).unwrap(),
+        api,
+        token: CancellationToken::new(),
+        tasks: TaskTracker::new(),
+        parts: Parts::new(),
+    }
+}
+
+/// Starts the API server.
+async fn serve(launch: &Launch<'_>) -> Arc<ApiServer> {
+    let addresses = vec![launch.facts.ip];
+    let names = ServingNames { addresses, names: Vec::new(), cluster_domain: "c".into() };
+    let pki = Pki::open(&launch.paths.pki(), &names, Arc::new(SystemTime::now)).unwrap();
+    api_server(launch, &pki).await.unwrap()
+}
+
 async fn until<T>(what: &str, mut holds: impl AsyncFnMut() -> Option<T>) -> T {
     let deadline = Instant::now() + PATIENCE;
     loop {
@@ -113,20 +135,8 @@ async fn names_and_rules_follow_the_api() {
     std::fs::write(dir.path().join("resolv.conf"), "").unwrap();
     let options = options(dir.path());
     let paths = Paths::new(&options.dirs);
-    paths.create().unwrap();
-    let launch = Launch {
-        options: &options,
-        paths: &paths,
-        facts: facts(&options).unwrap(),
-        api: Handle::current(),
-        token: CancellationToken::new(),
-        tasks: TaskTracker::new(),
-        parts: Parts::new(),
-    };
-    let addresses = vec![launch.facts.ip];
-    let names = ServingNames { addresses, names: Vec::new(), cluster_domain: "c".into() };
-    let pki = Pki::open(&paths.pki(), &names, Arc::new(SystemTime::now)).unwrap();
-    let server = api_server(&launch, &pki).await.unwrap();
+    let launch = launch(&options, &paths, Handle::current());
+    let server = serve(&launch).await;
     let network = start_network(&launch, &server).await.unwrap();
 
     let admin = launch.client(&server, component("kubernetes-admin", &["system:masters"]));
@@ -202,23 +212,11 @@ fn requests_of_the_node_run_on_api_threads() {
     let dir = tempfile::tempdir().unwrap();
     let options = options(dir.path());
     let paths = Paths::new(&options.dirs);
-    paths.create().unwrap();
     let api = threads("api", 1, 1).unwrap();
     let node = threads("node", 1, 1).unwrap();
     node.block_on(async {
-        let launch = Launch {
-            options: &options,
-            paths: &paths,
-            facts: facts(&options).unwrap(),
-            api: api.handle().clone(),
-            token: CancellationToken::new(),
-            tasks: TaskTracker::new(),
-            parts: Parts::new(),
-        };
-        let addresses = vec![launch.facts.ip];
-        let names = ServingNames { addresses, names: Vec::new(), cluster_domain: "c".into() };
-        let pki = Pki::open(&paths.pki(), &names, Arc::new(SystemTime::now)).unwrap();
-        let server = api_server(&launch, &pki).await.unwrap();
+        let launch = launch(&options, &paths, api.handle().clone());
+        let server = serve(&launch).await;
         let asked = Arc::new(ThreadName::default());
         server.set_parts(asked.clone());
         let client = launch.client(&server, component("anyone", &[]));
