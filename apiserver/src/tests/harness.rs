@@ -75,11 +75,7 @@ impl Cluster {
         media_type: &str,
         body: impl Into<Bytes>,
     ) -> Answer {
-        let mut request = Request::builder().method(method).uri(uri);
-        if !media_type.is_empty() {
-            request = request.header("content-type", media_type);
-        }
-        let request = request.body(full(body)).unwrap();
+        let request = request(method, uri, media_type, body);
         read(self.raw_as(User::authenticated(name, &[]), request).await).await
     }
 
@@ -102,11 +98,7 @@ impl Cluster {
         media_type: &str,
         body: impl Into<Bytes>,
     ) -> Answer {
-        let mut request = Request::builder().method(method).uri(uri);
-        if !media_type.is_empty() {
-            request = request.header("content-type", media_type);
-        }
-        read(self.raw(request.body(full(body)).unwrap()).await).await
+        read(self.raw(request(method, uri, media_type, body)).await).await
     }
 
     pub(crate) async fn get(&self, uri: &str) -> Answer {
@@ -159,6 +151,14 @@ fn security(store: &store::Store<crate::Meta>) -> Arc<Security> {
         authority_pem: "authority".into(),
     };
     Arc::new(Security::new(config).unwrap())
+}
+
+fn request(method: Method, uri: &str, media_type: &str, body: impl Into<Bytes>) -> Request<Body> {
+    let mut request = Request::builder().method(method).uri(uri);
+    if !media_type.is_empty() {
+        request = request.header("content-type", media_type);
+    }
+    request.body(full(body)).unwrap()
 }
 
 pub(crate) async fn read(response: Response<Body>) -> Answer {
