@@ -71,7 +71,13 @@ fn with_kubectls(versions: &[&str], steps: impl Fn(&Node, &Kubectl)) {
     assert!(ran, "none of kubectl {} is in build/kubectl (make kubectl)", versions.join(", "));
 }
 
-/// Whether this process may run pods; the test is skipped otherwise.
+/// Returns the file of a program in a directory of `PATH`.
+pub fn on_path(program: &str) -> Option<PathBuf> {
+    let path = std::env::var_os("PATH")?;
+    std::env::split_paths(&path).map(|dir| dir.join(program)).find(|file| file.exists())
+}
+
+/// Returns whether this process may run pods; the test is skipped otherwise.
 pub fn privileged() -> bool {
     skip::is_root("a node")
 }

@@ -1,11 +1,10 @@
 //! STORY step 16: the dashboard, driven in a real browser with real pods.
 #![allow(clippy::unwrap_used, clippy::panic)]
 
-use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 
 use coracle_integration::skip::skip;
-use coracle_integration::{Kubectl, Node, within, workspace};
+use coracle_integration::{Kubectl, Node, on_path, within, workspace};
 
 /// The oldest Node that the browser's driver runs on.
 const NODE_MAJOR: u32 = 20;
@@ -63,11 +62,6 @@ impl Drop for Background {
         let _ = self.0.kill();
         let _ = self.0.wait();
     }
-}
-
-fn on_path(program: &str) -> Option<PathBuf> {
-    let path = std::env::var_os("PATH")?;
-    std::env::split_paths(&path).map(|dir| dir.join(program)).find(|file| file.exists())
 }
 
 /// What is missing to drive a browser, if anything.

@@ -2,7 +2,7 @@
 
 use std::process::Stdio;
 
-use coracle_integration::{eventually, privileged, skip};
+use coracle_integration::eventually;
 
 use crate::tenant::{Ground, TENANT};
 
@@ -59,14 +59,9 @@ time.sleep(seconds)
 
 #[test]
 fn unread_lists_leave_the_node_alone() {
-    if !privileged() {
+    let Some(ground) = Ground::for_scripts("a client that does not read is a script") else {
         return;
-    }
-    if which("python3").is_none() {
-        skip::skip("a client that does not read is a script", "python3");
-        return;
-    }
-    let ground = Ground::new();
+    };
     let token = ground.admin.ok(&["--namespace", TENANT, "create", "token", "owner"]);
     let script = |arguments: [&str; 2]| {
         let mut python = ground.node.outside.command("python3");
@@ -78,7 +73,7 @@ fn unread_lists_leave_the_node_alone() {
     let mut most = 0;
     for _ in 0..20 {
         std::thread::sleep(std::time::Duration::from_millis(500));
-        most = most.max(resident_bytes(ground.node.pid()));
+        most = most.max(ground.resident_bytes());
     }
     let path = format!("/api/v1/namespaces/{TENANT}/configmaps");
     let list = eventually(20, "another user gets the same list", || {
@@ -90,7 +85,7 @@ fn unread_lists_leave_the_node_alone() {
     let large =
         large.filter(|map| map["data"]["text"].as_str().is_some_and(|t| t.len() == 1_000_000));
     assert_eq!(large.count(), 48);
-    most = most.max(resident_bytes(ground.node.pid()));
+    most = most.max(ground.resident_bytes());
     ground.is_sound("lists that are not read");
     let _ = holder.kill();
     let _ = holder.wait();
@@ -100,14 +95,9 @@ fn unread_lists_leave_the_node_alone() {
 
 #[test]
 fn strangers_leave_the_node_alone() {
-    if !privileged() {
+    let Some(ground) = Ground::for_scripts("clients without credentials are a script") else {
         return;
-    }
-    if which("python3").is_none() {
-        skip::skip("clients without credentials are a script", "python3");
-        return;
-    }
-    let ground = Ground::new();
+    };
     for kind in ["plain", "idle", "body"] {
         let mut holder = ground.node.outside.command("python3");
         let holder = holder.args(["-c", HOLD, kind, "1100", "20"]).stdout(Stdio::piped());
@@ -121,19 +111,6 @@ fn strangers_leave_the_node_alone() {
         ground.is_sound(kind);
         let _ = holder.kill();
         let _ = holder.wait();
-        let resident = resident_bytes(ground.node.pid());
-        assert!(resident < 200 << 20, "{kind}: {resident} bytes are resident");
+        ground.assert_resident_below(200 << 20, kind);
     }
-}
-
-pub fn which(program: &str) -> Option<std::path::PathBuf> {
-    let path = std::env::var_os("PATH")?;
-    std::env::split_paths(&path).map(|d| d.join(program)).find(|p| p.exists())
-}
-
-/// Resident memory of a process.
-pub fn resident_bytes(pid: u32) -> u64 {
-    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
-    line.trim().trim_end_matches(" kB").parse::<u64>().unwrap() << 10
 }

@@ -2,10 +2,9 @@
 
 use std::fs;
 
-use coracle_integration::{privileged, skip, within};
+use coracle_integration::within;
 use serde_json::json;
 
-use crate::clients::{resident_bytes, which};
 use crate::tenant::{Ground, TENANT};
 
 /// Opens exec sessions by WebSocket, sends more to each than anybody reads, and holds it or leaves.
@@ -49,14 +48,9 @@ time.sleep(float(sys.argv[5]))
 
 #[test]
 fn sessions_of_a_tenant_leave_the_node_alone() {
-    if !privileged() {
+    let Some(ground) = Ground::for_scripts("clients that break off sessions are a script") else {
         return;
-    }
-    if which("python3").is_none() {
-        skip::skip("clients that break off sessions are a script", "python3");
-        return;
-    }
-    let ground = Ground::new();
+    };
     ground.pod("deaf", "trap 'exit 0' TERM; while :; do sleep 0.1; done", json!({}));
     ground.tenant.ready("deaf");
     let before = descriptors(ground.node.pid());
@@ -75,8 +69,7 @@ fn sessions_of_a_tenant_leave_the_node_alone() {
         within(30, "sessions end with their clients", || {
             descriptors(ground.node.pid()) < before + 40
         });
-        let resident = resident_bytes(ground.node.pid());
-        assert!(resident < 250 << 20, "{kind}: {resident} bytes are resident");
+        ground.assert_resident_below(250 << 20, kind);
     }
     // There are places again.
     ground.tenant.ok(&["exec", "deaf", "--", "true"]);

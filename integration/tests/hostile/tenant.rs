@@ -3,7 +3,10 @@
 use std::path::PathBuf;
 
 use coracle_integration::manifest::sleeper;
-use coracle_integration::{Confinement, Kubectl, Neighbour, Node, NodeOptions, eventually};
+use coracle_integration::skip::skip;
+use coracle_integration::{
+    Confinement, Kubectl, Neighbour, Node, NodeOptions, eventually, on_path, privileged,
+};
 use serde_json::{Value, json};
 
 /// The tenant's namespace.
@@ -24,6 +27,19 @@ pub struct Ground {
 }
 
 impl Ground {
+    /// Starts the node of a test whose clients are Python scripts; returns `None` if the test is
+    /// skipped.
+    pub fn for_scripts(reason_to_skip: &str) -> Option<Self> {
+        if !privileged() {
+            return None;
+        }
+        if on_path("python3").is_none() {
+            skip(reason_to_skip, "python3");
+            return None;
+        }
+        Some(Self::new())
+    }
+
     pub fn new() -> Self {
         let confinement = Confinement { memory_bytes: 512 << 20, open_files: 1024 };
         let options = NodeOptions { confinement: Some(confinement), ..NodeOptions::default() };
@@ -84,6 +100,19 @@ impl Ground {
         assert_eq!(self.look(), self.bystander, "after {after}");
         let mark = self.admin.run(&["exec", "bystander", "--", "cat", MARK]);
         assert_eq!(mark.stdout, "intact\n", "after {after}: {}", mark.stderr);
+    }
+
+    /// Returns the resident memory of the node's process.
+    pub fn resident_bytes(&self) -> u64 {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.node.pid())).unwrap();
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
+        line.trim().trim_end_matches(" kB").parse::<u64>().unwrap() << 10
+    }
+
+    /// Asserts that less than this of the node's memory is resident.
+    pub fn assert_resident_below(&self, bytes: u64, after: &str) {
+        let resident = self.resident_bytes();
+        assert!(resident < bytes, "after {after}: {resident} bytes are resident");
     }
 
     /// The bystander's containers: ids, starts, restarts.
