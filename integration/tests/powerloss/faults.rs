@@ -6,6 +6,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use nix::errno::Errno;
 use nix::libc;
 
+use crate::recording::Change;
 use crate::syscalls::Action;
 
 /// How a step fails.
@@ -93,7 +94,7 @@ impl Plan {
     pub fn next(&self, action: &Action) -> Verdict {
         let changes = match action {
             Action::Open { existed, flags, .. } => !existed && flags & libc::O_CREAT != 0,
-            Action::DropCache(_) => false,
+            Action::Change(Change::DropCache(_)) => false,
             _ => true,
         };
         if !changes {

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use coracle_integration::Random;
 
-use crate::recording::{Event, Position};
+use crate::recording::{Change, Event, Position};
 
 pub const PAGE_BYTES: usize = 4096;
 
@@ -131,25 +131,10 @@ impl Model {
                 let inode = self.add(Node::File(File::default()));
                 self.rename(at, path, Some(inode));
             }
-            Event::Mkdir(path) => {
-                let inode = self.add_directory();
-                self.rename(at, path, Some(inode));
-            }
             Event::Write { path, offset, bytes } => {
                 self.file(path, |f| f.write(at, *offset, bytes))
             }
-            Event::Truncate { path, size } => self.file(path, |f| f.resize(at, *size)),
-            Event::Extend { path, size } => self.file(path, |f| f.resize(at, f.size.max(*size))),
-            Event::Rename { from, to } => {
-                let inode = self.find(from);
-                self.rename(at, to, inode);
-                self.rename(at, from, None);
-            }
-            Event::Link { from, to } => {
-                let inode = self.find(from);
-                self.rename(at, to, inode);
-            }
-            Event::Unlink(path) => self.rename(at, path, None),
+            Event::Change(change) => self.change(at, change),
             Event::Sync { path, start } => {
                 if let Some(inode) = self.find(path) {
                     self.sync(inode, *start);
@@ -160,10 +145,31 @@ impl Model {
                     self.fail_sync(inode, *start, at, path);
                 }
             }
-            Event::DropCache(path) => self.file(path, File::drop_cache),
             Event::SyncAll { start } => {
                 (0..self.nodes.len()).for_each(|inode| self.sync(inode, *start));
             }
+        }
+    }
+
+    fn change(&mut self, at: Position, change: &Change) {
+        match change {
+            Change::Mkdir(path) => {
+                let inode = self.add_directory();
+                self.rename(at, path, Some(inode));
+            }
+            Change::Truncate { path, size } => self.file(path, |f| f.resize(at, *size)),
+            Change::Extend { path, size } => self.file(path, |f| f.resize(at, f.size.max(*size))),
+            Change::Rename { from, to } => {
+                let inode = self.find(from);
+                self.rename(at, to, inode);
+                self.rename(at, from, None);
+            }
+            Change::Link { from, to } => {
+                let inode = self.find(from);
+                self.rename(at, to, inode);
+            }
+            Change::Unlink(path) => self.rename(at, path, None),
+            Change::DropCache(path) => self.file(path, File::drop_cache),
         }
     }
 

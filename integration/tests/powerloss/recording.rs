@@ -1,28 +1,21 @@
 //! The order of everything that happened to the recorded directory.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 /// An index into a recording: how many events lie before it.
 pub type Position = usize;
 
-/// One change or sync of the recorded directory, after it returned.
+/// A change whose effect the arguments of its system call tell.
 #[derive(Clone, Debug)]
-pub enum Event {
-    /// A file was created; its contents are empty.
-    Create(PathBuf),
+pub enum Change {
     Mkdir(PathBuf),
-    Write {
-        path: PathBuf,
-        offset: u64,
-        bytes: Vec<u8>,
-    },
-    /// The size was set.
+    /// Sets the size.
     Truncate {
         path: PathBuf,
         size: u64,
     },
-    /// The size was raised to at least this.
+    /// Raises the size to at least this.
     Extend {
         path: PathBuf,
         size: u64,
@@ -35,8 +28,23 @@ pub enum Event {
         from: PathBuf,
         to: PathBuf,
     },
-    /// A file or an empty directory was removed.
+    /// Removes a file or an empty directory.
     Unlink(PathBuf),
+    /// Drops the clean pages of a file from the page cache: reads come from the disk.
+    DropCache(PathBuf),
+}
+
+/// One change or sync of the recorded directory, after it returned.
+#[derive(Clone, Debug)]
+pub enum Event {
+    /// A file was created; its contents are empty.
+    Create(PathBuf),
+    Write {
+        path: PathBuf,
+        offset: u64,
+        bytes: Vec<u8>,
+    },
+    Change(Change),
     /// `fsync` or `fdatasync` of a file or directory succeeded. It covers the changes before
     /// `start`.
     Sync {
@@ -48,12 +56,38 @@ pub enum Event {
         path: PathBuf,
         start: Position,
     },
-    /// The clean pages of a file were dropped from the page cache: reads come from the disk.
-    DropCache(PathBuf),
     /// The whole file system was synced.
     SyncAll {
         start: Position,
     },
+}
+
+impl Change {
+    /// The file that is changed.
+    pub fn path(&self) -> &Path {
+        match self {
+            Self::Mkdir(path)
+            | Self::Truncate { path, .. }
+            | Self::Extend { path, .. }
+            | Self::Rename { to: path, .. }
+            | Self::Link { to: path, .. }
+            | Self::Unlink(path)
+            | Self::DropCache(path) => path,
+        }
+    }
+
+    /// The kind of change, in a word.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Mkdir(_) => "mkdir",
+            Self::Truncate { .. } => "truncate",
+            Self::Extend { .. } => "extend",
+            Self::Rename { .. } => "rename",
+            Self::Link { .. } => "link",
+            Self::Unlink(_) => "unlink",
+            Self::DropCache(_) => "drop the cache of",
+        }
+    }
 }
 
 /// A phase of the run, from its position on.

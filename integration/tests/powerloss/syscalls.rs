@@ -8,7 +8,7 @@ use nix::libc::{self, user_regs_struct};
 use nix::sys::uio::{RemoteIoVec, process_vm_readv};
 use nix::unistd::Pid;
 
-use crate::recording::{Event, Log, Position};
+use crate::recording::{Change, Event, Log, Position};
 
 const PAGE_BYTES: usize = 4096;
 
@@ -35,43 +35,17 @@ pub enum Action {
         /// `None`: at the position of the descriptor.
         offset: Option<u64>,
     },
-    Truncate {
-        path: PathBuf,
-        size: u64,
-    },
-    Extend {
-        path: PathBuf,
-        size: u64,
-    },
-    Rename {
-        from: PathBuf,
-        to: PathBuf,
-    },
-    Link {
-        from: PathBuf,
-        to: PathBuf,
-    },
-    Unlink(PathBuf),
-    Mkdir(PathBuf),
+    Change(Change),
     Sync(PathBuf),
     SyncAll,
-    DropCache(PathBuf),
 }
 
 impl Action {
     /// The file that is changed.
     pub fn path(&self) -> Option<&Path> {
         match self {
-            Self::Open { path, .. }
-            | Self::Write { path, .. }
-            | Self::Truncate { path, .. }
-            | Self::Extend { path, .. }
-            | Self::Rename { to: path, .. }
-            | Self::Link { to: path, .. }
-            | Self::Unlink(path)
-            | Self::Mkdir(path)
-            | Self::Sync(path)
-            | Self::DropCache(path) => Some(path),
+            Self::Open { path, .. } | Self::Write { path, .. } | Self::Sync(path) => Some(path),
+            Self::Change(change) => Some(change.path()),
             Self::SyncAll => None,
         }
     }
@@ -81,15 +55,9 @@ impl Action {
         match self {
             Self::Open { .. } => "create",
             Self::Write { .. } => "write",
-            Self::Truncate { .. } => "truncate",
-            Self::Extend { .. } => "extend",
-            Self::Rename { .. } => "rename",
-            Self::Link { .. } => "link",
-            Self::Unlink(_) => "unlink",
-            Self::Mkdir(_) => "mkdir",
+            Self::Change(change) => change.name(),
             Self::Sync(_) => "sync",
             Self::SyncAll => "sync all",
-            Self::DropCache(_) => "drop the cache of",
         }
     }
 }
@@ -126,14 +94,16 @@ impl Decoder<'_> {
             libc::SYS_pwritev | libc::SYS_pwritev2 => {
                 self.write_vector(pid, a, b, c, Some(d).filter(|offset| *offset as i64 != -1))?
             }
-            libc::SYS_ftruncate => Action::Truncate { path: self.file(pid, a)?, size: b },
-            libc::SYS_truncate => Action::Truncate { path: at(CWD, a)?, size: b },
+            libc::SYS_ftruncate => {
+                Action::Change(Change::Truncate { path: self.file(pid, a)?, size: b })
+            }
+            libc::SYS_truncate => Action::Change(Change::Truncate { path: at(CWD, a)?, size: b }),
             libc::SYS_fallocate => {
                 let path = self.file(pid, a)?;
                 if b != 0 {
                     self.log.unsupported(format!("fallocate of {} in mode {b}", path.display()));
                 }
-                Action::Extend { path, size: c + d }
+                Action::Change(Change::Extend { path, size: c + d })
             }
             libc::SYS_rename => self.rename(at(CWD, a), at(CWD, b), 0)?,
             libc::SYS_renameat => self.rename(at(a, b), at(c, d), 0)?,
@@ -142,16 +112,16 @@ impl Decoder<'_> {
             libc::SYS_linkat => self.link(at(a, b), at(c, d))?,
             libc::SYS_symlink => self.symlink(&at(CWD, b)?),
             libc::SYS_symlinkat => self.symlink(&at(b, c)?),
-            libc::SYS_unlink | libc::SYS_rmdir => Action::Unlink(at(CWD, a)?),
-            libc::SYS_unlinkat => Action::Unlink(at(a, b)?),
-            libc::SYS_mkdir => Action::Mkdir(at(CWD, a)?),
-            libc::SYS_mkdirat => Action::Mkdir(at(a, b)?),
+            libc::SYS_unlink | libc::SYS_rmdir => Action::Change(Change::Unlink(at(CWD, a)?)),
+            libc::SYS_unlinkat => Action::Change(Change::Unlink(at(a, b)?)),
+            libc::SYS_mkdir => Action::Change(Change::Mkdir(at(CWD, a)?)),
+            libc::SYS_mkdirat => Action::Change(Change::Mkdir(at(a, b)?)),
             libc::SYS_fsync | libc::SYS_fdatasync => {
                 Action::Sync(self.file(pid, a).or_else(|| self.parent(pid, a))?)
             }
             libc::SYS_sync | libc::SYS_syncfs => Action::SyncAll,
             libc::SYS_fadvise64 if d as i32 == libc::POSIX_FADV_DONTNEED => {
-                Action::DropCache(self.file(pid, a)?)
+                Action::Change(Change::DropCache(self.file(pid, a)?))
             }
             libc::SYS_mmap => {
                 let shared = d & libc::MAP_SHARED as u64 != 0 && c & libc::PROT_WRITE as u64 != 0;
@@ -213,12 +183,12 @@ impl Decoder<'_> {
         if flags & u64::from(libc::RENAME_EXCHANGE) != 0 {
             self.log.unsupported(format!("an exchange with {}", to.display()));
         }
-        Some(Action::Rename { from, to })
+        Some(Action::Change(Change::Rename { from, to }))
     }
 
     fn link(&self, from: Option<PathBuf>, to: Option<PathBuf>) -> Option<Action> {
         match (from, to) {
-            (Some(from), Some(to)) => Some(Action::Link { from, to }),
+            (Some(from), Some(to)) => Some(Action::Change(Change::Link { from, to })),
             (None, Some(to)) => {
                 self.log.unsupported(format!("{} is linked from outside", to.display()));
                 None
@@ -278,20 +248,14 @@ impl Decoder<'_> {
                 if flags & libc::O_CREAT != 0 && !existed {
                     self.log.push(Event::Create(path));
                 } else if flags & libc::O_TRUNC != 0 {
-                    self.log.push(Event::Truncate { path, size: 0 });
+                    self.log.push(Event::Change(Change::Truncate { path, size: 0 }));
                 }
             }
             Action::Write { path, fd, pieces, offset } => {
                 self.written(pid, path, fd, &pieces, offset, result as u64);
             }
-            Action::Truncate { path, size } => self.log.push(Event::Truncate { path, size }),
-            Action::Extend { path, size } => self.log.push(Event::Extend { path, size }),
-            Action::Rename { from, to } => self.log.push(Event::Rename { from, to }),
-            Action::Link { from, to } => self.log.push(Event::Link { from, to }),
-            Action::Unlink(path) => self.log.push(Event::Unlink(path)),
-            Action::Mkdir(path) => self.log.push(Event::Mkdir(path)),
+            Action::Change(change) => self.log.push(Event::Change(change)),
             Action::SyncAll => self.log.push(Event::SyncAll { start }),
-            Action::DropCache(path) => self.log.push(Event::DropCache(path)),
             Action::Sync(_) => {}
         }
     }

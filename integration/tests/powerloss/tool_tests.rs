@@ -12,7 +12,7 @@ use nix::errno::Errno;
 use crate::faults::{Failure, Fault, Steps};
 use crate::image::Plan;
 use crate::model::{Model, PAGE_BYTES, Rules};
-use crate::recording::{Event, Log};
+use crate::recording::{Change, Event, Log};
 use crate::tracer::{Purpose, spawn};
 
 /// Images that show every choice.
@@ -42,6 +42,7 @@ fn in_short(root: &Path, events: &[Event]) -> Vec<String> {
         Event::Write { path, offset, bytes } => {
             format!("write {} at {offset}: {}", path.display(), bytes.len())
         }
+        Event::Change(change) => format!("{change:?}"),
         other => format!("{other:?}"),
     };
     events.iter().map(|event| short(event).replace(&directory, "")).collect()
@@ -149,7 +150,7 @@ fn renames_are_whole() {
             write("b", 1),
             sync("b", 2),
             sync("", 2),
-            Event::Rename { from: path("b"), to: path("a") },
+            Event::Change(Change::Rename { from: path("b"), to: path("a") }),
         ];
         let old = vec![("b".to_owned(), 1, PAGE_BYTES)];
         assert_eq!(disks(rules, 1, &events), [old, file(1, PAGE_BYTES)].into());

@@ -17,7 +17,7 @@ use nix::unistd::Pid;
 
 use crate::faults::{Plan, Verdict};
 use crate::model::{Model, Rules};
-use crate::recording::Log;
+use crate::recording::{Change, Log};
 use crate::syscalls::{Action, Decoder, Request};
 
 /// Values of `ptrace_syscall_info.op`.
@@ -186,7 +186,7 @@ impl Tracer {
             return Ok(());
         }
         let dropped = match &request.action {
-            Action::DropCache(path) => Some(path.clone()),
+            Action::Change(Change::DropCache(path)) => Some(path.clone()),
             _ => None,
         };
         (Decoder { directory, log }).exit(pid, request, regs.rax as i64);
