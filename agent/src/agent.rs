@@ -71,7 +71,7 @@ pub type Part = (&'static str, Box<dyn Fn() -> BoxFuture<'static, ()> + Send>);
 /// After a start, how long pods that run and are not bound to this node are left alone.
 const UNCLAIMED: Duration = Duration::from_secs(60);
 
-/// How often it is tried to list what runs, and the time between two attempts.
+/// Attempts to list the sandboxes that run, and the time between two of them.
 const ADOPT_ATTEMPTS: u32 = 15;
 const ADOPT_RETRY: Duration = Duration::from_secs(2);
 
@@ -95,9 +95,9 @@ impl Running {
 /// Every pod of the node, by its uid.
 #[derive(Default)]
 pub(crate) struct Pods {
-    /// Whether sandboxes of an earlier process were looked for, and if so whether that succeeded.
+    /// Success of the search for sandboxes of an earlier process; `None` before it has ended.
     adoption: Option<bool>,
-    /// Whether the pods were listed once.
+    /// True once the pods were listed.
     listed: bool,
     workers: HashMap<String, Running>,
     /// What an earlier process left running and no worker has taken over yet.
@@ -117,7 +117,7 @@ impl Pods {
         self.held.values().map(|(_, at)| *at).min()
     }
 
-    /// What an earlier process left of a pod.
+    /// Takes what an earlier process left of a pod.
     pub(crate) fn former(&mut self, uid: &str) -> Former {
         if let Some(sandbox) = self.adopted.remove(uid) {
             return Former::Sandbox(sandbox);
@@ -131,7 +131,7 @@ impl Pods {
         }
     }
 
-    /// Whether something that an earlier process left running waits for its pod.
+    /// Returns whether something that an earlier process left running waits for its pod.
     fn unclaimed(&self) -> bool {
         !self.adopted.is_empty() || !self.unknown.is_empty()
     }
@@ -408,7 +408,7 @@ impl Agent {
         }
         let machine = &self.node.machine;
         // The rest are sandboxes that an earlier process had not made or not removed to the end. A pod
-        // that is ending makes no other, and nobody would look again.
+        // that is ending makes no other, and no worker would look again.
         pods.unknown.retain(|uid| known.contains(uid));
         let whole = match complete {
             true => adopted.keys().chain(&pods.unknown).cloned().collect(),

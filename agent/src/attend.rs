@@ -16,14 +16,14 @@ use crate::worker::prepare::chain;
 use crate::worker::state::Failure;
 use crate::worker::{News, Worker};
 
-/// How often it is tried to take over the sandbox of a pod, and the time between two attempts. A
-/// failure may pass: no descriptor is free, or the machine is busy.
+/// Attempts to take over the sandbox of a pod, and the time between two of them. A failure may
+/// pass: no descriptor is free, or the machine is busy.
 const ADOPT_ATTEMPTS: u32 = 15;
 const ADOPT_RETRY: Duration = Duration::from_secs(2);
-/// The time between two attempts to end a sandbox. Until then the pod is not started anew.
+/// The time between two attempts to end a sandbox. Until then no new one is made for the pod.
 const END_RETRY: Duration = Duration::from_secs(10);
 
-/// What an earlier process left of a pod.
+/// The remains of a pod that an earlier process left.
 pub enum Former {
     /// Nothing.
     Nothing,

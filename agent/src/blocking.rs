@@ -36,7 +36,7 @@ const SHORT_SECONDS: u64 = 30;
 /// of its group.
 const LONG_SECONDS: u64 = 900;
 
-/// How long a call may take.
+/// The class of a call, by the time that it may take.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Deadline {
     /// A few system calls, or work on one object.
@@ -55,7 +55,7 @@ impl Deadline {
     }
 }
 
-/// Why a call has no result.
+/// The reason why a call has no result.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum BlockingError {
     /// It is still running.
@@ -132,7 +132,7 @@ struct State {
     overdue: usize,
 }
 
-/// Where a call stands.
+/// The stage of a call.
 enum Stage {
     /// It waits for a thread or runs.
     Running(OwnedSemaphorePermit),

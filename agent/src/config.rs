@@ -84,7 +84,7 @@ pub struct AgentConfig {
     pub registries: Registries,
     /// Certificate authority of the cluster, for audience of mounted tokens.
     pub api_audiences: Vec<String>,
-    /// Why the node is not ready, as its condition says it; empty while it is ready.
+    /// The reason why the node is not ready, as its condition says it; empty while it is ready.
     pub not_ready: watch::Receiver<String>,
 }
 

@@ -31,7 +31,7 @@ impl Token {
     }
 }
 
-/// Whether the whole text matches the pattern; a malformed or overlong pattern matches nothing.
+/// Returns whether the whole text matches the pattern; a malformed or overlong one matches nothing.
 ///
 /// Only the last `*` is ever tried again, so that the work is at most the product of both lengths.
 pub fn matches(pattern: &str, text: &str) -> bool {

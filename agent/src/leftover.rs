@@ -1,4 +1,4 @@
-//! What pods of earlier processes left on the disk: listed at the start of the agent, then removed.
+//! The remains of earlier pods on the disk: listed at the start of the agent, then removed.
 
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};

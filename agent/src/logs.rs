@@ -231,7 +231,7 @@ async fn turn(
     made.unwrap_or_else(|error| Err(error.into()))
 }
 
-/// What came of one turn.
+/// The result of one turn.
 enum Step {
     /// Output for the client.
     Piece(Bytes),
@@ -326,7 +326,7 @@ impl Reader {
     }
 }
 
-/// What one read of a file came to.
+/// The result of one read of a file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Progress {
     /// Something was read.

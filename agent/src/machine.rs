@@ -21,7 +21,7 @@ use crate::credential::Credential;
 /// Why the machine refused, as the component below said it.
 pub type Cause = Box<dyn std::error::Error + Send + Sync>;
 
-/// What an earlier process left running, by the sandboxes' identifiers.
+/// The sandboxes that an earlier process left running, by their identifiers.
 #[derive(Default)]
 pub struct Adopted {
     /// Sandboxes that were taken over.

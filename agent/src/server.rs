@@ -35,8 +35,8 @@ type Missing = Box<Response<Body>>;
 
 /// Pieces of a log that may wait for a slow client.
 const LOG_QUEUE: usize = 1;
-/// What is read ahead of a request and written ahead of a slow client on one connection. The head of
-/// a request has to fit, with the command of an exec.
+/// Bytes that are read ahead of a request and written ahead of a slow client on one connection. The
+/// head of a request has to fit, with the command of an exec.
 const BUFFER_BYTES: usize = 96 << 10;
 /// Connections that are forwarded to pods at the same time.
 const FORWARDS_MAX: usize = 1024;

@@ -25,13 +25,13 @@ pub struct FieldRule {
     pub message: &'static str,
     /// The JSON name of the field.
     pub field: &'static str,
-    /// Which values are not acted on.
+    /// The values that are not acted on.
     pub when: When,
-    /// What does not happen.
+    /// The effect that is missing.
     pub effect: &'static str,
 }
 
-/// Which values of a field are not acted on.
+/// The values of a field that are not acted on.
 #[derive(Debug)]
 pub enum When {
     /// Any but null, false, 0 and empty ones.
@@ -51,10 +51,10 @@ pub struct KindRule {
     pub group: &'static str,
     /// The kind.
     pub kind: &'static str,
-    /// Whether only creation is answered with the warning, because objects of the kind are updated
+    /// True if only creation is answered with the warning, because objects of the kind are updated
     /// every few seconds.
     pub only_create: bool,
-    /// What does not happen.
+    /// The effect that is missing.
     pub effect: &'static str,
 }
 

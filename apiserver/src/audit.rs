@@ -25,7 +25,7 @@ pub struct Audit {
     log: log::Log,
 }
 
-/// Why the audit log cannot be opened.
+/// The reason why the audit log cannot be opened.
 #[derive(Debug, thiserror::Error)]
 pub enum AuditError {
     /// The policy file cannot be read.

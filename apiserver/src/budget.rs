@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::convert::Infallible;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-/// What is there to share, in units of the owner's choice.
+/// An amount to share, in units of the owner's choice.
 #[derive(Clone)]
 pub(crate) struct Budget(Arc<Shared>);
 
@@ -20,7 +20,7 @@ struct Held {
     by_holder: HashMap<Arc<str>, usize>,
 }
 
-/// What stands in the way of a larger lease.
+/// The bound that a larger lease would exceed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Full {
     /// The holder's own part.
@@ -63,7 +63,7 @@ impl Budget {
         (self.0.total, self.0.per_holder)
     }
 
-    /// Whether it is the same as `other`.
+    /// Returns whether it is the same as `other`.
     pub(crate) fn is(&self, other: &Budget) -> bool {
         Arc::ptr_eq(&self.0, &other.0)
     }

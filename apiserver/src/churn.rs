@@ -26,7 +26,7 @@ impl Churn {
         }
     }
 
-    /// Returns the count since the last call or the last [`MANY`], and begins anew.
+    /// Returns the count since the last call or the last [`MANY`], and restarts it.
     fn take(&self) -> u64 {
         self.since.swap(0, Ordering::Relaxed)
     }

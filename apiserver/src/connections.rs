@@ -1,4 +1,4 @@
-//! Which connections may be open at the same time: so many in all, so many from one address, and
+//! The connections that may be open at the same time: so many in all, so many from one address, and
 //! none for long without a request.
 
 use std::collections::{BTreeMap, HashMap};
@@ -17,9 +17,9 @@ const DESCRIPTORS_PART: usize = 2;
 const CONNECTIONS_PER_ADDRESS_MAX: usize = 256;
 /// One address of another machine gets at most one part in so many of the connections.
 const ADDRESS_PART: usize = 4;
-/// How long a connection may take until its first request, from the end of its handshake on.
+/// Longest time that a connection may take until its first request, from the end of its handshake.
 const FIRST_REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
-/// How long a connection is kept without a request (upstream's). Pings of HTTP/2 are no requests.
+/// Longest time that a connection is kept without a request (upstream's). Pings of HTTP/2 are none.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(90);
 
 /// The connections to the API.
@@ -109,14 +109,14 @@ impl Drop for Place {
     }
 }
 
-/// What goes on on a connection.
+/// The use that is made of a connection.
 #[derive(Debug)]
 struct Use {
     /// Requests that are being answered, until the last byte of the answer.
     open: usize,
-    /// Whether there has been a request.
+    /// True once there has been a request.
     spoke: bool,
-    /// When that changed.
+    /// The time of the last change of these.
     since: Instant,
 }
 

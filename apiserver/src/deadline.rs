@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use crate::error::ApiError;
 
-/// How long the answer of a request is waited for beyond its time when it is writing.
+/// Time beyond its own for which the answer of a request is awaited while it is writing.
 const WRITE_WAIT: Duration = Duration::from_secs(30);
 
 /// The time of one request, which its writes ask for.
@@ -49,8 +49,8 @@ impl Deadline {
         EndsOnDrop(self.clone())
     }
 
-    /// Waits for `work` as long as `time`, and then for a write that has begun: its outcome is told.
-    /// Nothing is written after 504 was answered, unless that says so.
+    /// Waits for `work` as long as `time`, and then for a write that has begun, to return its
+    /// outcome. Nothing is written after 504 was answered, unless that says so.
     pub(crate) async fn limit<T>(
         &self,
         time: Duration,

@@ -1,4 +1,4 @@
-//! Which requests are so much work that the threads that serve the API do not do it.
+//! The requests that are so much work that the threads that serve the API do not do it.
 
 use http::header::ACCEPT;
 use http::request::Parts;
@@ -50,10 +50,10 @@ impl ApiServer {
         key.and_then(|key| self.store.get(&key)).map_or(0, |record| record.value.len())
     }
 
-    /// Whether the client has chosen so much work that it is done away from the threads that serve
-    /// the API: a large body, a change of a large object, objects in another form than the stored
-    /// one, or rules to compare. `written_bytes` are those of the body and of the object that it
-    /// changes.
+    /// Returns whether the client has chosen so much work that it is done away from the threads
+    /// that serve the API: a large body, a change of a large object, objects in another form than
+    /// the stored one, or rules to compare. `written_bytes` are those of the body and of the object
+    /// that it changes.
     pub(crate) fn is_heavy(&self, info: &RequestInfo, parts: &Parts, written_bytes: usize) -> bool {
         if !info.is_resource {
             return false;

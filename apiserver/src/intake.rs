@@ -1,5 +1,5 @@
-//! What requests from outside the process may hold at the same time: places, bytes of bodies, and
-//! turns for work whose cost the client chooses. No user takes it all from the others.
+//! The bounds on what requests from outside the process hold at the same time: places, bytes of
+//! bodies, and turns for work whose cost the client chooses. No user takes it all from the others.
 
 use std::collections::HashMap;
 use std::future::Future;
@@ -45,8 +45,9 @@ const USER_BODIES_BYTES_MAX: usize = 16 << 20;
 /// that serves nothing else. Of one user, it is one at a time.
 const HEAVY_MAX: usize = 4;
 
-/// Whom a request counts for: a user, or all ServiceAccounts of a namespace together, since a
-/// tenant can make as many of them as it likes. No user name reads like the accounts of a namespace.
+/// Returns the holder that a request counts for: a user, or all ServiceAccounts of a namespace
+/// together, since a tenant can make as many of them as it likes. No user name reads like the
+/// accounts of a namespace.
 pub(crate) fn holder(user: &User) -> Arc<str> {
     match service_account(&user.name) {
         Some((namespace, _)) => ["namespace:", namespace].concat().into(),
@@ -143,7 +144,7 @@ impl Intake {
     }
 }
 
-/// Who may work when: [`HEAVY_MAX`] at a time, one of each holder.
+/// The turns for work: [`HEAVY_MAX`] at a time, one of each holder.
 struct Turns {
     all: Arc<Semaphore>,
     of_holders: Mutex<HashMap<Arc<str>, Weak<Semaphore>>>,

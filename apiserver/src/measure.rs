@@ -1,4 +1,4 @@
-//! How large a JSON value is, found without recursion: a value that a client made may be deep.
+//! The size of a JSON value, found without recursion: a value that a client made may be deep.
 
 use api::schema;
 use serde_json::Value;

@@ -101,8 +101,8 @@ fn collected_bytes(metadata: &Value) -> usize {
     measure(&metadata["ownerReferences"]).memory + measure(&metadata["finalizers"]).memory
 }
 
-/// How many parts of a node keep every object of a kind decoded: the controllers, and the agent its
-/// pods. Of these kinds, which are mere content or come and go, none does.
+/// Returns the number of parts of a node that keep every object of a kind decoded: the controllers,
+/// and the agent its pods. Of these kinds, which are mere content or come and go, none does.
 fn decoded_copies(stored: &Served) -> usize {
     match stored.kind {
         "Pod" => 2,

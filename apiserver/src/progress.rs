@@ -1,19 +1,19 @@
-//! Whether the client of a connection takes the responses that it asked for.
+//! Finds clients that do not take the responses that they asked for.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::time::Instant;
 
-/// How long a client may take nothing of its responses; its connection is closed at most twice that
-/// after the last byte. Watches and logs are not counted: their readers may pause.
+/// Longest time in which a client may take nothing of its responses; its connection is closed at
+/// most twice that after the last byte. Watches and logs are not counted: their readers may pause.
 const STALL_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// Among a response's extensions: it lasts, as watches and logs do.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Lasting;
 
-/// What the client of one connection has taken.
+/// The progress of the client of one connection.
 #[derive(Clone, Debug)]
 pub(crate) struct Progress {
     taken: Arc<Mutex<Taken>>,
@@ -24,11 +24,11 @@ pub(crate) struct Progress {
 struct Taken {
     /// Responses of which a piece waits to be taken.
     waiting: usize,
-    /// When something was taken last, or began to wait.
+    /// The time at which something was taken last, or began to wait.
     last: Instant,
 }
 
-/// What the client has taken of one response.
+/// The pieces of one response that the client takes.
 #[derive(Debug)]
 pub(crate) struct Pieces {
     progress: Progress,

@@ -17,7 +17,7 @@ pub struct RequestInfo {
     pub version: String,
     /// The namespace, empty for cluster-scoped requests.
     pub namespace: String,
-    /// Whether the path has the form `namespaces/<namespace>/<resource>…`, which only namespaced
+    /// True if the path has the form `namespaces/<namespace>/<resource>…`, which only namespaced
     /// resources have; false for a namespace itself and its subresources.
     pub below_namespace: bool,
     /// The plural resource name.

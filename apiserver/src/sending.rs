@@ -33,12 +33,12 @@ const USER_LARGE_BYTES_MAX: usize = 32 << 20;
 const SMALL_BYTES_MAX: usize = 64 << 20;
 /// Bytes of these for the clients of one user.
 const USER_SMALL_BYTES_MAX: usize = 16 << 20;
-/// How long a client may take for nothing before its response may be broken off for another.
+/// Time that a client may take for nothing before its response may be broken off for another.
 const SLOW_AFTER: Duration = Duration::from_secs(3);
 /// Bytes that a client takes in a second, at least, when its response is to stay.
 const SLOW_BYTES_PER_SECOND: usize = 256 << 10;
-/// How long a watch or log waits for room before it ends. A large object that was replaced meanwhile
-/// is kept for so long.
+/// Longest time that a watch or log waits for room before it ends. A large object that was replaced
+/// meanwhile is kept for so long.
 const ROOM_WAIT: Duration = Duration::from_secs(2);
 const ROOM_POLL: Duration = Duration::from_millis(50);
 
@@ -54,11 +54,11 @@ pub(crate) struct Beginning {
     pub(crate) sent: Arc<AtomicBool>,
 }
 
-/// What a lease is for.
+/// The purpose of a lease.
 enum Kind {
     /// The whole response.
     Complete,
-    /// What a watch or log keeps at first; once that is sent, it is a stream.
+    /// The first bytes that a watch or log keeps; once they are sent, it is a stream.
     Beginning(Arc<AtomicBool>),
     /// The frame that the client is to take next.
     Stream,
@@ -191,7 +191,7 @@ impl Responses {
     }
 }
 
-/// What a body returns when it is polled.
+/// The result of polling a body.
 type Polled = Option<Result<Frame<Bytes>, BoxError>>;
 
 /// Bytes that a response keeps in memory.
@@ -201,7 +201,7 @@ fn bytes_of(response: &Response<Body>) -> usize {
     weight.or(exact).unwrap_or(PIECE_BYTES)
 }
 
-/// What a response keeps in memory; `None` once it was broken off.
+/// The part of a response that is kept in memory; `None` once it was broken off.
 struct Flow(Mutex<Option<Held>>);
 
 struct Held {
@@ -209,7 +209,7 @@ struct Held {
     /// The rest of the last frame.
     left: Bytes,
     lease: Lease,
-    /// When the client could begin to take what is counted, and how much it has taken since.
+    /// The time at which the client could begin to take what is counted, and the bytes since.
     since: Instant,
     sent: usize,
 }
@@ -248,7 +248,7 @@ impl Flow {
     }
 }
 
-/// Why a response ended early.
+/// The reason why a response ended early.
 #[derive(Debug, thiserror::Error)]
 enum BrokenOff {
     #[error("the client took the response too slowly, and others needed the memory")]
@@ -291,7 +291,7 @@ struct Sending {
 }
 
 impl Kind {
-    /// Whether the lease is for the next frame, as it is once the beginning is sent.
+    /// Returns whether the lease is for the next frame, as it is once the beginning is sent.
     fn is_stream(&mut self) -> bool {
         if let Self::Beginning(sent) = self
             && sent.load(Ordering::Acquire)

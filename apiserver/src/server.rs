@@ -52,7 +52,7 @@ pub struct ApiServer {
     pub(crate) sampler: metrics::Sampler,
     /// What has been answered so far.
     pub(crate) requests: Requests,
-    /// What was created and removed of late.
+    /// The creations and removals of late.
     pub(crate) churn: Churn,
     /// The other parts of the node, once they are known.
     pub(crate) parts: OnceLock<Arc<dyn NodeParts>>,
@@ -272,7 +272,7 @@ impl ApiServer {
         Ok(())
     }
 
-    /// Whether the path names a resource at a scope that it does not have. Checked before
+    /// Returns whether the path names a resource at a scope that it does not have. Checked before
     /// authorization, which takes the namespace from the path: a right in one namespace must not
     /// reach what belongs to no namespace.
     fn is_misplaced(&self, info: &RequestInfo) -> bool {

@@ -13,7 +13,7 @@ use socket2::SockRef;
 use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 use tokio::net::TcpStream;
 
-/// How often it is asked whether the client of an upgraded connection is gone.
+/// Time between two checks that the client of an upgraded connection is still there.
 const GONE_INTERVAL: Duration = Duration::from_secs(2);
 
 /// The connection of a client.

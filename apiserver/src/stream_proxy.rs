@@ -29,8 +29,8 @@ use crate::socket::Client;
 use crate::tls_listener::Origin;
 use target::Target;
 
-/// What is read ahead from a node or pod, whose client may read slowly; the head of its answer has to
-/// fit.
+/// Bytes that are read ahead from a node or pod, whose client may read slowly; the head of its
+/// answer has to fit.
 const BUFFER_BYTES: usize = 64 << 10;
 /// The text of a node's refusal that is passed on.
 const REFUSAL_BYTES_MAX: usize = 64 << 10;

@@ -32,7 +32,7 @@ use crate::socket::{Client, Socket};
 
 /// A client that has not finished its handshake by then is gone or hostile.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
-/// How long a connection may take to send a request's head.
+/// Longest time that a connection may take to send a request's head.
 const HEADER_TIMEOUT: Duration = Duration::from_secs(90);
 /// How often an HTTP/2 client is asked whether it is still there.
 const PING_INTERVAL: Duration = Duration::from_secs(60);
@@ -132,8 +132,8 @@ pub async fn serve_tls<H, F, B>(
     }
 }
 
-/// The next connection, the address it comes from, and whether that is this machine: whoever calls
-/// an address of their own machine does so from that same address.
+/// Accepts the next connection; returns the address that it comes from, and whether that is this
+/// machine: a client that calls an address of its own machine does so from that same address.
 async fn accept(listener: &TcpListener) -> io::Result<(TcpStream, IpAddr, bool)> {
     let (stream, peer) = listener.accept().await?;
     stream.set_nodelay(true)?;

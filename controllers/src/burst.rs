@@ -1,4 +1,4 @@
-//! How many pods a controller makes in one round.
+//! A bound on the pods that a controller makes in one round.
 //!
 //! Clients choose the number of replicas and the size of the template; what a round builds and
 //! sends depends on neither.

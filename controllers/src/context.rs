@@ -215,7 +215,7 @@ pub struct Context {
     pub caches: Caches,
     /// The event writer.
     pub recorder: Recorder,
-    /// Which port conflicts of Services were reported.
+    /// The port conflicts of Services that were reported.
     pub port_conflicts: Announced,
     /// Cancelled when the process stops.
     pub token: CancellationToken,

@@ -27,7 +27,7 @@ pub enum Error {
     /// The code of a controller panicked.
     #[error("panicked: {text}")]
     Panicked {
-        /// What the panic said.
+        /// The panic's message.
         text: String,
     },
     /// Some of several requests failed; the first failure stands for all.

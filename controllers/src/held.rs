@@ -1,4 +1,5 @@
-//! How a cache holds its objects: decoded, or packed where there are many that are seldom read.
+//! The form of the objects in a cache: decoded, or packed where there are many that are seldom
+//! read.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
@@ -12,7 +13,7 @@ use crate::cache::ObjectKey;
 
 type Pack<K> = fn(&K) -> Option<Packed<K>>;
 
-/// What a cache does with its objects.
+/// The form in which a cache holds its objects.
 pub(crate) struct Form<K> {
     /// Takes away what no controller reads.
     pub trim: fn(&mut K),
@@ -146,7 +147,7 @@ impl<K: Resource + DeserializeOwned> Objects<K> {
     }
 }
 
-/// Where a name is, or belongs.
+/// Returns the place of a name, or the place where it belongs.
 fn position(names: &[Box<str>], name: &str) -> Result<usize, usize> {
     names.binary_search_by(|known| (**known).cmp(name))
 }

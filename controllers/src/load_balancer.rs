@@ -23,7 +23,7 @@ use crate::request;
 /// each sees what the other was given.
 const WORKERS: usize = 1;
 
-/// How often the listeners of the machine are read, while a Service has or wants a port.
+/// Time between two looks at the listeners of the machine, while a Service has or wants a port.
 const HOST_PORTS_INTERVAL: Duration = Duration::from_secs(2);
 
 /// A port on the node's address: protocol and number.
@@ -64,7 +64,7 @@ impl Announced {
 /// Who holds which port of the node's address.
 pub type Holders = BTreeMap<NodePort, String>;
 
-/// What the name of a Service that holds a port begins with.
+/// The beginning of the name of a Service that holds a port.
 const SERVICE_HOLDER: &str = "service ";
 
 /// Whether this controller answers for the Service.
@@ -91,9 +91,10 @@ fn ports(service: &Service) -> impl Iterator<Item = NodePort> + '_ {
         .map(|port| (port.protocol.clone().unwrap_or_else(|| "TCP".to_owned()), port.port))
 }
 
-/// Who holds which port. Of several Services the oldest holds a port; the API, processes of the
-/// machine (`host`) and host ports of pods come before Services. A Service is not in conflict with
-/// what serves it: `served` returns the ports of the node at which its own endpoints listen.
+/// Returns the holder of each port. Of several Services the oldest holds a port; the API, processes
+/// of the machine (`host`) and host ports of pods come before Services. A Service is not in
+/// conflict with what serves it: `served` returns the ports of the node at which its own endpoints
+/// listen.
 pub fn holders(
     services: &[Arc<Service>],
     pods: &[Arc<Pod>],
@@ -291,7 +292,8 @@ async fn reconcile(context: Arc<Context>, key: ObjectKey) -> Result<Requeue, Err
     Ok(requeue)
 }
 
-/// Who holds the ports that Services of this controller want, processes of the machine included.
+/// Returns the holders of the ports that Services of this controller want, processes of the machine
+/// included.
 async fn all_holders(context: &Arc<Context>) -> Option<Holders> {
     let services = context.caches.services.group(OURS);
     let wanted: BTreeSet<NodePort> = services.iter().flat_map(|service| ports(service)).collect();

@@ -168,7 +168,7 @@ pub struct UpOptions {
     /// Keep so many files of a container's log.
     #[arg(long, default_value_t = 5, value_name = "FILES")]
     pub container_log_max_files: u32,
-    /// What the stored objects may take of memory; growth beyond is refused. [default: a quarter of
+    /// Memory that the stored objects may take; growth beyond is refused. [default: a quarter of
     /// the memory that the node may use, at most 512Mi]
     #[arg(long, value_name = "SIZE")]
     pub store_max_size: Option<String>,
@@ -185,7 +185,7 @@ pub struct UpOptions {
     /// Record requests to the API in this file, a line of JSON each; `-` is standard output.
     #[arg(long, value_name = "FILE", requires = "audit_policy_file")]
     pub audit_log_path: Option<PathBuf>,
-    /// Which requests are recorded, and how much of them (a `Policy` of audit.k8s.io/v1).
+    /// Rules for which requests are recorded, and how much of them (a `Policy` of audit.k8s.io/v1).
     #[arg(long, value_name = "FILE", requires = "audit_log_path")]
     pub audit_policy_file: Option<PathBuf>,
     /// Remove files of the audit log that are older than this, in days; 0 is never.
@@ -246,7 +246,7 @@ pub struct RestoreOptions {
     /// Replace the state that is there.
     #[arg(long)]
     pub force: bool,
-    /// What `coracle backup` wrote.
+    /// The file that `coracle backup` wrote.
     #[arg(value_name = "FILE")]
     pub file: PathBuf,
 }

@@ -1,5 +1,5 @@
-//! What processes of this machine listen on, for the parts that give ports of the node away and do
-//! not link the code that reads sockets.
+//! The ports that processes of this machine listen on, for the parts that give ports of the node
+//! away and do not link the code that reads sockets.
 
 use std::collections::{BTreeSet, HashSet};
 use std::net::IpAddr;
@@ -10,7 +10,7 @@ use controllers::load_balancer::{Holders, HostPorts, NodePort};
 use netproxy::Protocol;
 use netproxy::listeners::{self, Listener};
 
-/// How long a list of busy ports serves for choosing node ports.
+/// Time that a list of busy ports serves for choosing node ports.
 const BUSY_PORTS_AGE: Duration = Duration::from_secs(1);
 
 /// The ports with a listener at any address, as of a moment ago. None when they cannot be read:

@@ -1,9 +1,9 @@
-//! How much memory this process may use: what the machine has, or what its control groups allow.
+//! The memory that this process may use: the machine's, or what its control groups allow.
 
 use std::fs;
 use std::path::{Path, PathBuf};
 
-/// Where control groups are mounted.
+/// The directory that control groups are mounted on.
 const CGROUP_ROOT: &str = "/sys/fs/cgroup";
 
 /// Bytes that this process may use; `None` when the kernel does not tell.

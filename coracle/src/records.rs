@@ -66,7 +66,7 @@ pub fn remove(options: &RemoveKeysOptions) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Whether the object of this key is in one of the Namespaces among `keys`.
+/// Returns whether the object of this key is in one of the Namespaces among `keys`.
 fn is_inside(key: &str, keys: &BTreeSet<String>) -> bool {
     let namespace = key.split('/').nth(1).unwrap_or_default();
     !namespace.is_empty() && keys.contains(&format!("{NAMESPACES}{namespace}"))

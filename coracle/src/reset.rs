@@ -52,7 +52,7 @@ pub fn run(options: &ResetOptions) -> Result<(), Failure> {
     Ok(())
 }
 
-/// What is still on the machine, a line each.
+/// The things that are still on the machine, a line each.
 #[derive(Default)]
 struct Stays(Vec<String>);
 

@@ -25,9 +25,10 @@ const UNPACKED: &str = "restore.new";
 const READY: &str = "restore.ready";
 /// The largest manifest, in bytes.
 const MANIFEST_MAX_BYTES: u64 = 64 << 10;
-/// What a backup can replace, in the data directory. The database goes last: it voids the journal.
+/// Parts of the data directory that a backup can replace. The database goes last: it voids the
+/// journal.
 const PARTS: [&str; 3] = ["pki", "volumes", "state.redb"];
-/// What belongs to a database that is replaced.
+/// Files that belong to a database that is replaced.
 const COMPANIONS: [&str; 3] = ["state.journal", "state.closed", "state.failed"];
 
 /// Restores a backup into the data directory of a node that does not run.

@@ -17,7 +17,7 @@ pub enum StateError {
     Damaged {
         /// The file.
         path: PathBuf,
-        /// What was found.
+        /// The error of the store.
         source: DiskError,
     },
     /// A newer version wrote it.
@@ -25,7 +25,7 @@ pub enum StateError {
     TooNew {
         /// The file.
         path: PathBuf,
-        /// What was found.
+        /// The error of the store.
         source: DiskError,
     },
     /// The disk has no room for it.

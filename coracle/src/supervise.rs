@@ -30,7 +30,7 @@ enum State {
     Down { ends: u32, reason: String },
 }
 
-/// What happens to a part.
+/// A change of a part.
 enum Event {
     /// It ended or panicked.
     Ended(String),
@@ -183,7 +183,7 @@ impl apiserver::NodeParts for Parts {
     }
 }
 
-/// Why the node is not ready, as the kubelet lists errors of its runtime: `a`, or `[a, b]`.
+/// Returns why the node is not ready, as the kubelet lists errors of its runtime: `a`, or `[a, b]`.
 fn not_ready(states: &[(String, State)]) -> String {
     let failed: Vec<String> = states
         .iter()

@@ -54,7 +54,7 @@ const NODE_THREADS: usize = 2;
 const API_BLOCKING_THREADS_MAX: usize = 64;
 /// Threads of everything else for calls that block (file systems, netlink), started on demand.
 const NODE_BLOCKING_THREADS_MAX: usize = 256;
-/// How long calls that block may hold up the end of the process.
+/// Longest time that calls that block may hold up the end of the process.
 const BLOCKED_CALLS_TIMEOUT: Duration = Duration::from_secs(1);
 /// The kernel's OOM killer takes this process last of those that it may take.
 const OOM_SCORE: i32 = -999;
@@ -128,7 +128,7 @@ struct Facts {
     dns_ip: Ipv4Addr,
 }
 
-/// What starting any part needs.
+/// The things that starting any part needs.
 struct Launch<'a> {
     options: &'a UpOptions,
     paths: &'a Paths,

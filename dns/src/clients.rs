@@ -1,4 +1,4 @@
-//! Which clients are answered, and how much one of them may take.
+//! The clients that are answered, and the bounds on what one of them may take.
 
 use std::collections::{HashMap, HashSet};
 use std::net::IpAddr;
@@ -24,7 +24,7 @@ impl Clients {
         Self { pods, own: Mutex::default() }
     }
 
-    /// Whether queries from `address` are answered.
+    /// Returns whether queries from `address` are answered.
     pub fn contains(&self, address: IpAddr) -> bool {
         let address = address.to_canonical();
         if self.pods.contains(&address) || address.is_loopback() {
@@ -55,7 +55,7 @@ fn own_addresses() -> HashSet<IpAddr> {
     addresses.collect()
 }
 
-/// What each client holds of something that is limited.
+/// The shares of something limited that each client holds.
 #[derive(Debug)]
 pub struct Shares {
     held: Mutex<HashMap<IpAddr, usize>>,

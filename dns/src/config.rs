@@ -46,12 +46,12 @@ pub enum DnsError {
     /// A thread could not be started.
     #[error("start DNS thread")]
     Thread(#[source] io::Error),
-    /// What answers over one of the transports ended.
+    /// The part that answers over one of the transports ended.
     #[error("DNS over {transport} ended: {reason}")]
     Ended {
         /// `UDP` or `TCP`.
         transport: &'static str,
-        /// What it said last.
+        /// Its last message.
         reason: String,
     },
 }

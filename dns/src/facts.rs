@@ -1,4 +1,4 @@
-//! What records depend on, of Services and EndpointSlices: a fraction of the objects themselves.
+//! The facts of Services and EndpointSlices that records depend on: a fraction of the objects.
 
 use std::collections::HashSet;
 use std::net::IpAddr;
@@ -13,7 +13,7 @@ use crate::records::{Contribution, Data};
 /// for some 4,000 addresses.
 pub const SERVICE_RECORDS_MAX: usize = 16_384;
 
-/// What the records of a Service depend on.
+/// The facts of a Service that its records depend on.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ServiceFacts {
     kind: Kind,
@@ -39,7 +39,7 @@ struct Port {
     protocol: Box<str>,
 }
 
-/// What the records of a headless Service depend on, of one EndpointSlice.
+/// The facts of one EndpointSlice that the records of a headless Service depend on.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SliceFacts {
     endpoints: Box<[Host]>,

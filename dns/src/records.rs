@@ -100,7 +100,7 @@ impl Records {
     }
 }
 
-/// How often each occurs.
+/// Counts how often each occurs.
 fn count<'d, T: Hash + Eq + 'd>(all: impl Iterator<Item = &'d T>) -> HashMap<&'d T, usize> {
     let mut counts = HashMap::new();
     for one in all {
@@ -120,7 +120,7 @@ fn take<T: Hash + Eq>(counts: &mut HashMap<&T, usize>, one: &T) -> bool {
     }
 }
 
-/// What a Service contributes from now on, and no longer, by name.
+/// The records that a Service contributes from now on, and those no longer, by name.
 #[derive(Debug, Default)]
 pub struct Difference {
     added: HashMap<Name, Vec<Data>>,
@@ -147,7 +147,7 @@ impl Difference {
         difference
     }
 
-    /// Whether nothing differs.
+    /// Returns whether nothing differs.
     pub fn is_empty(&self) -> bool {
         self.added.is_empty() && self.removed.is_empty()
     }

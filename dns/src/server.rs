@@ -205,7 +205,7 @@ impl Server {
         match self.zone.answer(&query, &self.records(), udp) {
             Outcome::Reply(reply) => Ok(Some(reply)),
             // A query without recursion gets what is known here: no resolver is queried, and
-            // what others asked for is not told.
+            // answers to queries of other clients are not disclosed.
             Outcome::Forward if !query.recursion_desired() => {
                 Ok(Some(query.failure(Rcode::Refused)))
             }

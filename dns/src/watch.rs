@@ -61,7 +61,7 @@ struct Objects {
     owners: HashMap<Id, Id>,
     service_list: List,
     slice_list: List,
-    /// What Services that have changed contributed before.
+    /// The earlier contributions of Services that have changed.
     dirty: HashMap<Id, Contribution>,
     zone: Name,
 }

@@ -164,12 +164,13 @@ impl<'a> Query<'a> {
         &self.bytes[HEADER..self.name_end + 4]
     }
 
-    /// Whether the client wants resolvers to be asked.
+    /// Returns whether the client wants resolvers to be asked.
     pub fn recursion_desired(&self) -> bool {
         self.flags & RD != 0
     }
 
-    /// Whether the client validates for itself and wants answers that a resolver holds for forged.
+    /// Returns whether the client validates for itself and wants answers that a resolver holds for
+    /// forged.
     pub fn checking_disabled(&self) -> bool {
         self.flags & CD != 0
     }
@@ -303,7 +304,7 @@ impl<'a> Reply<'a> {
         self.counts[section as usize] += 1;
     }
 
-    /// Whether more records make no difference to a message of at most `limit` bytes.
+    /// Returns whether more records make no difference to a message of at most `limit` bytes.
     pub fn is_full(&self, limit: usize) -> bool {
         self.cut || self.bytes.len() > limit
     }

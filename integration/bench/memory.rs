@@ -1,4 +1,4 @@
-//! What very many objects cost in memory, and what of it the node gives back.
+//! The memory that very many objects cost, and the part of it that the node gives back.
 
 use std::time::Duration;
 

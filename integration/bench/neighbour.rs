@@ -1,5 +1,5 @@
-//! What a hostile tenant costs another client: the suite of `integration/tests/hostile` runs, and a
-//! client asks for one object all the while.
+//! The cost of a hostile tenant for another client: the suite of `integration/tests/hostile` runs,
+//! and a client asks for one object all the while.
 
 use std::path::PathBuf;
 use std::process::{Command, Stdio};

@@ -21,9 +21,9 @@ pub const COLLECTED_IN: &str = "CORACLE_NEIGHBOUR";
 pub const CLIENT_NICENESS: &str = "CORACLE_CLIENT_NICENESS";
 /// From the start of one request to that of the next.
 const PERIOD: Duration = Duration::from_millis(5);
-/// How long the idle node is asked first.
+/// Duration of the first measurement, of the idle node.
 const IDLE: Duration = Duration::from_secs(5);
-/// What is read: an object that every cluster has.
+/// The object that is read: one that every cluster has.
 const PATH: &str = "/api/v1/namespaces/kube-system/configmaps/kube-root-ca.crt";
 
 /// A client on a thread of its own that asks one request after the other.

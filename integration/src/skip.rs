@@ -1,4 +1,4 @@
-//! How a test reports that it cannot run here. The tests of other crates include this file.
+//! Reports that a test cannot run here. The tests of other crates include this file.
 
 use std::fs::OpenOptions;
 use std::io::Write;
@@ -22,7 +22,7 @@ pub fn skip(reason: &str, tool: &str) {
     }
 }
 
-/// Whether this process is root; otherwise the test is skipped.
+/// Returns whether this process is root; otherwise the test is skipped.
 #[allow(dead_code)]
 pub fn is_root(what: &str) -> bool {
     let root = std::fs::metadata("/proc/self").is_ok_and(|process| process.uid() == 0);

@@ -24,7 +24,7 @@ const CONTENT_BYTES_MAX: u64 = (1 << 20) - 64;
 const APPLY_BYTES_MAX: usize = 100_000;
 const NAMESPACE: &str = "default";
 
-/// How an object is written.
+/// The way in which an object is written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Way {
     CreateJson,
@@ -62,7 +62,7 @@ const WAYS: [Way; 15] = [
     Way::RustApply,
 ];
 
-/// How curl sends.
+/// Options of curl for each protocol.
 const PROTOCOLS: [&[&str]; 3] =
     [&["--http1.1"], &["--http1.1", "--header", "Transfer-Encoding: chunked"], &["--http2"]];
 
@@ -220,7 +220,7 @@ impl Clients {
         path
     }
 
-    /// What curl gets.
+    /// Returns the body that curl gets.
     fn curl(&self, arguments: &[&str], path: &str) -> Vec<u8> {
         let mut command: Command = self.api.curl();
         let output = command

@@ -8,9 +8,9 @@ use std::time::{Duration, Instant};
 use coracle_integration::node::NODE_IP;
 use coracle_integration::{Kubectl, Node, eventually, privileged, story, within};
 
-/// How soon the host has a port after its process began to listen.
+/// Longest time until the host has a port after its process began to listen.
 const HOST_WINS: Duration = Duration::from_secs(3);
-/// How soon rules are back after another program removed them.
+/// Longest time until rules are back after another program removed them.
 const RULES_COME_BACK: Duration = Duration::from_secs(2);
 
 fn get(ns: &coracle_integration::NetNs, url: &str) -> Option<String> {

@@ -10,7 +10,7 @@ use coracle_integration::manifest::sleeper;
 use coracle_integration::{Node, eventually, privileged, within};
 use serde_json::json;
 
-/// What only the process in the test's pod has in its command line.
+/// Returns a text that only the process in the test's pod has in its command line.
 fn mark(node: &Node) -> String {
     format!("marked-{}", node.dir.path().display())
 }
@@ -50,7 +50,7 @@ fn lose(directory: &Path) {
     std::fs::remove_dir_all(directory).unwrap();
 }
 
-/// What the kernel forwarded before coracle is lost with the run directory.
+/// Turns forwarding off, as before coracle: that state is lost with the run directory.
 fn forget_forwarding(node: &Node) {
     for setting in ["net.ipv4.ip_forward=0", "net.ipv4.conf.all.route_localnet=0"] {
         node.ns.run("sysctl", &["-w", setting]);

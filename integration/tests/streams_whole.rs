@@ -66,7 +66,7 @@ fn make_blob(path: &Path, bytes: usize) -> Vec<u8> {
     blob
 }
 
-/// Where two texts part, which says more than two texts of millions of bytes.
+/// Asserts that two texts are the same; a failure names the first byte that differs, not millions.
 fn assert_same(got: &[u8], sent: &[u8], way: &str) {
     let parted = got.iter().zip(sent).position(|(a, b)| a != b);
     assert!(

@@ -19,24 +19,24 @@ use crate::protocol::Protocol;
 
 use chains::{BaseChain, Hook, OwnRule, Ruleset};
 
-/// What our comments begin with.
+/// The beginning of our comments.
 const COMMENT: &str = "coracle pods";
 const DNS_PORT: u16 = 53;
 /// Lists the tables of legacy `iptables`, which netlink does not show.
 const LEGACY_TABLES: &str = "/proc/thread-self/net/ip_tables_names";
 
-/// What firewalls have to let through.
+/// The packets that firewalls have to let through.
 #[derive(Debug, Clone)]
 pub struct Openings {
     /// Addresses of pods.
     pub pods: Ipv4Net,
     /// The cluster's DNS.
     pub dns: Option<Ipv4Addr>,
-    /// Where the API listens.
+    /// The addresses at which the API listens.
     pub api: Vec<SocketAddr>,
 }
 
-/// What [`open`] found.
+/// The findings of [`open`].
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Report {
     /// Chains that drop and have our rules now: `family table chain`.
@@ -192,8 +192,8 @@ fn remove(socket: &Socket, which: impl Fn(&OwnRule) -> bool) -> Result<(), Netli
     Ok(())
 }
 
-/// Whether this namespace has filter rules of legacy `iptables`, which cannot be read or changed
-/// through nf_tables.
+/// Returns whether this namespace has filter rules of legacy `iptables`, which cannot be read or
+/// changed through nf_tables.
 pub fn has_legacy_filter() -> bool {
     let tables = std::fs::read_to_string(LEGACY_TABLES).unwrap_or_default();
     tables.lines().any(|table| table == "filter")

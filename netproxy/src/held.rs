@@ -53,7 +53,7 @@ impl Held {
         self
     }
 
-    /// Whether the host has this port at the address.
+    /// Returns whether the host has this port at the address.
     pub fn has(&self, address: IpAddr, protocol: Protocol, port: u16) -> bool {
         self.everywhere.contains(&(protocol, port)) || self.at.contains(&(address, protocol, port))
     }

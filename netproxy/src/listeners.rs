@@ -36,12 +36,12 @@ pub struct Listener {
     pub port: u16,
     /// The socket's inode for [`process_of`]; zero for sockets of the kernel.
     pub inode: u64,
-    /// Whether an unspecified IPv6 address excludes IPv4.
+    /// True if an unspecified IPv6 address excludes IPv4.
     pub ipv6_only: bool,
 }
 
 impl Listener {
-    /// Whether packets to this port of the address end at this socket.
+    /// Returns whether packets to this port of the address end at this socket.
     pub fn takes(&self, address: IpAddr) -> bool {
         match self.address {
             IpAddr::V6(own) if own.is_unspecified() => address.is_ipv6() || !self.ipv6_only,
@@ -50,7 +50,7 @@ impl Listener {
         }
     }
 
-    /// Whether the socket takes IPv4 packets to every address of the host.
+    /// Returns whether the socket takes IPv4 packets to every address of the host.
     pub fn takes_every_ipv4(&self) -> bool {
         self.address.is_unspecified() && self.takes(Ipv4Addr::LOCALHOST.into())
     }

@@ -288,7 +288,7 @@ impl Hierarchies {
         Err(io::ErrorKind::TimedOut.into())
     }
 
-    /// Whether no process is left in a group and the groups below it.
+    /// Returns whether no process is left in a group and the groups below it.
     pub fn is_empty(&self, group: &str) -> bool {
         self.processes(group).is_empty()
     }

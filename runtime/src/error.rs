@@ -42,7 +42,7 @@ pub enum Error {
     ShimVersion {
         /// The sandbox.
         sandbox: String,
-        /// What it speaks.
+        /// The version of its protocol.
         version: u32,
     },
     /// A process that was killed is still there.
@@ -58,7 +58,7 @@ pub enum Error {
     Record {
         /// The sandbox.
         sandbox: String,
-        /// What is wrong with it.
+        /// The fault of the record.
         #[source]
         source: crate::records::Unreadable,
     },

@@ -28,7 +28,7 @@ use observed::Observed;
 /// How long a shim may take to end after it was told to, before it is killed.
 const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(3);
 
-/// How long a shim may take to answer: it waits for no container, only for the machine.
+/// Longest time that a shim may take to answer: it waits for no container, only for the machine.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// The same for what starts a process, which the shim gives up by itself before.

@@ -23,7 +23,7 @@ const MAX_QUEUED_REQUESTS: usize = 64;
 
 type Reply = (std::result::Result<Answer, Failure>, Vec<OwnedFd>);
 
-/// What a connection brings without being asked.
+/// The messages of a connection that answer no request.
 pub(crate) enum News {
     /// The shim reports.
     Event(Event),
@@ -43,7 +43,7 @@ pub(crate) struct Link {
     waiting: Mutex<HashMap<u64, oneshot::Sender<Reply>>>,
     next: AtomicU64,
     closed: AtomicBool,
-    /// Whether the end of the connection is of no interest.
+    /// True if the end of the connection is of no interest.
     abandoned: AtomicBool,
 }
 
@@ -100,7 +100,7 @@ impl Link {
             reader.close();
             writing.abort();
             reader.closed.store(true, Ordering::SeqCst);
-            // Whoever waits for an answer gets an error.
+            // Requests that wait for an answer get an error.
             reader.waiting().clear();
             if reader.abandoned.load(Ordering::SeqCst) {
                 return;
@@ -272,7 +272,7 @@ mod tests {
     use super::*;
     use crate::sandbox::Exit;
 
-    /// Whoever waits for an answer would wait for ever.
+    /// A request that waits for an answer would wait for ever.
     #[tokio::test]
     async fn panic_of_the_reader_fails_its_callers() {
         let (ours, mut theirs) = std::os::unix::net::UnixStream::pair().unwrap();

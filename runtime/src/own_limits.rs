@@ -1,4 +1,4 @@
-//! What the node's process asks of the kernel for itself, and what its children get instead.
+//! The limits that the node's process asks the kernel for, and those of its children.
 
 use std::fs;
 use std::io;

@@ -16,8 +16,8 @@ use crate::sandbox::Exit;
 /// Changes when either side would misunderstand the other.
 pub const VERSION: u32 = 1;
 
-/// How long a process may take from its creation to its program, in milliseconds: what the kubelet
-/// gives a runtime for a request.
+/// Milliseconds that a process may take from its creation to its program: what the kubelet gives a
+/// runtime for a request.
 pub const LAUNCH_TIMEOUT_MS: u64 = 120_000;
 
 /// Longest body, in bytes: a plan with the largest environment that exec takes fits.

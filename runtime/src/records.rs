@@ -49,7 +49,7 @@ const FORMAT: u32 = 1;
 /// Longest record that is read, in bytes: one with a container's largest environment fits.
 const MAX_RECORD_BYTES: u64 = 32 << 20;
 
-/// Why a record cannot be used.
+/// The reason why a record cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum Unreadable {
     /// There is none.

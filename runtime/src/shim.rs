@@ -40,7 +40,7 @@ const EVENTS: usize = 16;
 /// How often a client that takes nothing is looked at, in milliseconds.
 const STALL_CHECK_MS: u16 = 1000;
 
-/// How long no connection is taken after one could not be, for want of descriptors or memory.
+/// Time in which no connection is taken after one could not be, for want of descriptors or memory.
 const ACCEPT_PAUSE: Duration = Duration::from_secs(1);
 
 /// Who tells every process that the machine goes down: systemd does, and waits a minute and a half
@@ -70,7 +70,7 @@ struct Shim {
     signals: SignalFd,
     listener: Option<(UnixListener, PathBuf)>,
     listening: Option<Token>,
-    /// When connections are taken again, after one could not be.
+    /// The time at which connections are taken again, after one could not be.
     listener_paused: Option<Instant>,
     connections: HashMap<Token, Channel>,
     containers: BTreeMap<String, Container>,

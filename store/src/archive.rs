@@ -32,7 +32,7 @@ pub struct Stored {
     pub value: Bytes,
 }
 
-/// Why a stream is not a copy of a store.
+/// The reason why a stream is not a copy of a store.
 #[derive(Debug, thiserror::Error)]
 pub enum ArchiveError {
     /// It cannot be read.

@@ -150,8 +150,8 @@ impl Disk {
         }
     }
 
-    /// Whether there is a database. One whose creation an earlier version did not finish counts as
-    /// none, if the journal shows that nothing was ever committed.
+    /// Returns whether there is a database. One whose creation an earlier version did not finish
+    /// counts as none, if the journal shows that nothing was ever committed.
     fn has_database(&self) -> Result<bool, redb::Error> {
         if !self.files.exists(&self.path)? {
             return Ok(false);

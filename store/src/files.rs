@@ -15,16 +15,16 @@ pub(crate) use system::SystemFiles;
 /// Mode of every file of the store: root alone may read Secrets.
 pub(crate) const FILE_MODE: u32 = 0o600;
 
-/// What the store does with directories.
+/// The store's operations on directories.
 pub(crate) trait Files: Debug + Send + Sync {
     /// Opens a file that exists for reading and writing and sets its mode to [`FILE_MODE`].
     ///
-    /// What the page cache holds of it is written back and dropped, so that reads return what is on
+    /// Its pages in the page cache are written back and dropped, so that reads return what is on
     /// the disk: after a failed write-back the two can differ.
     fn open(&self, path: &Path) -> io::Result<Arc<dyn FileHandle>>;
     /// Creates an empty file of mode [`FILE_MODE`], in place of any earlier one of that name.
     fn create(&self, path: &Path) -> io::Result<Arc<dyn FileHandle>>;
-    /// Whether a file of that name exists.
+    /// Returns whether a file of that name exists.
     fn exists(&self, path: &Path) -> io::Result<bool>;
     /// Gives a file another name, in place of any earlier one of that name.
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()>;
@@ -34,7 +34,7 @@ pub(crate) trait Files: Debug + Send + Sync {
     fn sync_directory(&self, path: &Path) -> io::Result<()>;
 }
 
-/// What the store does with an open file.
+/// The store's operations on an open file.
 pub(crate) trait FileHandle: Debug + Send + Sync {
     /// Its length in bytes.
     fn length(&self) -> io::Result<u64>;

@@ -124,7 +124,7 @@ impl<M> Ring<M> {
         Some((changes, None))
     }
 
-    /// Whether every change after `revision` is remembered.
+    /// Returns whether every change after `revision` is remembered.
     pub(crate) fn reaches(&self, revision: Revision) -> bool {
         revision >= self.complete_after
     }

@@ -37,7 +37,7 @@ pub(crate) struct Journal {
     file: Arc<dyn FileHandle>,
     /// Size of the file in bytes.
     capacity: usize,
-    /// Where the first batch lies: format 0 has no block in front of it.
+    /// The offset of the first batch: format 0 has no block in front of it.
     begin: usize,
     /// Which of the batches in the file count.
     generation: u64,
@@ -58,7 +58,7 @@ pub(crate) enum Contents {
     TooNew(u32),
 }
 
-/// How much of the file a batch may fill.
+/// The part of the file that a batch may fill.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Room {
     /// All but the last blocks.
@@ -105,12 +105,12 @@ impl Journal {
         Ok(journal)
     }
 
-    /// Whether batches can be appended: the file has the present format and its full size.
+    /// Returns whether batches can be appended: the file has the present format and its full size.
     pub(crate) fn is_current(&self, capacity: usize) -> io::Result<bool> {
         Ok(self.format()? == JOURNAL_FORMAT && self.capacity == capacity)
     }
 
-    /// Whether nothing was ever written behind the header.
+    /// Returns whether nothing was ever written behind the header.
     pub(crate) fn is_blank(&self) -> io::Result<bool> {
         let mut block = [0; BLOCK_BYTES];
         for offset in (self.begin..self.whole_blocks()).step_by(BLOCK_BYTES) {

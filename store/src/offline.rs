@@ -9,8 +9,8 @@ use crate::files::SystemFiles;
 use crate::journal::JOURNAL_BYTES;
 use crate::record::Revision;
 
-/// How far the revisions of a restored store lie ahead of the copy: more than a node can have given
-/// out since, so that no client sees one twice.
+/// Distance from the revisions of the copy to those of a restored store: more than a node can have
+/// given out since, so that no client sees one twice.
 const RESTORE_REVISIONS: Revision = 1_000_000_000;
 
 /// The open files; closed when dropped.

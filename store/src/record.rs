@@ -17,11 +17,11 @@ pub struct Record<M> {
     pub value: Bytes,
     /// Derived from the bytes.
     pub meta: M,
-    /// Whether it belongs on the disk; a key that was on the disk once stays there.
+    /// True if it belongs on the disk; a key that was on the disk once stays there.
     pub(crate) stored: bool,
 }
 
-/// What is derived from an object tells how much memory the object takes besides its record.
+/// A value derived from an object, which knows the memory that the object takes besides its record.
 pub trait Weigh {
     /// Bytes of memory that other parts of the process keep as long as the record is there.
     fn kept_bytes(&self) -> u64;

@@ -1,4 +1,4 @@
-//! When a loop that has ended runs again: after a delay that grows while it keeps ending.
+//! Runs a loop that has ended again: after a delay that grows while it keeps ending.
 
 use std::any::Any;
 use std::future::Future;

@@ -1,4 +1,4 @@
-//! Writes docs/supported.md. The registry is asked through an example of the `api` crate, so that
+//! Writes docs/supported.md. It runs an example of the `api` crate to read the registry, so that
 //! this crate builds where that one does not: it generates a part of it.
 
 use std::fs;

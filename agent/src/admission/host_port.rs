@@ -14,7 +14,7 @@ use api::placement::port::{HostPort, host_ports};
 use super::failed_predicate;
 use crate::worker::state::Failure;
 
-/// What the machine has that pods could be in the way of.
+/// The machine's addresses and listeners, which pods could be in the way of.
 #[derive(Clone, Debug, Default)]
 pub struct Host {
     /// Addresses of its interfaces.
@@ -40,14 +40,14 @@ impl Host {
     }
 }
 
-/// Whether a pod takes ports of the machine by translation. On the machine's network it listens
-/// itself, and the kernel refuses what is taken.
+/// Returns whether a pod takes ports of the machine by translation. On the machine's network it
+/// listens itself, and the kernel refuses what is taken.
 pub fn concerns(pod: &Pod) -> bool {
     let host_network = pod.spec.as_ref().and_then(|spec| spec.host_network).unwrap_or(false);
     !host_network && !host_ports(pod).is_empty()
 }
 
-/// Why the machine cannot give a pod the ports that it asks for.
+/// Returns the reason why the machine cannot give a pod the ports that it asks for.
 pub fn refusal(pod: &Pod, host: &Host) -> Option<Failure> {
     if !concerns(pod) {
         return None;

@@ -431,8 +431,8 @@ fn seccomp(
     }
 }
 
-/// Whether a path leads through what a process has open, is in or has as its root. Links of the image
-/// that lead there are found when the container is started.
+/// Returns whether a path leads through what a process has open, is in or has as its root. Links
+/// of the image that lead there are found when the container is started.
 fn leads_through_process(path: &str) -> bool {
     // What follows such a part, even `..`, starts from there.
     let prefixes = Path::new(path).ancestors().filter_map(Path::to_str);

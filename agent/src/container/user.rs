@@ -105,7 +105,7 @@ fn entries(file: &str) -> impl Iterator<Item = &str> {
 
 /// Resolves `user`, `user:group`, `uid` or `uid:gid` with the texts of passwd and group files.
 ///
-/// What is written as a number is a number: it is compared with the uid or gid column only, never
+/// A text that is a number is taken as one: it is compared with the uid or gid column only, never
 /// with a name, so that an image cannot give the number another meaning (CVE-2016-3697).
 pub fn resolve(user: &str, passwd: &str, group: &str) -> Result<Identity, UserError> {
     let (user, wanted_group) = match user.split_once(':') {

@@ -49,9 +49,9 @@ fn cost(bytes: usize) -> usize {
 pub struct Variables {
     list: Vec<(String, String)>,
     index: HashMap<String, usize>,
-    /// What the present variables cost.
+    /// The cost of the present variables.
     bytes: usize,
-    /// What all definitions have cost so far.
+    /// The cost of all definitions so far.
     defined: usize,
 }
 

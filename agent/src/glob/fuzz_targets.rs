@@ -17,7 +17,8 @@ pub fn glob(bytes: &[u8]) {
     }
 }
 
-/// Whether the whole text matches, by which prefixes of it each prefix of the pattern matches.
+/// Returns whether the whole text matches, by the prefixes of it that each prefix of the pattern
+/// matches.
 fn by_table(tokens: &[Token], text: &str) -> bool {
     let text: Vec<char> = text.chars().collect();
     let mut reached = vec![false; text.len() + 1];

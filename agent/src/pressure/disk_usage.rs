@@ -1,4 +1,4 @@
-//! How much of the disk the directories of a pod take.
+//! The disk space that the directories of a pod take.
 
 use std::path::PathBuf;
 
@@ -8,7 +8,7 @@ use crate::blocking::{self, Deadline};
 const MAX_COUNTED_ENTRIES: u64 = 8_000_000;
 
 /// Returns the bytes on disk of everything below these directories, each on its own file system.
-/// What disappears meanwhile takes no space.
+/// Files that disappear meanwhile take no space.
 pub async fn bytes_below(owner: &str, directories: Vec<PathBuf>) -> u64 {
     let count = move || {
         let usages = directories.iter().map(|path| runtime::tree::usage(path, MAX_COUNTED_ENTRIES));

@@ -59,7 +59,7 @@ pub async fn probe(address: &str, service: &str, patience: Duration) -> Answer {
     }
 }
 
-/// Why a call has no answer.
+/// The reason why a call has no answer.
 #[derive(Debug, thiserror::Error)]
 enum CheckError {
     /// The answer is longer than its bound.

@@ -38,7 +38,7 @@ const BASE64_PORTS_MAX: usize = 5;
 /// Connects to a port inside the pod.
 pub type Dial = Arc<dyn Fn(u16) -> BoxFuture<'static, io::Result<TcpStream>> + Send + Sync>;
 
-/// How a pod is reached, and what it is called in messages (`name_namespace`, uid).
+/// The way to a pod, and its name in messages (`name_namespace`, uid).
 #[derive(Clone)]
 pub struct Pod {
     /// Its name.

@@ -69,7 +69,7 @@ pub(super) struct Decoder {
     data: Option<DataFrame>,
 }
 
-/// What is left of a data frame.
+/// The rest of a data frame.
 struct DataFrame {
     id: u32,
     left: usize,

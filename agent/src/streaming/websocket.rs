@@ -94,7 +94,7 @@ async fn read<T: AsyncRead>(
     }
 }
 
-/// Where the pieces of messages go.
+/// The receivers of the pieces of messages.
 struct Channels {
     senders: HashMap<u32, mpsc::Sender<Piece>>,
     base64: bool,

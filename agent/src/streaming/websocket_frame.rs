@@ -35,13 +35,13 @@ pub(super) enum MessageError {
 pub(super) struct Decoder {
     /// The data frame whose payload is being taken.
     frame: Option<DataFrame>,
-    /// Whether the message of the last data frame goes on.
+    /// True while the message of the last data frame goes on.
     in_message: bool,
-    /// Whether a piece of the message was returned.
+    /// True once a piece of the message was returned.
     has_begun: bool,
 }
 
-/// What is left of a data frame.
+/// The rest of a data frame.
 struct DataFrame {
     left: u64,
     mask: [u8; 4],

@@ -8,11 +8,11 @@ use std::path::PathBuf;
 /// One mount.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Mount {
-    /// Where it is mounted.
+    /// The path that it is mounted on.
     pub point: PathBuf,
-    /// Whether it passes mounts to other mounts and takes theirs.
+    /// True if it passes mounts to other mounts and takes theirs.
     pub shared: bool,
-    /// Whether it takes the mounts of another mount.
+    /// True if it takes the mounts of another mount.
     pub slave: bool,
 }
 

@@ -28,7 +28,7 @@ const KIND: u32 = SFlag::S_IFMT.bits();
 const DIRECTORY: u32 = SFlag::S_IFDIR.bits();
 const SYMLINK: u32 = SFlag::S_IFLNK.bits();
 
-/// When the group of a volume is set.
+/// The policy for setting the group of a volume.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Policy {
     /// At each mount.
@@ -37,7 +37,7 @@ pub enum Policy {
     OnRootMismatch,
 }
 
-/// Why a volume could not be given to a group.
+/// The reason why a volume could not be given to a group.
 #[derive(Debug, thiserror::Error)]
 pub enum OwnershipError {
     /// A file or directory could not be changed.
@@ -82,7 +82,7 @@ pub fn set(
     Ok(())
 }
 
-/// Whether the top of a volume lacks the group or its permissions.
+/// Returns whether the top of a volume lacks the group or its permissions.
 fn mismatch(top: &Path, group: u32) -> io::Result<bool> {
     let metadata = fs::symlink_metadata(top)?;
     let wanted = 0o2770;

@@ -108,7 +108,7 @@ pub struct Preparation {
     pub objects: BTreeMap<Key, Subscription>,
     /// Tokens that are still good, by volume and position.
     pub tokens: BTreeMap<(String, usize), Token>,
-    /// Whether volumes are given to the pod's `fsGroup`: before its containers run, not when a
+    /// True if volumes are given to the pod's `fsGroup`: before its containers run, not when a
     /// volume is brought up to date or taken over.
     pub ownership: bool,
 }
@@ -254,7 +254,7 @@ struct Made {
     object_bytes: usize,
 }
 
-/// What a volume is made from and where, for a thread that may block.
+/// The source and the place of a volume, for a thread that may block.
 struct Place {
     pod: Arc<Pod>,
     around: Surroundings,

@@ -129,7 +129,7 @@ impl Work {
         Ok(files)
     }
 }
-/// Whether the mount that a path is on propagates as a container wants; says why not.
+/// Checks that the mount that a path is on propagates as a container wants; says why it does not.
 fn propagates(source: &Path, wanted: Wanted) -> Result<(), String> {
     let path = std::fs::canonicalize(source).map_err(|error| error.to_string())?;
     let mounts = mountinfo::read().map_err(|error| error.to_string())?;

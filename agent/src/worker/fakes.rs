@@ -235,7 +235,7 @@ pub struct FakeMachine {
     /// The sandbox that was made, or will be.
     pub sandbox: FakeSandbox,
     unreachable: Arc<Mutex<bool>>,
-    /// What an earlier process left, by the pod's uid.
+    /// The remains of an earlier process, by the pod's uid.
     pub left: Arc<Mutex<HashMap<String, Left>>>,
     /// Host ports that processes of the node have.
     pub conflicts: watch::Sender<Vec<netproxy::HostPortConflict>>,

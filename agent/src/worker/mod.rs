@@ -103,7 +103,7 @@ pub struct Worker {
     /// Containers that have ended and whose termination messages are not read yet.
     unread: Vec<String>,
     conflicts: watch::Receiver<Vec<HostPortConflict>>,
-    /// Those of this pod that an event tells of.
+    /// Those of this pod that an event has reported.
     conflicts_told: Vec<HostPortConflict>,
 }
 

@@ -13,7 +13,7 @@ use crate::events::Level;
 use crate::hook;
 use crate::probe::{self, Purpose, Target, Verdict};
 
-/// How long the end of a container that was killed may stay unreported.
+/// Longest time that the end of a killed container may stay unreported.
 const KILL_REPORT: Duration = Duration::from_secs(if cfg!(test) { 1 } else { 10 });
 
 impl Worker {

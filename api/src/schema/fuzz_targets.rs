@@ -115,7 +115,7 @@ fn assert_bounds(value: &Value, depth: usize, values: usize) {
     assert!(extent.values <= values, "{} values", extent.values);
 }
 
-/// Whether a number of the value may read back in another last digit.
+/// Returns whether a number of the value may read back in another last digit.
 fn has_fraction(value: &Value) -> bool {
     match value {
         Value::Number(number) => number.is_f64(),

@@ -91,7 +91,7 @@ fn is_too_deep(error: &serde_json::Error) -> bool {
 
 const TOO_DEEP: &str = "nested too deeply";
 const TOO_LARGE: &str = "exceeded max memory of values";
-/// What the YAML parser says of more values than it takes, 250,000.
+/// The YAML parser's message about more values than it takes, 250,000.
 const TOO_MANY_NODES: &str = "budget breached: Nodes";
 
 /// A document whose duplicates come along, for parsers that take no seed.
@@ -133,7 +133,7 @@ impl fmt::Display for Step<'_> {
     }
 }
 
-/// What has been found in the body so far.
+/// The findings in the body so far.
 struct Found<'s> {
     duplicates: Vec<String>,
     spent: &'s mut Spent,

@@ -1,4 +1,4 @@
-//! How much memory an object takes: as a tree of JSON values, and decoded to the types of its kind.
+//! The memory that an object takes: as a tree of JSON values, and decoded to the types of its kind.
 //!
 //! Both are estimates from above, for the 64-bit heap of glibc: lists and maps have room to grow.
 
@@ -35,7 +35,7 @@ impl Spent {
         if self.0 > MAX_BODY_MEMORY_BYTES { Err(TooMuch) } else { Ok(()) }
     }
 
-    /// Whether it was too much.
+    /// Returns whether the bytes so far are too many.
     pub(super) fn is_too_much(&self) -> bool {
         self.0 > MAX_BODY_MEMORY_BYTES
     }
@@ -117,7 +117,7 @@ pub fn decoded_bytes(message: &'static Message, object: &Value) -> usize {
     size(message.index()) + object.as_object().map_or(0, |object| members_bytes(message, object))
 }
 
-/// What the members of an object point to.
+/// Returns the bytes that the members of an object point to.
 fn members_bytes(message: &'static Message, object: &Map<String, Value>) -> usize {
     let known = object.iter().filter(|(name, _)| *name != "managedFields");
     known
@@ -139,7 +139,7 @@ fn member_bytes(field: &'static Field, value: &Value) -> usize {
     }
 }
 
-/// What a value, a list element or a map value points to.
+/// Returns the bytes that a value, a list element or a map value points to.
 fn element_bytes(field: &'static Field, value: &Value) -> usize {
     match (field.ty(), value) {
         (Type::Time | Type::MicroTime, _) => 0,

@@ -26,7 +26,7 @@ pub(super) fn fields(storage: &Served, object: &Value, warnings: &mut Vec<String
 }
 
 struct Walk<'a> {
-    /// Where the walk is, for example `spec.containers[0]`.
+    /// The path of the present value, for example `spec.containers[0]`.
     path: String,
     warnings: &'a mut Vec<String>,
 }
@@ -113,7 +113,7 @@ impl Walk<'_> {
     }
 }
 
-/// Whether a value differs from what absence means.
+/// Returns whether a value differs from what absence means.
 fn is_set(value: &Value) -> bool {
     match value {
         Value::Null | Value::Bool(false) => false,
@@ -128,7 +128,7 @@ fn is_set(value: &Value) -> bool {
 struct Entry {
     /// The rules of the message and of those inlined into it.
     rules: Vec<&'static FieldRule>,
-    /// Whether the value of a field has an entry.
+    /// True if the value of a field has an entry.
     leads_to_rules: bool,
 }
 
@@ -175,7 +175,7 @@ fn rules_of(message: &'static Message) -> Vec<&'static FieldRule> {
     rules
 }
 
-/// Whether the name of a message ends with these segments.
+/// Returns whether the name of a message ends with these segments.
 pub(super) fn is_named(message: &Message, end: &str) -> bool {
     message.name().strip_suffix(end).is_some_and(|start| start.ends_with('.'))
 }

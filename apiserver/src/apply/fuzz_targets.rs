@@ -79,7 +79,7 @@ fn message_of(object: &Value) -> Option<&'static Message> {
     schema::message(group, version, object["kind"].as_str()?)
 }
 
-/// Whether all elements of merged lists have all their keys, and no two have one name.
+/// Returns whether all elements of merged lists have all their keys, and no two have one name.
 fn is_distinct(object: &Value, message: Option<&'static Message>) -> bool {
     let members = object.as_object().into_iter().flatten();
     members.into_iter().all(|(name, value)| {

@@ -19,7 +19,7 @@ pub(crate) struct Lookup<'v> {
     lists: HashMap<*const Value, ListIndex>,
 }
 
-/// Where the elements of one list are, by their names.
+/// The positions of the elements of one list, by their names.
 #[derive(Default)]
 struct ListIndex {
     by_keys: Vec<(Vec<String>, HashMap<String, usize>)>,
@@ -49,7 +49,7 @@ impl<'v> Lookup<'v> {
         Some(value)
     }
 
-    /// Whether the object has a value at a path.
+    /// Returns whether the object has a value at a path.
     pub(crate) fn has(&mut self, path: &[String]) -> bool {
         self.get(path).is_some()
     }
@@ -163,7 +163,7 @@ fn first<'p>(group: &[&'p [String]]) -> Option<(&'p str, &'p str)> {
     group.first()?.first()?.split_at_checked(2)
 }
 
-/// What follows the common element; `None` if the group names the value itself.
+/// Returns the paths behind the common element; `None` if the group names the value itself.
 fn below<'p>(group: &[&'p [String]]) -> Option<Vec<&'p [String]>> {
     let rest = group.iter().map(|path| path.get(1..).unwrap_or_default());
     let itself = |rest: &[String]| rest.is_empty() || (rest.len() == 1 && rest[0] == ".");

@@ -1,4 +1,4 @@
-//! Whether the lists of an applied configuration can be merged: each element has its keys, once
+//! Checks that the lists of an applied configuration can be merged: each element has its keys, once
 //! (upstream structured-merge-diff, `typed/validate.go`, with its texts).
 
 use std::collections::HashSet;
@@ -39,7 +39,7 @@ pub(super) fn check(
     Err(ApiError::new(StatusCode::INTERNAL_SERVER_ERROR, "", text))
 }
 
-/// What is wrong, and where the walk is. It goes as deep as the object, which is bounded.
+/// The faults, and the present path of the walk. It goes as deep as the object, which is bounded.
 #[derive(Default)]
 struct Faults {
     found: Vec<String>,
@@ -111,7 +111,7 @@ impl Faults {
     }
 }
 
-/// Why an element of a merged list has no name in it.
+/// Returns the reason why an element of a merged list has no name in it.
 fn unnameable(item: &Value, field: &'static Field) -> Option<String> {
     let fault = match (field.list_type(), item) {
         (ListType::Map, Value::Object(map)) => {

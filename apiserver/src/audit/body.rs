@@ -15,7 +15,7 @@ use crate::body::{Body, BoxError};
 /// Bytes of one body that are recorded (upstream's default bound of an event).
 pub(super) const MAX_BODY_BYTES: usize = 10 << 20;
 
-/// Which body it is.
+/// The side of the exchange that a body belongs to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Side {
     Request,

@@ -12,7 +12,7 @@ use super::policy::Level;
 /// Set where an object was too large to be recorded (upstream's name).
 const TRUNCATED: &str = "audit.k8s.io/truncated";
 
-/// What is recorded of one stage of one request.
+/// The record of one stage of one request.
 #[derive(Clone, Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub(super) struct Event {

@@ -17,7 +17,7 @@ const FILE_MODE: u32 = 0o600;
 /// The mode of a directory that is made for it.
 const DIRECTORY_MODE: u32 = 0o700;
 
-/// Where events are written, and how many are kept.
+/// The place of the log, and the number of files that are kept.
 #[derive(Clone, Debug, Default)]
 pub struct FileOptions {
     /// The file; `-` is standard output.
@@ -30,7 +30,7 @@ pub struct FileOptions {
     pub max_megabytes: u32,
 }
 
-/// Why the log cannot be written.
+/// The reason why the log cannot be written.
 #[derive(Debug, thiserror::Error)]
 #[error("{operation} {path}: {source}")]
 pub struct FileError {
@@ -176,7 +176,7 @@ fn aside(path: &Path, now: Timestamp) -> PathBuf {
     path.with_file_name(format!("{stem}-{time}{}", extension.unwrap_or_default()))
 }
 
-/// When the log at `path` was set aside as `other`.
+/// Returns the time at which the log at `path` was set aside as `other`.
 fn time_of(path: &Path, other: &Path) -> Option<Timestamp> {
     let name = other.file_name()?.to_str()?;
     let stem = path.file_stem()?.to_str()?;

@@ -15,9 +15,9 @@ use super::file::File;
 const QUEUE_EVENTS: usize = 10_000;
 /// Kibibytes of bodies that wait to be written; further bodies are left out of their events.
 const QUEUE_KIBIBYTES: usize = 64 << 10;
-/// How often a failure to write is logged.
+/// Shortest time between two log lines about failures to write.
 const COMPLAINT_INTERVAL: Duration = Duration::from_secs(60);
-/// How long a flush waits for the disk.
+/// Longest time that a flush waits for the disk.
 const FLUSH_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// The sending end of the queue.

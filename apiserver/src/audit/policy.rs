@@ -9,7 +9,7 @@ use serde::de::IgnoredAny;
 
 use crate::security::Attributes;
 
-/// How much of a request is recorded.
+/// The parts of a request that are recorded.
 #[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Level {
     /// Nothing.
@@ -22,16 +22,16 @@ pub(super) enum Level {
     RequestResponse,
 }
 
-/// When an event is recorded.
+/// The moment of a request at which an event is recorded.
 #[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq)]
 pub(super) enum Stage {
     /// Before the request is authorized.
     RequestReceived,
-    /// When the head of the response of a long-running request is sent.
+    /// The head of the response of a long-running request is sent.
     ResponseStarted,
-    /// When the response is sent.
+    /// The response is sent.
     ResponseComplete,
-    /// When the handler panicked.
+    /// The handler panicked.
     Panic,
 }
 
@@ -83,7 +83,7 @@ struct GroupResources {
     resource_names: Vec<String>,
 }
 
-/// What the policy says about one request.
+/// The decision of the policy about one request.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Verdict<'a> {
     pub(super) level: Level,
@@ -92,13 +92,13 @@ pub(super) struct Verdict<'a> {
 }
 
 impl Verdict<'_> {
-    /// Whether events of this stage are left out.
+    /// Returns whether events of this stage are left out.
     pub(super) fn omits(&self, stage: Stage) -> bool {
         self.omitted.iter().any(|stages| stages.contains(&stage))
     }
 }
 
-/// Why a policy is not valid.
+/// The reason why a policy is not valid.
 #[derive(Debug, thiserror::Error)]
 pub enum PolicyError {
     /// It is not YAML or JSON of that shape.
@@ -122,7 +122,7 @@ pub enum PolicyError {
         index: usize,
         /// The field in the rule.
         field: &'static str,
-        /// What is wrong.
+        /// The fault.
         detail: &'static str,
     },
 }
@@ -210,7 +210,7 @@ impl Rule {
     }
 }
 
-/// Whether a URL of a rule stands for this path.
+/// Returns whether a URL of a rule stands for this path.
 fn covers(url: &str, path: &str) -> bool {
     url == path || url.strip_suffix('*').is_some_and(|start| path.starts_with(start))
 }

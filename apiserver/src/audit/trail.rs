@@ -1,4 +1,4 @@
-//! What is recorded of one request, from its arrival to the end of its response.
+//! The record of one request, from its arrival to the end of its response.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -42,7 +42,7 @@ pub(crate) struct Trail {
 
 #[derive(Debug, Default)]
 struct State {
-    /// What is recorded; `None` before the policy has been consulted, where it says nothing, and
+    /// The parts to record; `None` before the policy has been consulted, where it says nothing, and
     /// after the last event.
     plan: Option<Plan>,
     request: Raw,

@@ -226,7 +226,7 @@ fn service(call: &Call<'_>, query: &str) -> Result<Target, ApiError> {
     Err(none())
 }
 
-/// Whether anything may be proxied to this address (upstream `proxyutil.IsProxyableIP`).
+/// Returns whether anything may be proxied to this address (upstream `proxyutil.IsProxyableIP`).
 fn is_proxyable(address: IpAddr) -> bool {
     let local = match address {
         IpAddr::V4(v4) => v4.is_link_local() || v4.is_broadcast(),
@@ -263,8 +263,8 @@ fn check_endpoint(call: &Call<'_>, endpoint: &Value, ip: &str) -> Result<(), Api
     })
 }
 
-/// Whether the endpoint names a pod of the namespace that has this address (a pod in the network of
-/// its host has the node's).
+/// Returns whether the endpoint names a pod of the namespace that has this address (a pod in the
+/// network of its host has the node's).
 fn is_address_of_pod(call: &Call<'_>, endpoint: &Value, ip: &str) -> bool {
     let target = &endpoint["targetRef"];
     if target["kind"] != "Pod" {

@@ -1,4 +1,4 @@
-//! What is passed on to applications, against one that answers with what it got.
+//! Requests that are passed on to an application, which answers with what it got.
 #![allow(clippy::unwrap_used)]
 
 use http::header::{AUTHORIZATION, COOKIE, HOST, SET_COOKIE};

@@ -1,4 +1,4 @@
-//! What requests from the network may hold and reach.
+//! The bounds on what requests from the network hold and reach.
 
 use http::{Method, Request};
 use serde_json::json;

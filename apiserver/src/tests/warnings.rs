@@ -1,4 +1,4 @@
-//! What is accepted and not acted on is answered with a warning by every verb that writes.
+//! Every verb that writes answers with warnings about fields that are accepted and not acted on.
 
 use http::Method;
 use serde_json::json;

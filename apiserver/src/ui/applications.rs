@@ -15,7 +15,7 @@ use crate::error::ApiError;
 use crate::request::RequestInfo;
 use crate::security::User;
 
-/// How long an application may load things after the user has opened it or it has last loaded
+/// Time in which an application may load things after the user has opened it or it has last loaded
 /// something.
 const OPEN_FOR: Duration = Duration::from_secs(600);
 /// Applications that are kept; the one that ends first makes room.

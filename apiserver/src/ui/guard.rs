@@ -80,7 +80,7 @@ pub(crate) fn refuse_application(info: &RequestInfo) -> Result<(), ApiError> {
     Ok(())
 }
 
-/// Who loads something of a proxied application.
+/// The origin of a load of a proxied application.
 pub(super) enum Load {
     /// A client that is no browser, our own page, or the user by following a link.
     Own,

@@ -39,7 +39,7 @@ const PAGE_HEADER: &str = "x-coracle-dashboard";
 const COOKIE_NAME: &str = "__Host-coracle";
 /// Bytes of a posted login token.
 const LOGIN_BYTES_MAX: usize = 256;
-/// How long a posted login token may take to arrive.
+/// Longest time that a posted login token may take to arrive.
 const LOGIN_TIMEOUT: Duration = Duration::from_secs(5);
 /// Login tokens that are read at the same time.
 const LOGINS_MAX: usize = 64;

@@ -18,7 +18,7 @@ pub(super) const SESSION_LIFETIME: Duration = Duration::from_secs(12 * 3600);
 pub(super) const SESSION_IDLE: Duration = Duration::from_secs(2 * 3600);
 /// How long a terminal token is good.
 pub(super) const TERMINAL_LIFETIME: Duration = Duration::from_secs(30);
-/// How many of each there are at most; of the user that has the most, the one that ends first makes
+/// The most that are kept of each; of the user that has the most, the one that ends first makes
 /// room.
 pub(super) const KEPT_MAX: usize = 64;
 /// Bytes of randomness in a token.

@@ -18,7 +18,7 @@ const COPIED_BYTES_MAX: usize = 3 << 20;
 /// passes it by if it does no more than some twenty times the work of writing that object.
 const WORK_VALUES_MAX: usize = 16 << 20;
 
-/// Why a patch is not applied.
+/// The reason why a patch is not applied.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum JsonPatchError {
     #[error(
@@ -52,7 +52,7 @@ pub(crate) fn apply(object: &mut Value, patch: &Patch) -> Result<(), JsonPatchEr
     Ok(())
 }
 
-/// What a patch has used up so far.
+/// The amounts that a patch has used up so far.
 struct Bounds {
     /// The size of the object.
     bytes: usize,
@@ -164,12 +164,12 @@ impl Bounds {
     }
 }
 
-/// Whether the value at `inner` is the one at `outer` or a part of it.
+/// Returns whether the value at `inner` is the one at `outer` or a part of it.
 fn is_within(inner: &str, outer: &str) -> bool {
     inner.strip_prefix(outer).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
 }
 
-/// Whether `path` is to an element of a list, which a new one shifts and does not replace.
+/// Returns whether `path` is to an element of a list, which a new one shifts and does not replace.
 fn is_element(object: &Value, path: &str) -> bool {
     let parent = path.rsplit_once('/').and_then(|(parent, _)| object.pointer(parent));
     parent.is_some_and(Value::is_array)

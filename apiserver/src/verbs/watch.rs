@@ -132,7 +132,7 @@ struct Watcher {
     /// Set when nothing of the head is kept any more.
     head_sent: Arc<AtomicBool>,
     state: State,
-    /// What is written and not sent yet.
+    /// Frames that are written and not sent yet.
     frames: VecDeque<Bytes>,
 }
 

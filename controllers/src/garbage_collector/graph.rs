@@ -230,8 +230,8 @@ impl Graph {
         if owner.is_foreground() { Owner::Waiting } else { Owner::Solid }
     }
 
-    /// Whether an object that is about to be deleted blocks an owner, and one of its own dependents
-    /// waits already: upstream's test for a circle, which may be wrong but does no harm.
+    /// Returns whether an object that is about to be deleted blocks an owner, and one of its own
+    /// dependents waits already: upstream's test for a circle, which may be wrong but does no harm.
     fn waits_in_a_circle(&self, uid: &str) -> bool {
         let waits = |dependent: &String| self.foreground_owner(dependent).is_some();
         let blocks = |owner: &OwnerReference| owner.block_owner_deletion == Some(true);
@@ -239,7 +239,8 @@ impl Graph {
             && self.dependents_of(uid).iter().any(waits)
     }
 
-    /// Whether `owner` waits for `dependent`. An object of another namespace cannot hold it up.
+    /// Returns whether `owner` waits for `dependent`. An object of another namespace cannot hold it
+    /// up.
     fn blocks(&self, dependent: &str, owner: &str) -> bool {
         self.objects.get(dependent).is_some_and(|object| {
             object.owners.iter().any(|reference| {

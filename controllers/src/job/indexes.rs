@@ -93,7 +93,7 @@ impl Indexes {
     }
 }
 
-/// How many indexes there are from `first` to `last`.
+/// Returns the number of indexes from `first` to `last`.
 fn size(first: i32, last: i32) -> i64 {
     (i64::from(last) - i64::from(first) + 1).max(0)
 }

@@ -17,7 +17,7 @@ use crate::event::Notice;
 use crate::pod::{self, Availability};
 use crate::statefulset::{identity, retention, status};
 
-/// How long the rest of a burst waits.
+/// Time that the rest of a burst waits.
 const BURST_PAUSE: Duration = Duration::from_secs(1);
 
 /// A template and the name of the ControllerRevision that holds it.
@@ -223,7 +223,7 @@ fn keep(
     Next::GoOn
 }
 
-/// How many pods the round may still make, with their claims.
+/// Pods that the round may still make, with their claims.
 struct Burst(usize);
 
 impl Burst {

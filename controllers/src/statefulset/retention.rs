@@ -55,8 +55,8 @@ pub fn owners(
     (wanted != known).then_some(wanted)
 }
 
-/// Whether a claim is left from an earlier pod of that name, which is missing now, and goes with
-/// it.
+/// Returns whether a claim is left from an earlier pod of that name, which is missing now, and goes
+/// with it.
 pub fn is_stale(claim: &PersistentVolumeClaim, pod: &str) -> bool {
     let mut owners = claim.metadata.owner_references.iter().flatten();
     owners.any(|owner| owner.kind == Pod::kind(&()) && owner.name == pod)

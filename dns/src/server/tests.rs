@@ -1,4 +1,4 @@
-//! What resolvers are asked, and for which clients.
+//! The queries that resolvers get, and the clients that may cause them.
 
 #![allow(clippy::unwrap_used)]
 

@@ -1,4 +1,4 @@
-//! What the owner of one namespace sends to the API.
+//! Hostile objects that the owner of one namespace sends to the API.
 
 use coracle_integration::privileged;
 use serde_json::{Value, json};

@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 
 /// The tenant's namespace.
 pub const TENANT: &str = "tenant";
-/// Where the bystander keeps what no other pod may change.
+/// The bystander's file that no other pod may change.
 const MARK: &str = "/tmp/mark";
 
 /// A confined node, its administrator, and a tenant.

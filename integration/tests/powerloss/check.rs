@@ -11,7 +11,7 @@ use store::{Action, Durability, Options, Store, Written};
 use crate::ledger::{Entries, Found, violations};
 use crate::recording::Position;
 
-/// Where the store of the product keeps the objects of the workload.
+/// The beginning of the keys under which the store of the product keeps the workload's objects.
 const PREFIX: &str = "core.configmaps/default/";
 /// A key of the check's own.
 const PROBE: &str = "core.configmaps/default/kube-root-ca.crt";
@@ -85,7 +85,7 @@ fn write(store: &Store<()>) -> Result<u64, String> {
     }
 }
 
-/// Whether an object is one of the workload's.
+/// Returns whether an object is one of the workload's.
 pub fn is_ours(name: &str) -> bool {
     name.starts_with("load-")
 }

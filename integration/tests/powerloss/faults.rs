@@ -9,7 +9,7 @@ use nix::libc;
 use crate::recording::Change;
 use crate::syscalls::Action;
 
-/// How a step fails.
+/// The way in which a step fails.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Failure {
     /// The system call does nothing and returns this error.
@@ -21,7 +21,7 @@ pub enum Failure {
     Kill,
 }
 
-/// Which steps count.
+/// The steps that count.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Steps {
     All,
@@ -79,7 +79,7 @@ impl Plan {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Whether the fault has happened at least once.
+    /// Returns whether the fault has happened at least once.
     pub fn struck(&self) -> bool {
         let progress = self.lock();
         progress.fault.is_some_and(|fault| progress.seen > fault.nth)

@@ -8,7 +8,7 @@ use crate::recording::Position;
 /// The contents of an object; `None` for no object.
 pub type State = Option<Arc<str>>;
 
-/// How a write was answered.
+/// The answer to a write.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Answer {
     /// With success.
@@ -25,7 +25,7 @@ pub struct Operation {
     /// The object after the operation.
     pub state: State,
     pub sent: Position,
-    /// When the answer had arrived.
+    /// The position at which the answer had arrived.
     pub answered: Position,
     pub answer: Answer,
     /// The revision in the answer.

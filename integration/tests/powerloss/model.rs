@@ -22,7 +22,7 @@ pub enum Rules {
     Ext4,
 }
 
-/// Which file or directory a name refers to.
+/// The file or directory that a name refers to.
 pub type Inode = usize;
 
 /// A page at a moment after the last sync.
@@ -47,7 +47,7 @@ pub struct File {
     lost: BTreeSet<usize>,
     /// The pages that have a place on the disk.
     allocated: BTreeSet<usize>,
-    /// When a page got its place, since the last commit of metadata.
+    /// The positions at which pages got their places, since the last commit of metadata.
     allocations: Vec<Position>,
 }
 
@@ -352,7 +352,7 @@ impl File {
         }
     }
 
-    /// Whether a sync that began at `start` has to commit metadata, too.
+    /// Returns whether a sync that began at `start` has to commit metadata, too.
     fn has_metadata(&self, start: Position) -> bool {
         self.sizes.iter().any(|(at, ..)| *at < start)
             || self.allocations.iter().any(|at| *at < start)

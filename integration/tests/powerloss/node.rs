@@ -15,7 +15,7 @@ use crate::recording::{Log, Recorded};
 use crate::tracer::{Purpose, Traced, spawn};
 use crate::workload::Load;
 
-/// How long a start may take.
+/// Longest time that a start may take.
 const START: Duration = Duration::from_secs(60);
 
 /// A node that runs under the tracer, or is stopped.

@@ -12,7 +12,7 @@ use crate::node::RecordedNode;
 use crate::run::{Outcome, Recording, copy_tree};
 use crate::workload::altered_on_arrival;
 
-/// How much clients do between starts.
+/// The amount of work of clients between starts.
 #[derive(Clone, Copy)]
 pub struct Size {
     /// Operations of a client that is alone.
@@ -130,7 +130,7 @@ fn before(seed: u64, moment: Moment) -> RecordedNode {
 
 /// So many failing steps are all of them.
 const FOR_GOOD: usize = usize::MAX / 2;
-/// How often a step may be repeated before some stand for all.
+/// Repetitions of a step from which on some stand for all.
 const REPEATED_STEPS: usize = 40;
 
 /// The steps that a node takes at that moment; of those that are repeated often, some.

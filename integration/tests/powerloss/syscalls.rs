@@ -16,7 +16,7 @@ const PAGE_BYTES: usize = 4096;
 #[derive(Debug)]
 pub struct Request {
     pub action: Action,
-    /// How many events had happened when it began.
+    /// The number of events that had happened when it began.
     start: Position,
 }
 
@@ -30,7 +30,7 @@ pub enum Action {
     Write {
         path: PathBuf,
         fd: u64,
-        /// Where the bytes lie in the memory of the process: address and length.
+        /// The bytes in the memory of the process: address and length.
         pieces: Vec<(u64, u64)>,
         /// `None`: at the position of the descriptor.
         offset: Option<u64>,

@@ -75,7 +75,7 @@ pub fn spawn(command: &Command, purpose: Purpose) -> Traced {
 }
 
 impl Traced {
-    /// How the process ended, once it has.
+    /// Returns the status with which the process ended, once it has.
     pub fn try_wait(&self) -> Option<WaitStatus> {
         self.ended.try_recv().ok()
     }

@@ -19,7 +19,7 @@ const COLLECTION: &str = "/api/v1/namespaces/default/configmaps";
 const OBJECTS: u64 = 6;
 /// The longest contents.
 const CONTENTS_MAX_BYTES: u64 = 64 << 10;
-/// How long an answer may take.
+/// Longest time that an answer may take.
 const PATIENCE: Duration = Duration::from_secs(20);
 
 /// The things that all clients share.

@@ -44,7 +44,7 @@ const DROP: i32 = 0;
 const JUMP: i32 = -3;
 const GOTO: i32 = -4;
 
-/// Where a chain hangs.
+/// The hook of a chain.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Hook {
     /// Packets to the node itself.
@@ -64,7 +64,7 @@ pub struct ChainId {
 }
 
 impl ChainId {
-    /// Whether packets of several families pass.
+    /// Returns whether packets of several families pass.
     pub fn is_inet(&self) -> bool {
         self.family == FAMILY_INET
     }
@@ -108,7 +108,7 @@ pub struct OwnRule {
     pub comment: String,
 }
 
-/// What a rule does to every packet that reaches it.
+/// The effect of a rule on every packet that reaches it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Ending {
     /// Nothing, or it depends on the packet.
@@ -155,7 +155,7 @@ impl Ruleset {
         self.own.iter().map(|(id, rules)| (id, rules.as_slice()))
     }
 
-    /// Whether the last rule of the chain drops all that reaches it.
+    /// Returns whether the last rule of the chain drops all that reaches it.
     fn blocks(&self, id: &ChainId) -> bool {
         let mut id = id.clone();
         for _ in 0..MAX_JUMPS {

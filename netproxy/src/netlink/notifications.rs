@@ -18,7 +18,7 @@ const RECEIVE_BUFFER_BYTES: usize = 1 << 20;
 /// The kernel composes notifications of at most 32 KiB.
 const DATAGRAM_BYTES: usize = 64 << 10;
 
-/// What one read of the socket gave.
+/// The result of one read of the socket.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Received {
     /// Messages, which were visited.

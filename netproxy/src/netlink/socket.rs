@@ -100,7 +100,7 @@ pub struct Socket {
     fd: OwnedFd,
     /// The kernel's name for this socket, which notifications of its changes carry.
     port: u32,
-    /// How many transactions the kernel took from this socket.
+    /// Transactions that the kernel took from this socket.
     commits: AtomicU32,
 }
 
@@ -136,7 +136,7 @@ impl Socket {
         self.port
     }
 
-    /// How many transactions the kernel took from this socket; wraps.
+    /// Returns the number of transactions that the kernel took from this socket; wraps.
     pub fn commits(&self) -> u32 {
         self.commits.load(Ordering::Relaxed)
     }

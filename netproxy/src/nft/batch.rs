@@ -75,7 +75,7 @@ pub struct SetSpec<'a> {
     pub key: &'a [DataType],
     /// The fields of its data; empty for a set.
     pub data: &'a [DataType],
-    /// How many elements rules may add, which then expire; `None` when rules add none.
+    /// Elements that rules may add, which then expire; `None` when rules add none.
     pub expiring: Option<u32>,
     /// Keys are ranges.
     pub ranges: bool,

@@ -23,7 +23,7 @@ const GENERATION_ID: u16 = 1;
 /// handled together with it.
 const DEBOUNCE: Duration = Duration::from_millis(300);
 
-/// What other programs changed.
+/// The changes by other programs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Foreign {
     /// Something in the tables that are watched.
@@ -53,7 +53,7 @@ impl Foreign {
 pub struct Monitor {
     notifications: Notifications,
     watched: Watched,
-    /// What was seen and not yet returned.
+    /// Changes that were seen and not yet returned.
     pending: Foreign,
 }
 
@@ -94,7 +94,7 @@ impl Monitor {
     }
 }
 
-/// Which changes count.
+/// The changes that count.
 #[derive(Debug, Clone, Copy)]
 struct Watched {
     /// The tables of this name, in every family.
@@ -121,9 +121,9 @@ impl Watched {
     }
 }
 
-/// How many transactions the kernel had seen, in all and of one socket, when that socket's
-/// rules were known to be right. Tells whether other programs changed rules since, after
-/// notifications were lost.
+/// The transactions that the kernel had seen, in all and of one socket, when that socket's rules
+/// were known to be right. Shows whether other programs changed rules since, after notifications
+/// were lost.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Baseline {
     all: u32,
@@ -143,7 +143,7 @@ impl Baseline {
         Ok(Self { all: generation.unwrap_or_default(), own: socket.commits() })
     }
 
-    /// Whether every transaction since `earlier` was the socket's own.
+    /// Returns whether every transaction since `earlier` was the socket's own.
     pub fn is_own_work_since(self, earlier: Self) -> bool {
         self.all.wrapping_sub(earlier.all) == self.own.wrapping_sub(earlier.own)
     }

@@ -1,4 +1,5 @@
-//! What an earlier process left of the pod network: links that work, and the pods that have them.
+//! The remains of the pod network of an earlier process: links that work, and the pods that have
+//! them.
 
 use std::collections::{HashMap, HashSet};
 

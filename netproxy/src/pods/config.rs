@@ -20,7 +20,7 @@ pub struct NetworkConfig {
     pub service_cidr: Ipv4Net,
     /// The cluster DNS address, bound on this node and kept out of connection tracking.
     pub dns_ip: Option<Ipv4Addr>,
-    /// Where the API listens: no host port takes these ports.
+    /// The addresses at which the API listens: no host port takes these ports.
     pub api: Vec<SocketAddr>,
     /// Holds namespace pins and attachment records; on tmpfs, since none outlives a boot.
     pub run_dir: PathBuf,

@@ -22,7 +22,7 @@ use super::node::Node;
 
 /// After this long without a new pod the prepared namespaces are given back.
 const POOL_IDLE: Duration = Duration::from_secs(600);
-/// How often the host's listeners are read, while a pod has a host port.
+/// Time between two looks at the host's listeners, while a pod has a host port.
 const LISTENERS_INTERVAL: Duration = Duration::from_secs(2);
 /// Wait before rules that could not be written are tried again.
 const RETRY: Duration = Duration::from_secs(1);

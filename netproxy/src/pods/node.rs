@@ -31,7 +31,7 @@ use super::network::Chain;
 use super::openings;
 use super::rules::{self, PodRules};
 
-/// What all handles of a pod network share.
+/// The things that all handles of a pod network share.
 #[derive(Debug)]
 pub struct Node {
     pub config: NetworkConfig,
@@ -43,17 +43,17 @@ pub struct Node {
     openings: Openings,
     netfilter: Mutex<Socket>,
     state: Mutex<State>,
-    /// Whether a pod has a host port, and a notice that this changed.
+    /// True while a pod has a host port, and a notice that this changed.
     has_host_ports: AtomicBool,
     host_ports_changed: Notify,
 }
 
-/// What changes. Rules are sent under its lock.
+/// The parts that change. Rules are sent under its lock.
 #[derive(Debug)]
 pub struct State {
     pub attached: HashMap<String, Record>,
     pub ready: VecDeque<Pin>,
-    /// Whether a task fills the pool.
+    /// True while a task fills the pool.
     pub refilling: bool,
     /// Counts attachments, so that an idle timer sees whether there was one.
     pub attachments: u64,
@@ -152,7 +152,7 @@ impl Node {
         Monitor::open(&self.netfilter(), rules::TABLE, &[proxy::TABLE])
     }
 
-    /// Whether a pod has a host port.
+    /// Returns whether a pod has a host port.
     pub fn has_host_ports(&self) -> bool {
         self.has_host_ports.load(Ordering::Relaxed)
     }
@@ -489,7 +489,7 @@ impl Node {
     }
 }
 
-/// How much of the table is written.
+/// The part of the table that is written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Writing {
     Changes,

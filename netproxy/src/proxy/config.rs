@@ -21,7 +21,7 @@ pub struct ProxyConfig {
     pub service_cidrs: Vec<IpNet>,
     /// The cluster DNS address when it is served on this node: it is left alone.
     pub dns_ip: Option<Ipv4Addr>,
-    /// Where the API listens: no Service takes these ports of the node.
+    /// The addresses at which the API listens: no Service takes these ports of the node.
     pub api: Vec<SocketAddr>,
 }
 
@@ -67,7 +67,7 @@ pub(crate) trait Backend: Send {
         Ok(None)
     }
 
-    /// Whether other programs may have changed rules since the last call, of which no
+    /// Returns whether other programs may have changed rules since the last call, of which no
     /// notification came.
     fn may_be_changed(&mut self) -> Result<bool> {
         Ok(false)

@@ -11,10 +11,10 @@ use crate::protocol::Protocol;
 use super::plan::Frontend;
 use super::sync::{PortConflict, ServiceKey};
 
-/// How long writing the Events of one look may take; those that are left are dropped.
+/// Longest time for writing the Events of one look; those that are left are dropped.
 const PUBLISH_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// What was reported.
+/// The conflicts that were reported.
 pub(super) struct Conflicts {
     recorder: Recorder,
     known: Vec<PortConflict>,

@@ -248,7 +248,7 @@ struct Endpoints<'a> {
     slices: Vec<Usable<'a>>,
     /// Index of the slice and the port's number there.
     ports: HashMap<(&'a str, Protocol), Vec<(usize, u16)>>,
-    /// How many endpoints one port of the Service may have.
+    /// The most endpoints that one port of the Service may have.
     limit: usize,
 }
 

@@ -25,7 +25,7 @@ use super::withdrawal::Questions;
 
 /// Wait before a failed write is tried again.
 const RETRY: Duration = Duration::from_secs(1);
-/// How often the host's listeners are read, while a Service has a port at the node.
+/// Time between two looks at the host's listeners, while a Service has a port at the node.
 const LISTENERS_INTERVAL: Duration = Duration::from_secs(2);
 
 /// Keeps the kernel's Service rules equal to the API until cancelled. The rules stay afterwards.

@@ -102,11 +102,11 @@ pub struct Proxy {
     claims: HashMap<Frontend, Vec<Claim>>,
     installed: HashMap<Frontend, Installed>,
     health_checks: BTreeMap<ServiceKey, HealthCheck>,
-    /// How many frontends outside the cluster's own ranges there are, by port.
+    /// The number of frontends outside the cluster's own ranges, by port.
     claimed: HashMap<(Protocol, u16), usize>,
-    /// What the host listens on, as of the last look.
+    /// The sockets that the host listens on, as of the last look.
     listeners: Vec<Listener>,
-    /// Whether a port was claimed since then.
+    /// True if a port was claimed since then.
     look_again: bool,
     dirty: HashSet<ServiceKey>,
     /// Whether the kernel's rules are ours and complete.
@@ -256,7 +256,7 @@ impl Proxy {
         self.backend.monitor()
     }
 
-    /// Whether a Service has a port that processes of the host may want.
+    /// Returns whether a Service has a port that processes of the host may want.
     pub fn claims_host_ports(&self) -> bool {
         !self.claimed.is_empty()
     }
@@ -334,7 +334,7 @@ impl Proxy {
         found
     }
 
-    /// Whether a frontend is outside the cluster's own ranges.
+    /// Returns whether a frontend is outside the cluster's own ranges.
     fn is_outside(&self, frontend: Frontend) -> bool {
         match frontend {
             Frontend::NodePort { .. } => true,

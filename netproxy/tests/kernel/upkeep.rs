@@ -1,5 +1,5 @@
-//! What keeps rules as they should be: after other programs changed them, beside firewalls, and
-//! where a process of the host wants a port.
+//! Upkeep of the rules: after other programs changed them, beside firewalls, and where a process of
+//! the host wants a port.
 
 use std::net::{IpAddr, Ipv4Addr, TcpListener};
 use std::time::{Duration, Instant};

@@ -23,7 +23,7 @@ pub mod skip;
 pub const NODE_IP: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 1);
 pub const CLIENT_IP: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 2);
 pub const DNS_IP: Ipv4Addr = Ipv4Addr::new(10, 47, 240, 10);
-/// Where the tests' API listens.
+/// The port of the tests' API.
 pub const API_PORT: u16 = 6443;
 
 fn api() -> Vec<SocketAddr> {

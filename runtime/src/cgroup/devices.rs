@@ -54,12 +54,12 @@ pub(super) fn apply(group: &Path, rules: &[LinuxDeviceCgroup]) -> io::Result<()>
     }
 }
 
-/// Whether the user namespace of this process is not the machine's.
+/// Returns whether the user namespace of this process is not the machine's.
 fn in_user_namespace() -> bool {
     std::fs::read_to_string("/proc/self/uid_map").is_ok_and(|map| is_partial(&map))
 }
 
-/// Whether a mapping of user IDs leaves any out.
+/// Returns whether a mapping of user IDs leaves any out.
 fn is_partial(map: &str) -> bool {
     !map.split_whitespace().eq(["0", "0", "4294967295"])
 }

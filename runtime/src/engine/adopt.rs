@@ -19,17 +19,17 @@ use crate::{Error, Result, Sandbox};
 /// Levels of empty groups above a sandbox's that a cleanup removes.
 const MAX_GROUP_DEPTH: usize = 8;
 
-/// How long a shim may take to answer when it is adopted.
+/// Longest time that a shim may take to answer when it is adopted.
 const ADOPT_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// How often a shim is tried to be adopted, and the pause in between.
+/// Attempts to adopt a shim, and the pause between two of them.
 const ADOPT_ATTEMPTS: u32 = 3;
 const ADOPT_PAUSE: Duration = Duration::from_millis(500);
 
-/// How many sandboxes are adopted at the same time: each may wait for a shim without an answer.
+/// Sandboxes that are adopted at the same time: each may wait for a shim without an answer.
 const ADOPT_CONCURRENCY: usize = 16;
 
-/// What was found of an earlier process of the agent.
+/// The sandboxes of an earlier process of the agent that were found.
 #[derive(Default)]
 pub struct Adoption {
     /// Sandboxes that were taken over, with what they were made from.
@@ -40,7 +40,7 @@ pub struct Adoption {
     pub failed: BTreeMap<String, Error>,
 }
 
-/// What became of one sandbox.
+/// The outcome for one sandbox.
 enum Found {
     Adopted(Box<(SandboxSpec, Sandbox)>),
     /// It ran, and was ended for this reason.
@@ -53,8 +53,8 @@ impl Runtime {
     /// Finds the sandboxes of an earlier process of the agent and connects to their shims; a failure
     /// of one does not keep the others.
     ///
-    /// A sandbox whose shim is gone (reboot, or somebody killed it) or cannot be reached (its socket
-    /// is lost) is returned too: its [`Sandbox::events`] say
+    /// A sandbox whose shim is gone (the machine restarted, or another process killed it) or cannot
+    /// be reached (its socket is lost) is returned too: its [`Sandbox::events`] say
     /// [`crate::sandbox::SandboxEvent::ShimLost`] at once and its status is what was recorded.
     ///
     /// A sandbox whose record is lost or cannot be read is not adopted. If the record is of a newer
@@ -192,7 +192,7 @@ impl Runtime {
         Ok(self.inner.recorded().into_iter().collect())
     }
 
-    /// What the kernel knows of this node's sandboxes, whatever became of their records.
+    /// Returns what the kernel knows of this node's sandboxes, whatever became of their records.
     pub async fn remains(&self) -> Result<Remains> {
         let inner = Arc::clone(&self.inner);
         let looked = tokio::task::spawn_blocking(move || inner.remains()).await;

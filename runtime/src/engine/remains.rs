@@ -1,4 +1,4 @@
-//! What the kernel knows of this node's sandboxes, whatever became of their records.
+//! The kernel's view of this node's sandboxes, whatever became of their records.
 //!
 //! Several nodes may share a machine and even control groups, so nothing counts as this node's that
 //! is not proved to be. A shim has the log in this node's state directory open. The control group of
@@ -25,7 +25,7 @@ const MAX_PROBED_PROCESSES: usize = 32;
 /// Levels below the group of all sandboxes at which a sandbox's may be. What is deeper is made by
 /// containers.
 const MAX_SANDBOX_DEPTH: usize = 2;
-/// How long killed shims may take to end, and how often that is looked at.
+/// Longest time that killed shims may take to end, and the time between two looks at them.
 const SHIM_END_TIMEOUT: Duration = Duration::from_secs(5);
 const SHIM_END_PAUSE: Duration = Duration::from_millis(20);
 
@@ -123,7 +123,7 @@ impl Inner {
         found
     }
 
-    /// Whether an open file is the log of a shim of this node, which may have been removed.
+    /// Returns whether an open file is the log of a shim of this node, which may have been removed.
     fn is_own_log(&self, descriptor: &Path, id: &str) -> bool {
         const REMOVED: &[u8] = b" (deleted)";
         use std::os::unix::ffi::OsStrExt as _;
@@ -162,7 +162,7 @@ impl Inner {
         found
     }
 
-    /// Whether a process in the group of a sandbox has its root on a layer of this node.
+    /// Returns whether a process in the group of a sandbox has its root on a layer of this node.
     fn lives_on_own_layer(&self, group: &str, id: &str) -> bool {
         let layers: Vec<String> = self
             .state_dirs()
@@ -221,7 +221,7 @@ impl Inner {
     }
 }
 
-/// What the name of a sandbox's group has before the identifier.
+/// The part of the name of a sandbox's group before the identifier.
 const SANDBOX_PREFIX: &str = "pod";
 
 /// The sandbox that a command line of a shim names.

@@ -18,7 +18,7 @@ pub(super) fn connect(path: &Path) -> io::Result<UnixStream> {
     Ok(socket.into())
 }
 
-/// Whether a failed connection proves that there is no shim.
+/// Returns whether a failed connection proves that there is no shim.
 pub(crate) fn proves_absence(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused)
 }

@@ -86,7 +86,7 @@ impl Observed {
         self.containers.keys().cloned().collect()
     }
 
-    /// What the shim knows beats the records. Ends that were not heard of are told.
+    /// Takes over the shim's list, which precedes the records, and reports the ends that are new.
     pub fn reconcile(&mut self, list: Vec<Running>) {
         for running in list {
             let known = self.containers.entry(running.container.clone()).or_default();
@@ -99,7 +99,8 @@ impl Observed {
         }
     }
 
-    /// Processes that were executed through a connection that is lost: their ends are not told.
+    /// Forgets the processes that were executed through a connection that is lost: their ends are
+    /// not reported.
     pub fn forget_execs(&mut self) {
         self.execs.clear();
     }

@@ -9,8 +9,8 @@ use crate::engine::shim::proves_absence;
 use crate::link::{Link, News};
 use crate::{Error, Result};
 
-/// How often it is tried to connect to a shim again before it counts as lost, and the pause before
-/// each attempt.
+/// Attempts to connect to a shim again before it counts as lost, and the pause before each of
+/// them.
 const RECONNECT_ATTEMPTS: u32 = 5;
 const RECONNECT_PAUSE: Duration = Duration::from_millis(200);
 
@@ -29,7 +29,7 @@ impl Sandbox {
                 News::Event(event) => observed.event(event),
                 News::Gone | News::Failed if observed.removing => {}
                 News::Gone => {
-                    // Nobody waits for these processes any more.
+                    // No caller waits for these processes any more.
                     cgroups.kill(&group);
                     observed.lose(&state);
                 }

@@ -1,4 +1,4 @@
-//! What is being made in the store: directories that go with who makes them.
+//! Directories of the store that are being made: they are removed with their owners.
 
 use std::path::{Path, PathBuf};
 
@@ -29,7 +29,7 @@ impl Incoming {
         Self { path }
     }
 
-    /// Where it is.
+    /// Returns its path.
     pub(super) fn path(&self) -> &Path {
         &self.path
     }

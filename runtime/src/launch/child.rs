@@ -87,8 +87,8 @@ pub(super) fn exec(
     fail(process, outcome)
 }
 
-/// What is written through the machine's own `/proc`, before the container's takes its place:
-/// whoever controls that one could make these writes go elsewhere (CVE-2025-52881).
+/// Writes what goes through the machine's own `/proc`, before the container's takes its place: a
+/// tenant who controls that one could make these writes go elsewhere (CVE-2025-52881).
 fn label(process: &PreparedProcess) -> Outcome {
     adjust_oom_score(process);
     if let Some(profile) = &process.apparmor {

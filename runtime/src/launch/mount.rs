@@ -20,9 +20,9 @@ pub(super) struct PreparedMount {
     pub target: CString,
     pub kind: Kind,
     pub source: PreparedSource,
-    /// Whether its place must be a directory of the root itself, reached by no symbolic link.
+    /// True if its place must be a directory of the root itself, reached by no symbolic link.
     pub ordinary: bool,
-    /// Whether its place may be in a proc filesystem.
+    /// True if its place may be in a proc filesystem.
     pub in_proc: bool,
 }
 
@@ -54,7 +54,7 @@ pub(super) enum PreparedRoot {
 }
 
 impl PreparedMount {
-    /// Whether this is a proc filesystem.
+    /// Returns whether this is a proc filesystem.
     pub fn is_proc(&self) -> bool {
         matches!(&self.source, PreparedSource::Fresh { filesystem, .. } if filesystem.kind.as_bytes() == b"proc")
     }
@@ -89,7 +89,8 @@ impl PreparedFilesystem {
     }
 }
 
-/// Whether this kernel mounts the proc filesystem of another PID namespace, from Linux 6.17 on.
+/// Returns whether this kernel mounts the proc filesystem of another PID namespace, from Linux 6.17
+/// on.
 pub(super) fn mounts_proc_of(pids: BorrowedFd<'_>) -> bool {
     Filesystem::open(c"proc").and_then(|proc| proc.set_fd(c"pidns", pids)).is_ok()
 }

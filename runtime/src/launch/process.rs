@@ -33,12 +33,12 @@ pub(super) struct PreparedProcess {
     pub apparmor: Option<CString>,
     pub seccomp: Option<Vec<Instruction>>,
     pub seccomp_flags: u64,
-    /// Whether the filter lets a process make another one and execute its program in there.
+    /// True if the filter lets a process make another one and execute its program in there.
     pub seccomp_lets_fork: bool,
     pub streams: [OwnedFd; 3],
     pub terminal: bool,
     pub reports: OwnedFd,
-    /// What it waits for before its program.
+    /// The descriptor that it waits for before its program.
     pub gate: Option<OwnedFd>,
 }
 

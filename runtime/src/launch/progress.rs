@@ -19,12 +19,12 @@ pub struct Launch {
     pub(super) wording: Wording,
     /// The controlling side of its terminal.
     pub terminal: Option<OwnedFd>,
-    /// What could not be granted and was left out.
+    /// Messages about what could not be granted and was left out.
     pub warnings: Vec<String>,
     pub(super) ended: bool,
 }
 
-/// How far a launch is.
+/// The progress of a launch.
 pub enum Progress {
     /// Nothing new.
     Waiting,

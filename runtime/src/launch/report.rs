@@ -89,7 +89,7 @@ pub(super) struct Report {
     pub errno: i32,
 }
 
-/// What a pipe of reports holds.
+/// The contents of a pipe of reports.
 pub(super) enum Received {
     /// Nothing yet.
     Nothing,

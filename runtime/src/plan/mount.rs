@@ -135,7 +135,7 @@ const PROC_FILES: [&str; 10] = [
     "proc/net/dev",
 ];
 
-/// Whether a mount on this path, relative to the root, may lie in a proc filesystem.
+/// Returns whether a mount on this path, relative to the root, may lie in a proc filesystem.
 pub(crate) fn may_cover_proc(target: &str) -> bool {
     PROC_FILES.contains(&target)
 }

@@ -305,7 +305,8 @@ impl Builder {
     }
 }
 
-/// Whether a program allows all of these calls, of which it may look at the first argument only.
+/// Returns whether a program allows all of these calls, of which it may look at the first argument
+/// only.
 pub fn allows(program: &[u64], calls: &[(libc::c_long, u64)]) -> bool {
     const LOG: u32 = 0x7ffc_0000;
     calls.iter().all(|(number, argument)| {

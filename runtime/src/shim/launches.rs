@@ -21,14 +21,14 @@ use crate::{LaunchError, LaunchErrorKind};
 /// Ended processes that are kept because one of them may be that of a launch.
 const MAX_STRAYS: usize = 1024;
 
-/// Whose request is answered when a process is started.
+/// The connection and the request that are answered when a process is started.
 #[derive(Clone, Copy)]
 pub(super) struct Asker {
     pub token: Token,
     pub request: u64,
 }
 
-/// What a process is started for.
+/// The purpose of a process.
 pub(super) enum Purpose {
     /// The first process of a container.
     Container(Box<Prospect>),
@@ -69,7 +69,7 @@ impl Launches {
         self.pending.is_empty()
     }
 
-    /// Whether a container of this name is being started.
+    /// Returns whether a container of this name is being started.
     pub fn starts(&self, container: &str) -> bool {
         self.pending.values().any(|pending| {
             pending.container == container && matches!(pending.purpose, Purpose::Container(_))

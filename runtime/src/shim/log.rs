@@ -186,8 +186,8 @@ impl Head {
     }
 }
 
-/// Opens a log. Whoever can put something else in its place, a link or a pipe without a reader, has
-/// neither the one followed nor the other waited for.
+/// Opens a log. If a tenant puts something else in its place, a link is not followed, and a pipe
+/// without a reader is not waited for.
 fn open(path: &Path) -> io::Result<File> {
     let (directory, name) = match (path.parent(), path.file_name()) {
         (Some(directory), Some(name)) => (directory, name),

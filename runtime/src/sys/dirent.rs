@@ -21,7 +21,7 @@ pub struct Directory {
     buffer: Vec<u8>,
     next: usize,
     end: usize,
-    /// Where the entry returned last ends, as the file system counts.
+    /// The position behind the entry returned last, as the file system counts.
     position: i64,
 }
 

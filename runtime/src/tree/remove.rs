@@ -64,7 +64,7 @@ pub fn remove(path: &Path) -> io::Result<()> {
     error.map_or(Ok(()), |errno| Err(errno.into()))
 }
 
-/// What a name turned out to be.
+/// The kind of entry that a name turned out to be.
 enum Found {
     /// Nothing any more.
     Nothing,

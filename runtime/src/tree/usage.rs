@@ -1,4 +1,4 @@
-//! How much of a disk a tree takes.
+//! The disk space that a tree takes.
 
 use std::collections::HashSet;
 use std::ffi::CStr;
@@ -20,7 +20,7 @@ pub struct Usage {
     pub bytes: u64,
     /// Files, directories and other inodes, the top itself included.
     pub inodes: u64,
-    /// Whether everything was counted; `false` where the walk ended at its bound or was disturbed by
+    /// True if everything was counted; false where the walk ended at its bound or was disturbed by
     /// renames.
     pub complete: bool,
 }

@@ -12,7 +12,7 @@ use nix::sys::stat::{FileStat, Mode, fstat, fstatat};
 use super::open_directory;
 use crate::sys::dirent::Directory;
 
-/// What a walk does with what it meets.
+/// The actions of a walk on the entries that it meets.
 pub trait Visitor {
     /// Takes an entry of `parent`, before what is below it; `stat` does not follow links. Returns
     /// whether the walk goes into it if it is a directory.
@@ -26,7 +26,7 @@ pub trait Visitor {
 struct Above {
     device: u64,
     inode: u64,
-    /// Where it is read again for the directory below it.
+    /// The position from which it is read again after the directory below it.
     position: i64,
     /// The inode of that directory.
     below: u64,

@@ -13,7 +13,7 @@ use crate::record::Revision;
 const RECORDS: TableDefinition<&str, (u64, &[u8])> = TableDefinition::new("records");
 const COUNTERS: TableDefinition<&str, u64> = TableDefinition::new("counters");
 const CEILING: &str = "revision-ceiling";
-/// Which generation of the journal belongs to this state of the database.
+/// The generation of the journal that belongs to this state of the database.
 const GENERATION: &str = "journal-generation";
 const FORMAT: &str = "format";
 /// Format of the tables that this program writes; a database without a number has format 0.
@@ -149,8 +149,8 @@ impl Connection {
     }
 }
 
-/// Whether a file is what an interrupted creation by an earlier version left: redb writes the first
-/// bytes last.
+/// Returns whether a file is what an interrupted creation by an earlier version left: redb writes
+/// the first bytes last.
 pub(super) fn is_unfinished(files: &dyn Files, path: &Path) -> Result<bool, redb::Error> {
     let file = files.open(path)?;
     let length = usize::try_from(file.length()?).unwrap_or(MAGIC_BYTES);

@@ -1,9 +1,9 @@
-//! Why the store's files could not be read or written.
+//! Failures to read or write the store's files.
 
 use std::io;
 use std::path::{Path, PathBuf};
 
-/// What became of the writes of a commit that failed.
+/// The outcome of the writes of a commit that failed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Outcome {
     /// None of them is stored, now or after a start.
@@ -12,7 +12,7 @@ pub enum Outcome {
     Unknown,
 }
 
-/// Why the files could not be read or written.
+/// The reason why the files could not be read or written.
 #[derive(Debug, thiserror::Error)]
 pub enum DiskError {
     /// A file cannot be opened or is not a database.
@@ -31,12 +31,12 @@ pub enum DiskError {
         /// redb's error.
         source: Box<redb::Error>,
     },
-    /// What was read is not what was written.
+    /// The bytes that were read are not those that were written.
     #[error("read {path}: {message}")]
     Damaged {
         /// The file.
         path: PathBuf,
-        /// Which record, and what is wrong with it.
+        /// The record, and its fault.
         message: String,
     },
     /// A newer version of this program wrote the file.
@@ -56,7 +56,7 @@ pub enum DiskError {
         path: PathBuf,
         /// redb's error.
         source: Box<redb::Error>,
-        /// What became of the commit's writes.
+        /// The outcome of the commit's writes.
         outcome: Outcome,
     },
     /// The thread that writes has panicked and does not go on.
@@ -73,7 +73,7 @@ impl DiskError {
         move |source| Self::Read { path: path.to_owned(), source: Box::new(source) }
     }
 
-    /// Whether the file system is full.
+    /// Returns whether the file system is full.
     pub fn is_full(&self) -> bool {
         self.source_is(|e| {
             matches!(e, redb::Error::Io(e) if matches!(e.kind(),
@@ -81,7 +81,7 @@ impl DiskError {
         })
     }
 
-    /// Whether the file is not, or no longer, a database that this program can read.
+    /// Returns whether the file is not, or no longer, a database that this program can read.
     pub fn is_damaged(&self) -> bool {
         matches!(self, Self::Damaged { .. })
             || self.source_is(|e| {
@@ -91,7 +91,7 @@ impl DiskError {
             })
     }
 
-    /// Whether the writes that it is about may take effect at a later start.
+    /// Returns whether the writes that it is about may take effect at a later start.
     pub fn is_unknown(&self) -> bool {
         matches!(self, Self::Panicked | Self::Write { outcome: Outcome::Unknown, .. })
     }

@@ -12,7 +12,7 @@ use crate::record::Revision;
 
 /// Bytes that one commit takes to a new file while everything is written to it.
 const REBUILD_COMMIT_BYTES: usize = 4 << 20;
-/// How long writing everything again is put off after it failed: this many times what it took.
+/// Pause after writing everything again has failed, as a multiple of the time that it took.
 const REBUILD_PAUSE_FACTOR: u32 = 4;
 /// The longest such pause.
 const REBUILD_PAUSE_MAX: Duration = Duration::from_secs(30);

@@ -19,7 +19,7 @@ const WRITE_MAX_BLOCKS: usize = 64;
 
 type Block = Box<[u8; BLOCK_BYTES]>;
 
-/// Whether a write or sync of a file has failed, after which neither its content on the disk nor
+/// True once a write or sync of a file has failed, after which neither its content on the disk nor
 /// its pages in the kernel can be relied on.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Taint(Arc<AtomicBool>);
@@ -173,8 +173,8 @@ impl StorageBackend for Staged {
     }
 }
 
-/// Which bytes of a piece of `length` bytes at `offset` lie in a block, and where in the block they
-/// begin.
+/// Returns the bytes of a piece of `length` bytes at `offset` that lie in a block, and where in the
+/// block they begin.
 fn overlap(block: u64, offset: u64, length: usize) -> (usize, usize, usize) {
     let begin = block * BLOCK_BYTES as u64;
     let from = usize::try_from(begin.saturating_sub(offset)).unwrap_or(length);

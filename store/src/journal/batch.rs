@@ -1,11 +1,12 @@
-//! How the journal's first block and a batch of writes look.
+//! The encoding of the journal's first block and of a batch of writes.
 //!
 //! The first block (all numbers little-endian): magic u32, checksum u32 of everything behind it,
 //! format u32, zeros. Format 0 had no such block.
 //!
-//! A batch is a header: magic u32, checksum u32 of everything behind it, generation u64, offset in the file u64, ceiling of revisions u64 (0 for none), bytes of the
-//! entries u32, number of entries u32. Then the entries: revision u64 (0 for a removed key), bytes
-//! of the key u32, bytes of the value u32, key, value. Zeros fill the last block.
+//! A batch is a header: magic u32, checksum u32 of everything behind it, generation u64, offset in
+//! the file u64, ceiling of revisions u64 (0 for none), bytes of the entries u32, number of entries
+//! u32. Then the entries: revision u64 (0 for a removed key), bytes of the key u32, bytes of the
+//! value u32, key, value. Zeros fill the last block.
 
 use bytes::Bytes;
 use flate2::Crc;

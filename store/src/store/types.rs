@@ -1,4 +1,4 @@
-//! What callers of the store say and get.
+//! The requests to the store and its answers.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,7 +10,7 @@ use crate::disk::DiskError;
 use crate::history::Change;
 use crate::record::{Record, Revision};
 
-/// How much of a write must survive a crash before it is acknowledged.
+/// The part of a write that must survive a crash before it is acknowledged.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Durability {
     /// On disk (fsync) before the write returns and before anybody sees it.
@@ -25,7 +25,7 @@ pub enum Durability {
 /// Settings of a store.
 #[derive(Clone, Debug)]
 pub struct Options {
-    /// How long a lazy write may wait for a durable one to take it along.
+    /// Longest time that a lazy write waits for a durable one to take it along.
     pub lazy_flush_delay: Duration,
     /// Bytes of keys and values that the store may hold; writes that grow beyond are refused.
     pub max_bytes: u64,
@@ -37,20 +37,20 @@ impl Default for Options {
     }
 }
 
-/// What a write does to its key.
+/// The effect of a write on its key.
 pub enum Action<M> {
     /// Stores these bytes.
     Put {
         /// The encoded value.
         value: Bytes,
-        /// What the caller derives from it.
+        /// The value that the caller derives from it.
         meta: M,
     },
     /// Removes the key; watchers get these bytes as its last state.
     Delete {
         /// The encoded final state.
         value: Bytes,
-        /// What the caller derives from it.
+        /// The value that the caller derives from it.
         meta: M,
     },
     /// Leaves everything as it is; the write spends no revision.
@@ -68,7 +68,7 @@ pub enum Written<M> {
     Kept,
 }
 
-/// Why a write did not happen.
+/// The reason why a write did not happen.
 #[derive(Debug, thiserror::Error)]
 pub enum WriteError<E> {
     /// The caller's own function refused.
@@ -85,7 +85,7 @@ pub enum WriteError<E> {
     Closed,
 }
 
-/// What an administrator should know about.
+/// The conditions that an administrator should know about.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Alarms {
     /// The store is nearly as large as it may become.
@@ -94,7 +94,7 @@ pub struct Alarms {
     pub disk: bool,
 }
 
-/// Why a watch cannot start or go on.
+/// The reason why a watch cannot start or go on.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 pub enum WatchError {
     /// Changes after the wanted revision are forgotten: list again.
@@ -116,7 +116,7 @@ pub struct Page<M> {
     pub revision: Revision,
     /// The records.
     pub records: Vec<Arc<Record<M>>>,
-    /// How many more match after the last one.
+    /// The number of entries that match after the last one.
     pub remaining: usize,
 }
 
@@ -126,7 +126,7 @@ pub struct WatchBatch<M> {
     pub changes: Vec<Change<M>>,
     /// No further change at or before this revision will come.
     pub revision: Revision,
-    /// Whether these are all so far. Otherwise more may be there already, and
-    /// [`Watch::changed`](super::Watch::changed) need not tell of them.
+    /// True if these are all so far. Otherwise more may be there already, of which
+    /// [`Watch::changed`](super::Watch::changed) need not give notice.
     pub is_complete: bool,
 }

@@ -1,25 +1,26 @@
-//! How much memory the records take, and what is kept because of them, and the bounds on it.
+//! The memory that the records take, and what is kept because of them, and the bounds on it.
 
 use std::collections::HashMap;
 
 use super::Durability;
 use crate::record::Weigh;
 
-/// What the store may hold, in bytes of memory of keys, values and what is derived from them, unless [`super::Options`] says otherwise.
+/// Bytes of memory that keys, values and what is derived from them may take, unless
+/// [`super::Options`] says otherwise.
 pub(super) const STORE_MAX_BYTES: u64 = 512 << 20;
-/// What the keys of one share (all with the same second segment) may take of that.
+/// The part of that for the keys of one share (all with the same second segment), in percent.
 const SHARE_MAX_PERCENT: u64 = 50;
-/// What statuses, Events, Leases and small changes may take beyond the bounds, so that a full store
-/// can still be observed and cleaned up.
+/// Room beyond the bounds for statuses, Events, Leases and small changes, in percent, so that a
+/// full store can still be observed and cleaned up.
 const HEADROOM_PERCENT: u64 = 12;
 /// An update that adds no more than this is small: marks of deletion, finalizers.
 const SMALL_GROWTH_BYTES: u64 = 4 << 10;
 /// The alarm begins at this part of the bound, and ends at the other.
 const ALARM_PERCENT: (u64, u64) = (80, 75);
-/// What a record takes besides key and value: its place in the index, its metadata.
+/// Bytes that a record takes besides key and value: its place in the index, its metadata.
 const RECORD_BYTES: u64 = 256;
 
-/// Which bound a write would exceed.
+/// The bound that a write would exceed.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Exceeded {
     /// The one on the whole store, as etcd says it.
@@ -33,7 +34,7 @@ pub enum Exceeded {
     },
 }
 
-/// How a write changes what its key takes, in bytes; 0 for no record.
+/// The change of what a key takes by a write, in bytes; 0 for no record.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Growth {
     pub(super) before: u64,
@@ -46,7 +47,7 @@ pub(super) fn record_bytes<M: Weigh>(key: &str, value: &[u8], meta: &M) -> u64 {
     record.saturating_add(meta.kept_bytes())
 }
 
-/// What the accepted records take.
+/// The bytes that the accepted records take.
 pub(super) struct Usage {
     max: u64,
     total: u64,
@@ -63,7 +64,7 @@ impl Usage {
         self.total
     }
 
-    /// Whether the store is nearly full.
+    /// Returns whether the store is nearly full.
     pub(super) fn alarm(&self) -> bool {
         self.alarm
     }

@@ -20,8 +20,8 @@ fn value(seed: usize, length: usize) -> Vec<u8> {
     (0..length).map(|at| ((seed * 31 + at) % 251) as u8).collect()
 }
 
-/// What the generator of the files had acknowledged: the database holds 40 objects, the journal
-/// replaces ten of them, adds ten and removes five.
+/// Returns what the generator of the files had acknowledged: the database holds 40 objects, the
+/// journal replaces ten of them, adds ten and removes five.
 fn expected() -> BTreeMap<String, Vec<u8>> {
     let name = |number: usize| format!("core.configmaps/default/c{number}");
     let old = (5..30).map(|i| (name(i), value(i, 10 + i * 97)));

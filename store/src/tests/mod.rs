@@ -1,4 +1,4 @@
-//! What the store keeps when its disk fails or the power does.
+//! Failing disks and power cuts: the store keeps what it acknowledged.
 #![allow(clippy::unwrap_used, clippy::panic)]
 
 mod faults;
@@ -49,7 +49,7 @@ fn write(store: &Plain, key: &str, value: Option<&[u8]>) -> Result<(), WriteErro
     wait(written).map(drop)
 }
 
-/// What each key must hold, and what it may hold besides.
+/// The state that each key must hold, and those that it may hold besides.
 #[derive(Default)]
 struct Model {
     acknowledged: BTreeMap<String, Vec<u8>>,

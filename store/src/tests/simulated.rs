@@ -17,7 +17,7 @@ use crate::files::{FileHandle, Files};
 const SECTOR_BYTES: usize = 512;
 const BLOCK_BYTES: u64 = 4096;
 
-/// What goes wrong.
+/// The fault of an operation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Fault {
     /// The operation fails with EIO; a sync drops what it should have written.
@@ -48,7 +48,7 @@ struct World {
     durable_names: BTreeMap<PathBuf, usize>,
     unsynced_names: Vec<NameChange>,
     operations: u64,
-    /// What was done, for messages.
+    /// The operations so far, for messages.
     log: Vec<String>,
     plan: Option<Plan>,
     /// Files do not grow and are not created.
@@ -121,7 +121,7 @@ impl Inode {
         self.unsynced.push(change);
     }
 
-    /// What a power cut could leave: each sector of what is not synced is there or not.
+    /// Returns what a power cut could leave: each sector of what is not synced is there or not.
     fn cut(&self, random: &mut StdRng) -> Vec<u8> {
         let mut disk = self.disk.clone();
         let share = random.random_range(0.0..=1.0);
@@ -204,7 +204,7 @@ impl Simulated {
         Self(Arc::new(Mutex::new(world)))
     }
 
-    /// What a power cut at this moment could leave.
+    /// Returns what a power cut at this moment could leave.
     pub(super) fn cut(&self, random: &mut StdRng) -> Self {
         let mut world = self.world().clone();
         let mut names = world.durable_names.clone();

@@ -1,5 +1,5 @@
-//! Whether docs/limits.md says what the code says: each row's constant is in the file that it
-//! names, with that value, and stands there once.
+//! Holds docs/limits.md to the code: each row's constant is in the file that it names, with that
+//! value, and stands there once.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -72,8 +72,8 @@ fn row(line: &str) -> Option<Row<'_>> {
     Some(Row { constant, value, file, reason: reason.trim() })
 }
 
-/// What the constants of that name in a source are set to, with white space as rustfmt sets it on
-/// one line.
+/// Returns the values that constants of that name in a source are set to, with white space as
+/// rustfmt sets it on one line.
 fn values(source: &str, constant: &str) -> Vec<String> {
     let start = format!("const {constant}:");
     let starts = source.match_indices(&start).map(|(at, _)| &source[at + start.len()..]);

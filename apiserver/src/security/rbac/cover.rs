@@ -14,7 +14,7 @@ const MISSING_LINES_MAX: usize = 200;
 /// Bytes of the missing permissions that a refusal lists.
 const MISSING_BYTES_MAX: usize = 32 << 10;
 
-/// Why rules are not compared to the end.
+/// The reason why rules are not compared to the end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub(super) enum TooMuch {
     #[error("the rules combine to more than {ATOMS_MAX} permissions")]

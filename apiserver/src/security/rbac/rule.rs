@@ -67,7 +67,7 @@ impl Rule {
             && (self.resource_names.is_empty() || has(&self.resource_names, attributes.name))
     }
 
-    /// What [`Self::allows`] compares at the most.
+    /// Returns the most items that [`Self::allows`] compares.
     pub(super) fn steps(&self) -> usize {
         let lists = [&self.verbs, &self.api_groups, &self.resources, &self.resource_names];
         lists.into_iter().map(Vec::len).sum::<usize>() + self.non_resource_urls.len()

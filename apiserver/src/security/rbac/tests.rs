@@ -295,7 +295,7 @@ fn only_what_is_missing_is_written_again() {
     assert!(missing[0].1["rules"].as_array().unwrap().len() > 5);
 }
 
-/// A role of so many rules with so many resources each, none of which is asked for.
+/// A role of so many rules with so many resources each, none of which any request names.
 fn idle_role(name: &str, rules: usize, resources: usize) -> Value {
     let resource = |at: usize| (0..resources).map(|of| format!("r{at}-{of}")).collect::<Vec<_>>();
     let rule = |at| json!({"verbs": ["get"], "apiGroups": [""], "resources": resource(at)});

@@ -20,14 +20,14 @@ use crate::object::Encoded;
 use crate::render;
 use crate::sending::PIECE_BYTES;
 
-/// What compressing takes besides the bytes.
+/// Memory that compressing takes besides the bytes.
 const GZIP_STATE_BYTES: usize = 320 << 10;
 
 /// A list around the objects' own bytes.
 pub(super) struct ListBody {
     records: std::vec::IntoIter<Arc<Record<Meta>>>,
     found: Found,
-    /// What is being written.
+    /// The text that is being written.
     current: Bytes,
     stage: Stage,
     gzip: Option<GzEncoder<Vec<u8>>>,
@@ -36,7 +36,7 @@ pub(super) struct ListBody {
     weight: usize,
 }
 
-/// What is written next.
+/// The part that is written next.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Stage {
     FirstItem,

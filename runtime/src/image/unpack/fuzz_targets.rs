@@ -9,7 +9,7 @@ use super::*;
 const FILES_MAX_BYTES: u64 = 1 << 20;
 /// Bytes of a block of a tar.
 const BLOCK_BYTES: usize = 512;
-/// Where directories are made: in memory, if that is there.
+/// The place where directories are made: in memory, if that is there.
 const MEMORY: &str = "/dev/shm";
 
 /// Unpacks a plain tar whose checksums are put right.
