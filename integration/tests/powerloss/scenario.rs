@@ -100,16 +100,21 @@ pub fn interrupted(
         node.kill();
     }
     node.plan.arm(None);
-    match node.start("next start") {
+    start_again(&mut node, "next start", &name, seed, outcome);
+    finish(node, name, seed, from, outcome)
+}
+
+/// Starts a node that must start now, looks at its objects, and kills it after a little load.
+fn start_again(node: &mut RecordedNode, phase: &str, name: &str, seed: u64, outcome: &Outcome) {
+    match node.start(phase) {
         Ok(()) => {
-            look(&mut node, &name, outcome);
+            look(node, name, outcome);
             node.log.phase("two clients");
             node.load().run(2, 10, seed);
             node.kill();
         }
-        Err(said) => outcome.report(format!("{name}: the next start fails: {said}")),
+        Err(said) => outcome.report(format!("{name}: the {phase} fails: {said}")),
     }
-    finish(node, name, seed, from, outcome)
 }
 
 /// A node at that moment.
@@ -173,15 +178,7 @@ pub fn start_after_cut(
     let mut node = RecordedNode::prepare(seed);
     copy_tree(base.path(), &node.root());
     node.ledger = Ledger::after(&earlier.entries, cut).into();
-    match node.start("start after a cut") {
-        Ok(()) => {
-            look(&mut node, &name, outcome);
-            node.log.phase("two clients");
-            node.load().run(2, 10, seed);
-            node.kill();
-        }
-        Err(said) => outcome.report(format!("{name}: the start fails: {said}")),
-    }
+    start_again(&mut node, "start after a cut", &name, seed, outcome);
     let (node, recording) = finish(node, name, seed, 0, outcome);
     (node, Recording { base: Some(base), ..recording })
 }
@@ -214,14 +211,7 @@ pub fn fault_under_load(seed: u64, fault: Fault, outcome: &Outcome) -> (Recorded
         }
     }
     node.plan.arm(None);
-    match node.start("start after the fault") {
-        Ok(()) => {
-            look(&mut node, &name, outcome);
-            node.load().run(2, 10, random.below(u64::MAX));
-            node.kill();
-        }
-        Err(said) => outcome.report(format!("{name}: the next start fails: {said}")),
-    }
+    start_again(&mut node, "start after the fault", &name, random.below(u64::MAX), outcome);
     finish(node, name, seed, from, outcome)
 }
 
