@@ -6,24 +6,21 @@ use super::{spdy_frame, websocket_frame};
 
 /// Decodes SPDY frames until the bytes end or one is refused.
 pub fn spdy(bytes: &[u8]) {
-    let mut buffer = BytesMut::from(bytes);
     let mut decoder = spdy_frame::Decoder::new();
-    loop {
-        let before = buffer.len();
-        match decoder.decode(&mut buffer) {
-            Ok(Some(_)) => assert!(buffer.len() < before, "a frame took no bytes"),
-            Ok(None) | Err(_) => break,
-        }
-    }
+    decode(bytes, |buffer| decoder.decode(buffer));
 }
 
 /// Decodes WebSocket frames until the bytes end or one is refused.
 pub fn websocket(bytes: &[u8]) {
-    let mut buffer = BytesMut::from(bytes);
     let mut decoder = websocket_frame::Decoder::default();
+    decode(bytes, |buffer| decoder.decode(buffer));
+}
+
+fn decode<T, E>(bytes: &[u8], mut frame: impl FnMut(&mut BytesMut) -> Result<Option<T>, E>) {
+    let mut buffer = BytesMut::from(bytes);
     loop {
         let before = buffer.len();
-        match decoder.decode(&mut buffer) {
+        match frame(&mut buffer) {
             Ok(Some(_)) => assert!(buffer.len() < before, "a frame took no bytes"),
             Ok(None) | Err(_) => break,
         }
