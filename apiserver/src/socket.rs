@@ -159,7 +159,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn client_that_leaves_is_noticed_behind_what_it_sent() {
+    async fn departed_client_is_noticed_behind_unread_bytes() {
         let (mut client, mut socket) = pair().await;
         client.write_all(&[7; 10_000]).await.unwrap();
         let mut start = [0; 10];

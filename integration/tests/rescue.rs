@@ -227,7 +227,7 @@ fn backups_replace_regular_files_only() {
 }
 
 #[test]
-fn namespaces_are_removed_offline_with_what_is_in_them() {
+fn offline_removal_of_namespaces_includes_their_objects() {
     if !privileged() {
         return;
     }

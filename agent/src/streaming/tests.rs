@@ -435,7 +435,7 @@ fn deaf() -> (Session, DuplexStream) {
 }
 
 #[tokio::test]
-async fn session_whose_process_does_not_read_is_bounded_and_ends_with_its_client() {
+async fn unread_session_is_bounded_and_ends_with_client() {
     for base64 in [false, true] {
         let (mut near, far) = tokio::io::duplex(1024);
         let gone = CancellationToken::new();

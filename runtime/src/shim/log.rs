@@ -275,7 +275,7 @@ mod tests {
     }
 
     #[test]
-    fn no_part_of_a_line_stays_on_a_full_disk() {
+    fn full_disk_keeps_no_part_of_a_line() {
         if !nix::unistd::geteuid().is_root() {
             eprintln!("skipped: needs root to mount a small filesystem");
             return;

@@ -313,7 +313,7 @@ fn bind_times(fake: &Fake, role: &str, times: usize) {
 }
 
 #[test]
-fn role_is_compared_once_however_often_it_is_bound() {
+fn role_bound_often_is_compared_once() {
     let fake = Arc::new(Fake::default());
     fake.put(GROUP, "roles", &idle_role("large", 10_000, 1));
     bind_times(&fake, "large", 10_000);
