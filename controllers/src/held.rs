@@ -11,6 +11,9 @@ use serde::de::DeserializeOwned;
 
 use crate::cache::ObjectKey;
 
+/// Groups for which a cache keeps room when most of them are gone.
+const SPARE_GROUPS: usize = 64;
+
 type Pack<K> = fn(&K) -> Option<Packed<K>>;
 
 /// The form in which a cache holds its objects.
@@ -143,6 +146,9 @@ impl<K: Resource + DeserializeOwned> Objects<K> {
             if names.is_empty() {
                 self.groups.remove(&group);
             }
+        }
+        if self.groups.capacity() > SPARE_GROUPS + 4 * self.groups.len() {
+            self.groups.shrink_to_fit();
         }
     }
 }

@@ -43,6 +43,9 @@ impl From<Option<Duration>> for Requeue {
     }
 }
 
+/// Keys for which an empty queue keeps room.
+const SPARE_KEYS: usize = 64;
+
 type Reconcile<'a, K> = dyn Fn(K) -> BoxFuture<'static, Result<Requeue, Error>> + Send + Sync + 'a;
 
 /// A queue of keys.
@@ -238,6 +241,11 @@ impl<K: Clone + Eq + Hash> State<K> {
     fn take(&mut self) -> Option<K> {
         let key = self.ready.pop_front()?;
         self.queued.remove(&key);
+        if self.ready.is_empty() {
+            // Once in a while each key of a cluster waits here.
+            self.ready.shrink_to(SPARE_KEYS);
+            self.queued.shrink_to(SPARE_KEYS);
+        }
         self.running.insert(key.clone());
         Some(key)
     }
