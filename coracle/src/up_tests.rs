@@ -2,13 +2,16 @@
 //! as the users that `up` makes them. No pods; a network namespace of its own (root).
 #![allow(clippy::unwrap_used)]
 
-use std::io::Read;
+use std::io::{self, Read};
 use std::net::TcpStream;
 use std::process::Command;
 use std::time::Instant;
 
+use apiserver::stream_proxy::{AsyncReadWrite, NodeDialer};
 use clap::Parser;
-use k8s_openapi::api::core::v1::Service;
+use futures::FutureExt;
+use futures::future::BoxFuture;
+use k8s_openapi::api::core::v1::{Node, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use kube::api::{DeleteParams, PostParams};
 use serde_json::json;
@@ -196,19 +199,24 @@ fn the_network_follows_the_api() {
     inside.join().expect("the test passes inside");
 }
 
-/// Notes the name of the thread that asks for the parts.
+/// Waits a moment, notes the name of the thread that it goes on on, and reaches no node.
 #[derive(Default)]
-struct ThreadName(std::sync::Mutex<Option<String>>);
+struct ThreadName(Arc<std::sync::Mutex<Option<String>>>);
 
-impl apiserver::NodeParts for ThreadName {
-    fn states(&self) -> Vec<(String, Option<String>)> {
-        *self.0.lock().unwrap() = std::thread::current().name().map(ToOwned::to_owned);
-        Vec::new()
+impl NodeDialer for ThreadName {
+    fn dial(&self, _: &str) -> BoxFuture<'static, io::Result<Box<dyn AsyncReadWrite>>> {
+        let name = self.0.clone();
+        async move {
+            tokio::time::sleep(std::time::Duration::from_millis(1)).await;
+            *name.lock().unwrap() = std::thread::current().name().map(ToOwned::to_owned);
+            Err(io::ErrorKind::ConnectionRefused.into())
+        }
+        .boxed()
     }
 }
 
 #[test]
-fn requests_of_the_node_run_on_api_threads() {
+fn waiting_requests_of_the_node_run_on_api_threads() {
     let dir = tempfile::tempdir().unwrap();
     let options = options(dir.path());
     let paths = Paths::new(&options.dirs);
@@ -217,12 +225,15 @@ fn requests_of_the_node_run_on_api_threads() {
     node.block_on(async {
         let launch = launch(&options, &paths, api.handle().clone());
         let server = serve(&launch).await;
-        let asked = Arc::new(ThreadName::default());
-        server.set_parts(asked.clone());
-        let client = launch.client(&server, component("anyone", &[]));
-        let request = http::Request::get("/readyz").body(Vec::new()).unwrap();
-        assert_eq!(client.request_text(request).await.unwrap(), "ok");
-        assert_eq!(asked.0.lock().unwrap().as_deref(), Some("api"));
+        let dialer = ThreadName::default();
+        let ended_on = dialer.0.clone();
+        server.set_node_dialer(Arc::new(dialer));
+        let client = launch.client(&server, component("kubernetes-admin", &["system:masters"]));
+        let node = serde_json::from_value(json!({"metadata": {"name": "n"}})).unwrap();
+        Api::<Node>::all(client.clone()).create(&PostParams::default(), &node).await.unwrap();
+        let request = http::Request::get("/api/v1/nodes/n/proxy/healthz").body(Vec::new()).unwrap();
+        assert!(client.request_text(request).await.is_err());
+        assert_eq!(ended_on.lock().unwrap().as_deref(), Some("api"));
         launch.token.cancel();
         server.store().close();
     });
