@@ -256,7 +256,7 @@ impl Node {
         let batch = rules::replace(&self.config, &state.held, state.addresses.in_use(), pods);
         let netfilter = self.netfilter();
         nft::send(&netfilter, batch).map_err(NetworkError::kernel("write pod rules"))?;
-        match nft::send(&netfilter, rules::replace_ipv6()) {
+        match nft::send(&netfilter, rules::replace_ipv6(&self.config)) {
             // The links' own settings keep IPv6 out as well.
             Err(error) if error.is_missing() || error.is_unsupported() => {
                 tracing::debug!(error = %Chain(&error), "no IPv6 rules");

@@ -1,11 +1,12 @@
-//! The pod network's nftables table: host ports, masquerading, and untracked DNS.
+//! The pod network's nftables table: host ports, masquerading, and what is not tracked: DNS and the
+//! loopback's connections to the API.
 //!
 //! It is apart from the Service proxy's table so that each side can replace its own as a whole.
 
-use std::collections::HashSet;
-use std::net::{IpAddr, Ipv4Addr};
+use std::collections::{BTreeSet, HashSet};
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 
-use ipnet::{IpNet, Ipv4Net};
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
 use crate::held::{self, Held};
 use crate::nft::{
@@ -27,11 +28,15 @@ const HOST_PORTS_AT: &str = "hostports-at-address";
 const AFTER_SERVICES: i32 = -99;
 const SOURCE_NAT: i32 = 100;
 const RAW: i32 = -300;
+/// Before connection tracking.
+const RAW_CHAINS: [(&str, Hook); 2] =
+    [("raw-prerouting", Hook::Prerouting), ("raw-output", Hook::Output)];
 const FILTER: i32 = 0;
 const DNS_PORT: u16 = 53;
 /// The loopback interface has this index in every namespace.
 const LOOPBACK_LINK: u32 = 1;
 const LOOPBACK: IpNet = IpNet::V4(Ipv4Net::new_assert(Ipv4Addr::new(127, 0, 0, 0), 8));
+const LOOPBACK_IPV6: IpNet = IpNet::V6(Ipv6Net::new_assert(Ipv6Addr::LOCALHOST, 128));
 
 /// One attached pod.
 #[derive(Debug, Clone, Copy)]
@@ -85,9 +90,10 @@ pub fn replace<'a>(
     }
     batch.base_chain("strangers", "filter", Hook::Prerouting, RAW);
     stranger_rules(&mut batch, config);
-    if let Some(dns) = config.dns_ip {
-        for (chain, hook) in [("raw-prerouting", Hook::Prerouting), ("raw-output", Hook::Output)] {
-            batch.base_chain(chain, "filter", hook, RAW);
+    for (chain, hook) in RAW_CHAINS {
+        batch.base_chain(chain, "filter", hook, RAW);
+        api_rules(&mut batch, chain, config, LOOPBACK);
+        if let Some(dns) = config.dns_ip {
             dns_rules(&mut batch, chain, dns);
         }
     }
@@ -105,7 +111,7 @@ pub fn replace<'a>(
 
 /// Replaces the IPv6 table, which drops what pods send: they have no IPv6. The links' settings say
 /// so as well, but a program of the host may set those back.
-pub fn replace_ipv6() -> Batch {
+pub fn replace_ipv6(config: &NetworkConfig) -> Batch {
     let mut batch = Batch::new(Family::Ipv6, TABLE);
     batch.replace_table();
     batch.base_chain("prerouting", "filter", Hook::Prerouting, RAW);
@@ -114,6 +120,10 @@ pub fn replace_ipv6() -> Batch {
             .equals(Register(0), POD_LINK_GROUP)
             .verdict(Verdict::Drop);
     });
+    for (chain, hook) in RAW_CHAINS {
+        batch.base_chain(chain, "filter", hook, RAW);
+        api_rules(&mut batch, chain, config, LOOPBACK_IPV6);
+    }
     batch
 }
 
@@ -197,7 +207,7 @@ fn look_up_host_port(rule: &mut Rule<'_, '_>) {
 pub fn to_this_node<'r, 'a, 'b>(rule: &'r mut Rule<'a, 'b>) -> &'r mut Rule<'a, 'b> {
     let loopback = match rule.family() {
         Family::Ipv4 => LOOPBACK,
-        Family::Ipv6 => IpNet::from(IpAddr::from(std::net::Ipv6Addr::LOCALHOST)),
+        Family::Ipv6 => LOOPBACK_IPV6,
     };
     rule.address_type(Direction::Destination, FibResult::Local)
         .address_not_in(Direction::Destination, loopback)
@@ -264,6 +274,29 @@ fn postrouting_rules(batch: &mut Batch, config: &NetworkConfig) {
             .address_type(Direction::Destination, FibResult::NotLocal)
             .masquerade();
     });
+}
+
+/// The administrator reaches the API while pods have filled the table of connections, which is one
+/// for the machine: the kernel drops packets that it would have to track and cannot. Nothing of ours
+/// translates between two addresses of the loopback, so no translation is lost. (A redirection of the
+/// administrator's own, from another port of the loopback to the API's, is: its answers keep the API's
+/// port.)
+fn api_rules(batch: &mut Batch, chain: &str, config: &NetworkConfig, loopback: IpNet) {
+    let ports: BTreeSet<u16> = config.api.iter().map(SocketAddr::port).collect();
+    for port in ports {
+        for direction in [Direction::Destination, Direction::Source] {
+            batch.rule(chain, |rule| {
+                rule.address_in(Direction::Source, loopback)
+                    .address_in(Direction::Destination, loopback)
+                    .protocol_is(Protocol::Tcp.number());
+                match direction {
+                    Direction::Destination => rule.destination_port_is(port),
+                    Direction::Source => rule.source_port_is(port),
+                };
+                rule.untracked();
+            });
+        }
+    }
 }
 
 /// Tracking DNS costs time and, when a resolver asks twice from one port, loses answers for five

@@ -1,13 +1,13 @@
 //! No pod and no Service takes what belongs to the node, to its neighbours or to its users.
 
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use coracle_netproxy::{HostPort, Protocol};
 use serde_json::json;
 
 use crate::support::{
-    API_PORT, CLIENT_IP, DNS_IP, NODE, NODE_IP, ask_udp_on, ip, on_a_node, pod, pod_with, service,
-    skip, slice,
+    API_PORT, CLIENT_IP, DNS_IP, NODE, NODE_IP, ask_udp_on, ip, on_a_node, pod, pod_with, run,
+    service, skip, slice,
 };
 
 fn port(host_ip: Option<Ipv4Addr>, host_port: u16) -> HostPort {
@@ -50,6 +50,70 @@ fn api_and_dns_ports_are_never_taken() {
         assert!(in_b.ask(DNS_IP, 53).starts_with("dns "));
         assert!(NODE.ask(DNS_IP, 53).starts_with("dns "));
         assert!(outside.ask(NODE_IP, 53).starts_with("pod "), "the node's own address is free");
+    });
+}
+
+/// Drops tracked packets to and from this port.
+fn drop_tracked(port: u16) {
+    for family in ["ip", "ip6"] {
+        for hook in ["prerouting", "input", "output"] {
+            let chain = format!("{family} untracked-only {hook}");
+            run("nft", &format!("add table {family} untracked-only"));
+            run("nft", &format!("add chain {chain} {{ type filter hook {hook} priority 0; }}"));
+            for direction in ["dport", "sport"] {
+                let rule = format!("tcp {direction} {port} ct state != untracked drop");
+                run("nft", &format!("add rule {chain} {rule}"));
+            }
+        }
+    }
+}
+
+#[test]
+fn api_at_the_loopback_needs_no_tracking() {
+    on_a_node(|node| async move {
+        let network = node.network().await;
+        NODE.serve(API_PORT, "api");
+        NODE.serve_on(Ipv4Addr::LOCALHOST, 9000, "other");
+        let listener = std::net::TcpListener::bind((Ipv6Addr::LOCALHOST, API_PORT)).unwrap();
+        let mut proxy = node.proxy();
+        let spec = json!({
+            "type": "NodePort",
+            "ports": [{"port": 443, "nodePort": 30443, "protocol": "TCP"}],
+        });
+        proxy.set_service(service("kubernetes", "10.47.240.1", spec));
+        proxy.set_slice(slice("kubernetes", "TCP", API_PORT, &[(NODE_IP.into(), true)]));
+        proxy.flush().unwrap();
+        ip(&format!("addr add {NODE_IP}/32 dev lo"));
+        let (_, in_a) = pod(&network, "a").await;
+        let reach = |expected: &str| {
+            let cluster_ip = Ipv4Addr::new(10, 47, 240, 1);
+            assert_eq!(NODE.ask(Ipv4Addr::LOCALHOST, API_PORT), "api 127.0.0.1");
+            for (place, address, port) in [
+                (&NODE, cluster_ip, 443),
+                (&NODE, Ipv4Addr::LOCALHOST, 30443),
+                (&NODE, NODE_IP, 30443),
+                (&NODE, NODE_IP, API_PORT),
+                (&in_a, cluster_ip, 443),
+                (&in_a, NODE_IP, API_PORT),
+            ] {
+                let answer = place.ask(address, port);
+                assert!(
+                    answer.starts_with(expected),
+                    "{:?} {address}:{port} {answer}",
+                    place.netns
+                );
+            }
+        };
+        reach("api ");
+
+        drop_tracked(API_PORT);
+        drop_tracked(9000);
+        reach("TimedOut");
+        assert_eq!(NODE.ask(Ipv4Addr::LOCALHOST, 9000), "TimedOut", "another port is tracked");
+        let address = SocketAddr::from((Ipv6Addr::LOCALHOST, API_PORT));
+        let wait = std::time::Duration::from_secs(2);
+        NODE.run(move || std::net::TcpStream::connect_timeout(&address, wait).unwrap());
+        drop(listener);
     });
 }
 
