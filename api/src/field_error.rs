@@ -4,6 +4,8 @@ use std::fmt;
 
 use serde_json::Value;
 
+use crate::quote::quoted;
+
 /// Errors of one object, in field order.
 pub type ErrorList = Vec<FieldError>;
 
@@ -140,7 +142,10 @@ impl FieldError {
         let mut text = String::from(self.kind.title());
         if let Some(value) = &self.value {
             text.push_str(": ");
-            text.push_str(&value.to_string());
+            match value {
+                Value::String(value) => text.push_str(&quoted(value)),
+                value => text.push_str(&value.to_string()),
+            }
         }
         if !self.detail.is_empty() {
             text.push_str(": ");

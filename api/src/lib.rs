@@ -17,6 +17,7 @@ pub mod pod;
 pub mod pod_spec;
 pub mod quantity;
 pub mod quota;
+pub mod quote;
 pub mod registry;
 pub mod schedule;
 pub mod schema;

@@ -1,14 +1,19 @@
 //! Validation of `metadata` (upstream `apimachinery/pkg/api/validation/objectmeta.go`) and of
 //! label selectors inside objects.
 
+use std::collections::HashSet;
+
 use serde_json::Value;
 
 use crate::field::Field;
 use crate::field_error::{ErrorList, FieldError};
 use crate::names;
+use crate::quote::is_printable;
 
 /// All annotations of one object together, keys and values.
 pub const ANNOTATIONS_MAX_BYTES: usize = 256 * 1024;
+/// The name of a field manager.
+pub const FIELD_MANAGER_MAX_BYTES: usize = 128;
 
 /// Checks everything in `metadata` except name and generateName, which follow the kind's rule
 /// (see [`validate_name`]).
@@ -86,7 +91,35 @@ pub fn validate_metadata_update(object: &Value, old: &Value) -> ErrorList {
         errors.extend(new.at(name).immutable(old.at(name).value));
     }
     errors.extend(validate_common(&new));
+    errors.extend(validate_managers(&new.at("managedFields"), &old.at("managedFields")));
     errors
+}
+
+/// Checks the name under which a client writes, as `fieldManager` gives it.
+pub fn validate_field_manager(field: &str, manager: &str) -> ErrorList {
+    if manager.len() > FIELD_MANAGER_MAX_BYTES {
+        return vec![FieldError::too_long(field, FIELD_MANAGER_MAX_BYTES)];
+    }
+    let unprintable = manager.char_indices().filter(|(_, c)| !is_printable(*c));
+    unprintable
+        .map(|(at, c)| {
+            let why = format!("invalid character U+{:04X} (at position {at})", u32::from(c));
+            FieldError::invalid(field, manager, why)
+        })
+        .collect()
+}
+
+/// Checks the managers that a client writes itself, with one error for each at the most.
+fn validate_managers(new: &Field<'_>, old: &Field<'_>) -> ErrorList {
+    let old = old.items();
+    let known: HashSet<&str> = old.iter().map(|entry| entry.at("manager").str()).collect();
+    let managers = new.items().into_iter().map(|entry| entry.at("manager"));
+    managers
+        .filter(|manager| !known.contains(manager.str()))
+        .filter_map(|manager| {
+            validate_field_manager(&manager.path, manager.str()).into_iter().next()
+        })
+        .collect()
 }
 
 fn validate_common(metadata: &Field<'_>) -> ErrorList {
@@ -221,6 +254,45 @@ pub fn validate_label_selector(selector: &Field<'_>) -> ErrorList {
 mod tests {
     use super::*;
     use serde_json::json;
+
+    #[test]
+    fn field_managers_are_short_and_printable() {
+        let texts = |manager: &str| -> Vec<String> {
+            let errors = validate_field_manager("fieldManager", manager);
+            errors.iter().map(FieldError::to_string).collect()
+        };
+        for manager in ["", "kubectl-edit", "é 漢", &"x".repeat(128)] {
+            assert!(texts(manager).is_empty(), "{manager}");
+        }
+        assert_eq!(
+            texts("a\u{1}\u{200b}"),
+            [
+                r#"fieldManager: Invalid value: "a\x01\u200b": invalid character U+0001 (at position 1)"#,
+                r#"fieldManager: Invalid value: "a\x01\u200b": invalid character U+200B (at position 2)"#,
+            ]
+        );
+        let long = ["fieldManager: Too long: may not be more than 128 bytes"];
+        assert_eq!(texts(&"x".repeat(129)), long);
+        assert_eq!(texts(&"\u{1}".repeat(60_000)), long);
+    }
+
+    #[test]
+    fn written_managers_are_checked_unless_known() {
+        let with = |managers: &[&str]| {
+            let entries: Vec<Value> = managers.iter().map(|m| json!({ "manager": m })).collect();
+            json!({ "metadata": { "managedFields": entries } })
+        };
+        let old = with(&["\u{1}"]);
+        assert!(validate_metadata_update(&with(&["\u{1}", "b"]), &old).is_empty());
+        let errors = validate_metadata_update(&with(&["b", "\u{2}\u{2}"]), &old);
+        let texts: Vec<String> = errors.iter().map(FieldError::to_string).collect();
+        assert_eq!(
+            texts,
+            [
+                r#"metadata.managedFields[1].manager: Invalid value: "\x02\x02": invalid character U+0002 (at position 0)"#
+            ]
+        );
+    }
 
     #[test]
     fn messages() {

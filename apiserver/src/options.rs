@@ -1,6 +1,7 @@
 //! The query parameters and bodies that say how a verb is meant.
 
-use api::FieldError;
+use api::{FieldError, metadata};
+use http::HeaderMap;
 use http::header::USER_AGENT;
 use serde_json::Value;
 
@@ -31,11 +32,9 @@ pub(crate) struct WriteOptions {
 impl WriteOptions {
     pub(crate) fn parse(call: &Call<'_>, kind: &str) -> Result<Self, ApiError> {
         let query = call.query;
-        let agent = call.headers.get(USER_AGENT).and_then(|a| a.to_str().ok()).unwrap_or("");
-        let agent = agent.split('/').next().filter(|a| !a.is_empty()).unwrap_or("unknown");
         let given = query.get("fieldManager");
-        if given.is_some_and(|m| m.len() > 128) {
-            let errors = vec![FieldError::too_long("fieldManager", 128)];
+        let mut errors = metadata::validate_field_manager("fieldManager", given.unwrap_or(""));
+        if !errors.is_empty() {
             return Err(ApiError::invalid_kind("meta.k8s.io", kind, "", errors));
         }
         let field_validation = match query.get("fieldValidation") {
@@ -43,22 +42,30 @@ impl WriteOptions {
             Some("Ignore") => FieldValidation::Ignore,
             Some("Strict") => FieldValidation::Strict,
             Some(other) => {
-                let errors = vec![FieldError::not_supported(
+                errors.push(FieldError::not_supported(
                     "fieldValidation",
                     other,
                     &["Ignore", "Strict", "Warn"],
-                )];
+                ));
                 return Err(ApiError::invalid_kind("meta.k8s.io", kind, "", errors));
             }
         };
         Ok(Self {
             dry_run: dry_run(query.all("dryRun"), kind)?,
             field_validation,
-            manager: given.unwrap_or(agent).to_owned(),
+            manager: given.map_or_else(|| program(call.headers), str::to_owned),
             manager_given: given.is_some(),
             force: query.flag("force"),
         })
     }
+}
+
+/// The program that a client names in `User-Agent`, as far as it can be a field manager.
+fn program(headers: &HeaderMap) -> String {
+    let agent = headers.get(USER_AGENT).and_then(|agent| agent.to_str().ok()).unwrap_or("");
+    let name = agent.split('/').next().filter(|name| !name.is_empty()).unwrap_or("unknown");
+    // `to_str` passes visible ASCII and tabs.
+    name.chars().filter(|c| *c != '\t').take(metadata::FIELD_MANAGER_MAX_BYTES).collect()
 }
 
 fn dry_run<'a>(values: impl Iterator<Item = &'a str>, kind: &str) -> Result<bool, ApiError> {
@@ -304,7 +311,24 @@ impl DeleteOptions {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use http::HeaderValue;
     use serde_json::json;
+
+    #[test]
+    fn a_program_is_a_valid_field_manager() {
+        let long = format!("{}/v1", "x".repeat(60_000));
+        for (agent, expected) in [
+            ("kubectl/v1.34 (linux)", "kubectl"),
+            ("", "unknown"),
+            ("/", "unknown"),
+            ("a\tb/1", "ab"),
+            (&long, &"x".repeat(128)),
+        ] {
+            let value = HeaderValue::from_str(agent).expect("no control characters");
+            let headers = HeaderMap::from_iter([(USER_AGENT, value)]);
+            assert_eq!(program(&headers), expected);
+        }
+    }
 
     #[test]
     fn continue_tokens_come_back() {

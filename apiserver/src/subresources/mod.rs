@@ -13,6 +13,7 @@ use crate::body::{self, Body};
 use crate::call::Call;
 use crate::error::ApiError;
 use crate::negotiate::Encoding;
+use crate::options::WriteOptions;
 use crate::{decode, public, stream_proxy, verbs};
 
 /// Answers a request for a subresource.
@@ -77,5 +78,6 @@ async fn create_body(call: &Call<'_>, body: Body) -> Result<bytes::Bytes, ApiErr
     if call.info.verb != "create" {
         return Err(ApiError::method_not_allowed());
     }
+    WriteOptions::parse(call, "CreateOptions")?;
     body::read(call.headers, body).await
 }

@@ -40,6 +40,39 @@ async fn fields_have_owners() {
 }
 
 #[tokio::test]
+async fn unprintable_field_managers_are_refused_everywhere() {
+    let cluster = Cluster::new().await;
+    cluster.post(MAPS, &map(json!({}))).await;
+    let uri = format!("{MAPS}/m?fieldManager=a%01");
+    let text = map(json!({})).to_string();
+    let pod = "/api/v1/namespaces/default/pods/p";
+    let account = "/api/v1/namespaces/default/serviceaccounts/default";
+    let (json, merge) = ("application/json", "application/merge-patch+json");
+    for (method, uri, media_type, kind) in [
+        (Method::POST, format!("{MAPS}?fieldManager=a%01"), json, "CreateOptions"),
+        (Method::PUT, uri.clone(), json, "UpdateOptions"),
+        (Method::PATCH, uri.clone(), merge, "PatchOptions"),
+        (Method::PATCH, uri.clone(), "application/apply-patch+yaml", "PatchOptions"),
+        (Method::POST, format!("{pod}/eviction?fieldManager=a%01"), json, "CreateOptions"),
+        (Method::POST, format!("{pod}/binding?fieldManager=a%01"), json, "CreateOptions"),
+        (Method::POST, format!("{account}/token?fieldManager=a%01"), json, "CreateOptions"),
+    ] {
+        let status = cluster.send(method.clone(), &uri, media_type, text.clone()).await.fails(422);
+        assert_eq!(
+            status["message"],
+            format!(
+                "{kind}.meta.k8s.io \"\" is invalid: fieldManager: Invalid value: \"a\\x01\": \
+                 invalid character U+0001 (at position 1)"
+            ),
+            "{method} {uri}"
+        );
+        assert_eq!(status["details"]["causes"][0]["field"], "fieldManager");
+    }
+    let long = format!("{MAPS}/m?fieldManager={}", "x".repeat(129));
+    cluster.send(Method::PATCH, &long, merge, "{}").await.fails(422);
+}
+
+#[tokio::test]
 async fn lists_merge_by_key() {
     let cluster = Cluster::new().await;
     let config = |containers: Value| {
