@@ -15,7 +15,7 @@ use k8s_openapi::api::autoscaling::v2::HorizontalPodAutoscaler;
 use k8s_openapi::api::batch::v1::{CronJob, Job};
 use k8s_openapi::api::core::v1::{
     ConfigMap, Endpoints, Namespace, Node, PersistentVolume, PersistentVolumeClaim, Pod,
-    ReplicationController, ResourceQuota, Service, ServiceAccount,
+    ReplicationController, ResourceQuota, Secret, Service, ServiceAccount,
 };
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
@@ -31,6 +31,7 @@ use crate::event::Recorder;
 use crate::held::Form;
 use crate::load_balancer::{self, Announced, HostPorts};
 use crate::queue::{Queue, Requeue};
+use crate::token_secret;
 
 /// What the controllers must be told.
 #[derive(Clone)]
@@ -102,6 +103,8 @@ pub struct Caches {
     pub service_accounts: Arc<Cache<ServiceAccount>>,
     /// The ConfigMaps that carry the certificate authority, one per namespace.
     pub root_cas: Arc<Cache<ConfigMap>>,
+    /// The Secrets with tokens of ServiceAccounts, without the tokens.
+    pub token_secrets: Arc<Cache<Secret>>,
 }
 
 impl Caches {
@@ -135,6 +138,7 @@ impl Caches {
             namespaces: Cache::new(),
             service_accounts: Cache::new(),
             root_cas: Cache::new(),
+            token_secrets: Cache::with_form(token_secret::form()),
         }
     }
 
@@ -163,6 +167,7 @@ impl Caches {
         self.quotas.start(client, token);
         let named = Selection { fields: Some("metadata.name=kube-root-ca.crt".to_owned()) };
         self.root_cas.start_selected(client, named, token);
+        self.token_secrets.start_selected(client, token_secret::selection(), token);
     }
 
     /// Waits until every cache is filled.
@@ -190,6 +195,7 @@ impl Caches {
             self.namespaces.synced(),
             self.service_accounts.synced(),
             self.root_cas.synced(),
+            self.token_secrets.synced(),
         );
     }
 }

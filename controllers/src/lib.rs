@@ -46,6 +46,7 @@ pub mod service_account;
 pub mod statefulset;
 mod taint_eviction;
 pub mod template;
+mod token_secret;
 pub mod volume;
 pub mod well_known;
 

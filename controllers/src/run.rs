@@ -16,7 +16,7 @@ use crate::inventory::Inventory;
 use crate::{
     autoscaler, cron_job, daemonset, deployment, disruption, garbage_collector, job, load_balancer,
     namespace, node_taint, pod_gc, quota, replicas, role_aggregation, root_ca, scheduler,
-    service_account, statefulset, taint_eviction, volume, well_known,
+    service_account, statefulset, taint_eviction, token_secret, volume, well_known,
 };
 
 /// The workers of one controller.
@@ -46,6 +46,7 @@ pub async fn run(
     // Subscribe first, so that no change is missed; fill the caches; then work.
     let controllers: Vec<(&'static str, Workers)> = vec![
         ("serviceaccount", Box::pin(service_account::workers(&context))),
+        ("serviceaccount-token", Box::pin(token_secret::workers(&context))),
         ("root-ca-certificate-publisher", Box::pin(root_ca::workers(&context))),
         ("kubernetes-service", Box::pin(well_known::workers(&context))),
         ("endpointslice", Box::pin(slice::workers(&context))),

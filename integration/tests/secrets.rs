@@ -1,7 +1,7 @@
 //! STORY steps 14 and 15: Secrets, from files and manifests, in a pod that waits for one.
 #![allow(clippy::unwrap_used, clippy::panic)]
 
-use coracle_integration::{story, with_every_kubectl, within};
+use coracle_integration::{story, with_every_kubectl, with_old_and_new_kubectl, within};
 
 #[test]
 fn step_14_and_15_secrets() {
@@ -87,5 +87,30 @@ fn step_14_and_15_secrets() {
         within(30, "the update arrives", || exec("cat /secrets/secret1.txt") == "changed");
         assert_ne!(exec("readlink /secrets/..data"), data, "all files at once");
         assert_eq!(exec("cat /secrets/secret2.txt"), "This is another secret");
+    });
+}
+
+fn token_secret(name: &str, account: &str) -> String {
+    format!(
+        "{{apiVersion: v1, kind: Secret, type: kubernetes.io/service-account-token, \
+         metadata: {{name: {name}, annotations: {{kubernetes.io/service-account.name: {account}}}}}}}"
+    )
+}
+
+#[test]
+fn token_secrets_go_with_their_accounts() {
+    with_old_and_new_kubectl(|_, kubectl| {
+        let exists = |name: &str| {
+            !kubectl.ok(&["get", "secret", name, "--ignore-not-found", "-o", "name"]).is_empty()
+        };
+        kubectl.ok(&["create", "serviceaccount", "robot"]);
+        kubectl.apply(&token_secret("kept", "robot"));
+        let token = kubectl.jsonpath(&["secret", "kept"], "{.data.token}");
+        assert!(!token.is_empty());
+        kubectl.apply(&token_secret("orphan", "nobody"));
+        within(10, "a Secret without an account goes", || !exists("orphan"));
+        assert_eq!(kubectl.jsonpath(&["secret", "kept"], "{.data.token}"), token);
+        kubectl.ok(&["delete", "serviceaccount", "robot"]);
+        within(10, "its Secret goes with an account", || !exists("kept"));
     });
 }
