@@ -10,7 +10,7 @@ use std::sync::Arc;
 use futures::FutureExt;
 use futures::future::{BoxFuture, ready};
 use http::header::{
-    AUTHORIZATION, CONNECTION, CONTENT_TYPE, COOKIE, HOST, SET_COOKIE, TRANSFER_ENCODING, UPGRADE,
+    AUTHORIZATION, CONNECTION, CONTENT_TYPE, COOKIE, HOST, TRANSFER_ENCODING, UPGRADE,
 };
 use http::request::Parts;
 use http::uri::PathAndQuery;
@@ -156,14 +156,14 @@ async fn forward(
                 Err(error) => tracing::debug!(%error, "an upgrade came to nothing"),
             }
         });
-        response.headers_mut().remove(SET_COOKIE);
+        strip_claims(response.headers_mut());
         return Ok(response.map(|_| Body::default()));
     }
     let mut response = response.map(|body| body.map_err(Into::into).boxed_unsync());
-    // A cookie would be sent to every application behind this server.
-    for header in [CONNECTION, TRANSFER_ENCODING, SET_COOKIE] {
+    for header in [CONNECTION, TRANSFER_ENCODING] {
         response.headers_mut().remove(header);
     }
+    strip_claims(response.headers_mut());
     *response.version_mut() = Version::default();
     Ok(response)
 }
@@ -201,6 +201,33 @@ fn strip(headers: &mut HeaderMap, upgrades: bool) {
         headers.insert(CONNECTION, HeaderValue::from_static("Upgrade"));
     } else {
         headers.remove(CONNECTION);
+    }
+}
+
+/// What an application asks a browser to do for its whole origin, which is the API's: a cookie would
+/// go to every application behind it, `Clear-Site-Data` end the dashboard's session, `NEL` report its
+/// requests elsewhere. Upstream removes `Access-Control-Allow-…`.
+const ORIGIN_CLAIMS: [&str; 15] = [
+    "accept-ch",
+    "access-control-allow-credentials",
+    "access-control-allow-headers",
+    "access-control-allow-methods",
+    "access-control-allow-origin",
+    "alt-svc",
+    "clear-site-data",
+    "critical-ch",
+    "nel",
+    "public-key-pins",
+    "report-to",
+    "reporting-endpoints",
+    "service-worker-allowed",
+    "set-cookie",
+    "strict-transport-security",
+];
+
+fn strip_claims(headers: &mut HeaderMap) {
+    for name in ORIGIN_CLAIMS {
+        headers.remove(name);
     }
 }
 
