@@ -7,6 +7,7 @@
 mod applications;
 mod assets;
 mod guard;
+mod logins;
 mod multiplex;
 mod sessions;
 mod terminal;
@@ -18,7 +19,6 @@ use http::header::{AUTHORIZATION, CACHE_CONTROL, COOKIE, LOCATION, SET_COOKIE};
 use http::request::Parts;
 use http::{HeaderMap, HeaderValue, Method, Response, StatusCode};
 use serde_json::{Value, json};
-use tokio::sync::Semaphore;
 
 use crate::body::{self, Body};
 use crate::error::ApiError;
@@ -26,10 +26,12 @@ use crate::public;
 use crate::request::{Query, RequestInfo};
 use crate::security::User;
 use crate::server::{self, ApiServer};
+use crate::tls_listener::Origin;
 use applications::Applications;
 pub(crate) use guard::{
     Vouched, check_host, from_browser, harden, refuse_application, refuse_foreign_pages,
 };
+use logins::Logins;
 use sessions::Sessions;
 
 /// The header that our page puts on what it asks of `/ui/`: a page of another origin cannot send
@@ -41,24 +43,13 @@ const COOKIE_NAME: &str = "__Host-coracle";
 const LOGIN_BYTES_MAX: usize = 256;
 /// Longest time that a posted login token may take to arrive.
 const LOGIN_TIMEOUT: Duration = Duration::from_secs(5);
-/// Login tokens that are read at the same time.
-const LOGINS_MAX: usize = 64;
 
 /// The dashboard's state: sessions and tokens, in memory only.
+#[derive(Default)]
 pub(crate) struct Dashboard {
     sessions: Mutex<Sessions>,
     applications: Applications,
-    logins: Semaphore,
-}
-
-impl Default for Dashboard {
-    fn default() -> Self {
-        Self {
-            sessions: Mutex::default(),
-            applications: Applications::default(),
-            logins: Semaphore::new(LOGINS_MAX),
-        }
-    }
+    logins: Logins,
 }
 
 impl Dashboard {
@@ -117,6 +108,10 @@ pub(crate) async fn answer(
             from_our_page(&parts)?;
             log_in(server, &parts, body).await
         }
+        (&Method::POST, "session/offer") => {
+            from_our_page(&parts)?;
+            offer(server, &parts, body).await
+        }
         (&Method::DELETE, "session") => {
             from_our_page(&parts)?;
             Ok(log_out(server, &parts))
@@ -142,28 +137,59 @@ pub(crate) async fn answer(
     }
 }
 
-/// Exchanges a one-time login token for a session.
+/// Exchanges a one-time login token for a session. The session that the page had ends.
 async fn log_in(
     server: &Arc<ApiServer>,
     parts: &Parts,
     body: Body,
 ) -> Result<Response<Body>, ApiError> {
-    let place = server.ui.logins.try_acquire().map_err(|_| ApiError::too_many())?;
-    let read = body::read_at_most(LOGIN_BYTES_MAX, &parts.headers, body);
-    let bytes = tokio::time::timeout(LOGIN_TIMEOUT, read)
-        .await
-        .unwrap_or_else(|_| Err(ApiError::timed_out()))?;
-    drop(place);
-    let token = std::str::from_utf8(&bytes).unwrap_or_default().trim();
-    let session = server.ui.sessions().exchange(token, Instant::now());
-    let Some((session, user)) = session else {
-        return Err(unauthorized(
-            "this login link has been used or is too old; `coracle dashboard` prints another",
-        ));
-    };
+    let token = login_token(server, parts, body).await?;
+    let (session, user) =
+        server.ui.sessions().exchange(&token, Instant::now()).ok_or_else(spent_link)?;
+    if let Some(before) = cookie(&parts.headers) {
+        server.ui.sessions().end(before);
+    }
     let mut response = json_answer(&json!({ "user": user.name }));
     set_cookie(&mut response, &format!("{COOKIE_NAME}={session}; {COOKIE_RULES}"))?;
     Ok(response)
+}
+
+/// Tells whose session a login token would begin, so that the page can ask before another user's
+/// session takes the place of its own.
+async fn offer(
+    server: &Arc<ApiServer>,
+    parts: &Parts,
+    body: Body,
+) -> Result<Response<Body>, ApiError> {
+    let token = login_token(server, parts, body).await?;
+    let user = server.ui.sessions().offered(&token, Instant::now()).ok_or_else(spent_link)?;
+    Ok(json_answer(&json!({ "user": user.name })))
+}
+
+fn spent_link() -> ApiError {
+    unauthorized("this login link has been used or is too old; `coracle dashboard` prints another")
+}
+
+/// Reads a posted login token.
+async fn login_token(
+    server: &Arc<ApiServer>,
+    parts: &Parts,
+    body: Body,
+) -> Result<String, ApiError> {
+    let origin = parts.extensions.get::<Arc<Origin>>();
+    let address = origin.and_then(|origin| origin.peer).map(|peer| peer.ip().to_canonical());
+    let place = server.ui.logins.enter(address);
+    let read = body::read_at_most(LOGIN_BYTES_MAX, &parts.headers, body);
+    let bytes = tokio::select! {
+        // A token that has arrived whole counts.
+        biased;
+        read = tokio::time::timeout(LOGIN_TIMEOUT, read) => {
+            read.unwrap_or_else(|_| Err(ApiError::timed_out()))?
+        }
+        () = place.evicted.cancelled() => return Err(ApiError::too_many()),
+    };
+    drop(place);
+    Ok(std::str::from_utf8(&bytes).unwrap_or_default().trim().to_owned())
 }
 
 fn unauthorized(why: &str) -> ApiError {

@@ -52,6 +52,12 @@ impl Sessions {
         keep(&mut self.logins, Kept::new(user, now, LOGIN_LIFETIME), now)
     }
 
+    /// The user that a login token is for; the token stays good.
+    pub(super) fn offered(&self, token: &str, now: Instant) -> Option<User> {
+        let login = self.logins.get(&digest_of(token)).filter(|kept| kept.ends > now)?;
+        Some(login.user.clone())
+    }
+
     /// Turns a login token into a session; the token is used up.
     pub(super) fn exchange(&mut self, token: &str, now: Instant) -> Option<(String, User)> {
         let login = self.logins.remove(&digest_of(token)).filter(|kept| kept.ends > now)?;
@@ -129,10 +135,13 @@ mod tests {
         let mut sessions = Sessions::default();
         let start = Instant::now();
         let token = sessions.login_token(jane(), start);
+        assert_eq!(sessions.offered(&token, start), Some(jane()));
+        assert!(sessions.offered(&token, start + LOGIN_LIFETIME).is_none(), "too late");
         let (session, user) = sessions.exchange(&token, start).expect("a fresh link works");
         assert_eq!(user, jane());
         assert_eq!(sessions.user(&session, start), Some(jane()));
         assert!(sessions.exchange(&token, start).is_none(), "once only");
+        assert!(sessions.offered(&token, start).is_none());
         let late = sessions.login_token(jane(), start);
         assert!(sessions.exchange(&late, start + LOGIN_LIFETIME).is_none(), "too late");
         assert!(sessions.exchange("", start).is_none());

@@ -127,6 +127,69 @@ async fn a_login_link_makes_one_session_for_our_page_only() {
 }
 
 #[tokio::test]
+async fn page_learns_whose_session_a_link_begins() {
+    let cluster = Cluster::new().await;
+    let post = |path: &'static str, token: String, cookie: String| {
+        let cluster = &cluster;
+        async move {
+            let mut ask = Ask::new(Method::POST, path).with("x-coracle-dashboard", "1");
+            ask.body = &token;
+            ask.with("cookie", &cookie).of(cluster).await
+        }
+    };
+    let no_cookie = String::new;
+    let first = login_token(&cluster).await;
+    let unmarked = Ask { body: &first, ..Ask::new(Method::POST, "/ui/session/offer") };
+    assert_eq!(unmarked.of(&cluster).await.status(), StatusCode::FORBIDDEN);
+    let offer = post("/ui/session/offer", first.clone(), no_cookie()).await;
+    assert_eq!(json_of(offer).await, json!({ "user": "admin" }));
+    let session = post("/ui/session", first.clone(), no_cookie()).await;
+    assert_eq!(session.status(), StatusCode::OK, "the offer has not used it up");
+    let cookie = session.headers()[SET_COOKIE].to_str().unwrap();
+    let cookie = cookie.split(';').next().unwrap().to_owned();
+    let spent = post("/ui/session/offer", first, no_cookie()).await;
+    assert_eq!(spent.status(), StatusCode::UNAUTHORIZED);
+
+    let second = login_token(&cluster).await;
+    let refused = post("/ui/session", "wrong".to_owned(), cookie.clone()).await;
+    assert_eq!(refused.status(), StatusCode::UNAUTHORIZED);
+    let pods = || Ask::get("/api/v1/pods").with("cookie", &cookie).of(&cluster);
+    assert_eq!(pods().await.status(), StatusCode::OK, "the session is as good as before");
+    assert_eq!(post("/ui/session", second, cookie.clone()).await.status(), StatusCode::OK);
+    assert_eq!(pods().await.status(), StatusCode::FORBIDDEN, "another took its place");
+}
+
+#[tokio::test]
+async fn slow_logins_keep_nobody_out() {
+    let cluster = Cluster::new().await;
+    let token = login_token(&cluster).await;
+    let log_in = |body: Body, last: u8| {
+        let request = Request::post("/ui/session")
+            .header("host", "127.0.0.1:6443")
+            .header("x-coracle-dashboard", "1");
+        let mut request = request.body(body).unwrap();
+        let peer = Some(([192, 0, 2, last], 50_000).into());
+        request.extensions_mut().insert(Arc::new(Origin { peer, ..Origin::default() }));
+        cluster.server.handle(request)
+    };
+    let mut slow = Vec::new();
+    for n in 0..100 {
+        let never = futures::stream::pending::<Result<http_body::Frame<bytes::Bytes>, _>>();
+        let body = http_body_util::StreamBody::new(never).boxed_unsync();
+        let mut login = log_in(body, 1 + n / 20);
+        assert!(futures::poll!(&mut login).is_pending());
+        slow.push(login);
+    }
+    for last in [1, 99] {
+        let wrong = log_in(full("wrong".to_owned()), last).await;
+        assert_eq!(wrong.status(), StatusCode::UNAUTHORIZED);
+    }
+    assert_eq!(log_in(full(token), 1).await.status(), StatusCode::OK);
+    assert_eq!((&mut slow[0]).await.status(), StatusCode::TOO_MANY_REQUESTS);
+    assert!(futures::poll!(&mut slow[99]).is_pending());
+}
+
+#[tokio::test]
 async fn another_origin_can_not_write_with_a_credential_that_a_proxy_adds() {
     let cluster = Cluster::new().await;
     let namespace = json!({ "metadata": { "name": "evil" } }).to_string();
