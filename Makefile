@@ -64,7 +64,7 @@ check: prerequisites
 ## dashboard: the page at /ui, from its sources (needs Node and npm). Its built files are kept with
 ##            the sources, so that nothing else needs Node; a test says when they are out of date.
 dashboard:
-	cd dashboard && npm ci --no-audit --no-fund && npm run check && npm run build
+	cd dashboard && npm ci --no-audit --no-fund && npm run check && npm test && npm run build
 
 dashboard/dist/assets.rs:
 	$(MAKE) dashboard

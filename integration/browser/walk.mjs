@@ -412,6 +412,27 @@ spec:
     on(page, base);
   });
 
+  await step("another user's login link does not replace the session unasked", async () => {
+    const headers = { 'Impersonate-User': 'mallory', 'Impersonate-Group': 'system:masters' };
+    const link = await (await fetch(`${PROXY}/ui/login-link`, { method: 'POST', headers })).json();
+    await page.goto(DIRECT + link.path);
+    await d.see('Log in as mallory to');
+    await d.button('Stay kubernetes-admin').click();
+    await page.locator('nav').waitFor();
+    const me = () => page.evaluate(async () => (await (await fetch('session')).json()).user).catch(() => '');
+    expect((await me()) === 'kubernetes-admin', await me());
+    await page.goto('about:blank');
+    await page.goto(DIRECT + link.path);
+    await d.button('Log in as mallory').click();
+    await eventually('the other session', async () => (await me()) === 'mallory');
+    const { path } = await api('/ui/login-link', 'POST');
+    await page.goto('about:blank');
+    await page.goto(DIRECT + path);
+    await d.button('Log in as kubernetes-admin').click();
+    await eventually('the first user again', async () => (await me()) === 'kubernetes-admin');
+    await page.locator('nav').waitFor();
+  });
+
   await step('a shell, directly', async () => {
     await d.go('/object/core/pods/default/talker?tab=shell&ns=default');
     await d.see('connected', '.shell');

@@ -9,8 +9,12 @@ class Session {
   /** Whether there is a session of its own, which can be ended. */
   own = $state(false);
   failure = $state('');
+  /** A login link of another user, about which the user of this session is asked. */
+  offer = $state.raw<{ user: string; token: string } | undefined>();
 
-  /** Uses the login link that the page was opened with, if it was. Says whether there is a user. */
+  /** Uses the login link that the page was opened with, if it was. Another user's is only offered: whoever
+   *  sends a link could otherwise have this one work in a session of the sender's. Says whether there is
+   *  a user. */
   async begin(): Promise<boolean> {
     const token = /^#\/login\/([\w-]+)$/.exec(location.hash)?.[1];
     if (token) {
@@ -18,12 +22,33 @@ class Session {
       history.replaceState(null, '', `${location.pathname}#/overview`);
       dispatchEvent(new HashChangeEvent('hashchange'));
       try {
-        await send('ui/session', { method: 'POST', type: 'text/plain', body: token });
+        if (await this.check()) {
+          const { user } = await (await this.post('ui/session/offer', token)).json();
+          if (user !== this.user) {
+            this.offer = { user, token };
+            return true;
+          }
+        }
+        await this.post('ui/session', token);
       } catch (error) {
         this.failure = text(error);
       }
     }
     return this.check();
+  }
+
+  /** Takes the offer, or declines it. */
+  async answer(accepted: boolean): Promise<void> {
+    const offer = this.offer;
+    this.offer = undefined;
+    if (!offer || !accepted) return;
+    await this.post('ui/session', offer.token);
+    // Nothing of the former user's stays on the page.
+    location.reload();
+  }
+
+  private post(path: string, token: string): Promise<Response> {
+    return send(path, { method: 'POST', type: 'text/plain', body: token });
   }
 
   async check(): Promise<boolean> {

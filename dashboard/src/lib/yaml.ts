@@ -41,7 +41,13 @@ export interface Line {
   text: string;
 }
 
-/** The difference between two texts by lines (longest common subsequence), with context. */
+/** Cells of the table in which a common subsequence is looked for: 16 MiB. */
+export const DIFF_CELLS_MAX: number = 4_194_304;
+/** Lines of a difference that are shown. */
+export const DIFF_LINES_MAX: number = 5000;
+
+/** The difference between two texts by lines, with context: by the longest common subsequence, or where
+ *  that is too much work, all lines that are not at the common beginning or end. */
 export function diff(before: string, after: string, context = 3): Line[] {
   const linesOf = (text: string) => (text ? text.split('\n') : []);
   const a = linesOf(before);
@@ -53,24 +59,27 @@ export function diff(before: string, after: string, context = 3): Line[] {
   const x = a.slice(start, a.length - end);
   const y = b.slice(start, b.length - end);
   const width = y.length + 1;
-  const table = new Uint32Array((x.length + 1) * width);
-  for (let i = x.length - 1; i >= 0; i--) {
+  const compared = (x.length + 1) * width <= DIFF_CELLS_MAX;
+  const table = new Uint32Array(compared ? (x.length + 1) * width : 0);
+  for (let i = x.length - 1; compared && i >= 0; i--) {
     for (let j = y.length - 1; j >= 0; j--) {
       table[i * width + j] = x[i] === y[j] ? table[(i + 1) * width + j + 1] + 1 : Math.max(table[(i + 1) * width + j], table[i * width + j + 1]);
     }
   }
   const lines: Line[] = a.slice(0, start).map((text) => ({ mark: ' ', text }));
   for (let i = 0, j = 0; i < x.length || j < y.length;) {
-    if (i < x.length && j < y.length && x[i] === y[j]) {
+    if (compared && i < x.length && j < y.length && x[i] === y[j]) {
       lines.push({ mark: ' ', text: x[i++] });
       j++;
-    } else if (i < x.length && (j >= y.length || table[(i + 1) * width + j] >= table[i * width + j + 1])) lines.push({ mark: '-', text: x[i++] });
+    } else if (i < x.length && (!compared || j >= y.length || table[(i + 1) * width + j] >= table[i * width + j + 1])) lines.push({ mark: '-', text: x[i++] });
     else lines.push({ mark: '+', text: y[j++] });
   }
   for (const text of a.slice(a.length - end)) lines.push({ mark: ' ', text });
   const near = lines.map((_, at) => lines.slice(Math.max(0, at - context), at + context + 1).some((l) => l.mark !== ' '));
-  return lines.flatMap((line, at) => {
+  const shown = lines.flatMap((line, at) => {
     if (near[at]) return [line];
     return at > 0 && near[at - 1] ? [{ mark: ' ' as const, text: '⋯' }] : [];
   });
+  const more = shown.length - DIFF_LINES_MAX;
+  return more > 0 ? [...shown.slice(0, DIFF_LINES_MAX), { mark: ' ', text: `⋯ ${more} more lines` }] : shown;
 }
