@@ -92,8 +92,8 @@ fn step_14_and_15_secrets() {
 
 fn token_secret(name: &str, account: &str) -> String {
     format!(
-        "{{apiVersion: v1, kind: Secret, type: kubernetes.io/service-account-token, \
-         metadata: {{name: {name}, annotations: {{kubernetes.io/service-account.name: {account}}}}}}}"
+        "apiVersion: v1\nkind: Secret\ntype: kubernetes.io/service-account-token\n\
+         metadata: {{name: {name}, annotations: {{kubernetes.io/service-account.name: {account}}}}}\n"
     )
 }
 
