@@ -32,6 +32,7 @@ use crate::machine::{Cause, Machine, PodSandbox};
 use crate::node::{Capacity, Node};
 use crate::objects::Objects;
 use crate::pressure::Gauge;
+use crate::pull::Puller;
 use crate::services::Services;
 use crate::start_up::StartUps;
 use crate::volume::provisioned;
@@ -147,8 +148,9 @@ impl Agent {
         network: PodNetwork,
         withdrawals: Withdrawals,
     ) -> Result<Self, AgentError> {
-        let registries = config.registries.clone();
-        let machine = real::machine(runtime, images, (network, withdrawals), registries);
+        let open_files = runtime::own_limits::open_files().map_err(AgentError::Limits)?;
+        let puller = Puller::new(images.clone(), &config, open_files);
+        let machine = real::machine(runtime, images, (network, withdrawals), puller);
         Self::with_machine(config, client, machine).await
     }
 

@@ -82,6 +82,8 @@ pub struct AgentConfig {
     pub eviction_transition: Duration,
     /// How images are fetched.
     pub registries: Registries,
+    /// Memory that the node's process may use, in bytes: the machine's or that of its control group.
+    pub memory_bytes: u64,
     /// Certificate authority of the cluster, for audience of mounted tokens.
     pub api_audiences: Vec<String>,
     /// The reason why the node is not ready, as its condition says it; empty while it is ready.
@@ -116,6 +118,7 @@ impl AgentConfig {
             eviction_hard: Threshold::usual(),
             eviction_transition: Duration::from_secs(300),
             registries: Registries::default(),
+            memory_bytes: 0,
             api_audiences: Vec::new(),
             not_ready: watch::channel(String::new()).1,
         }

@@ -121,13 +121,17 @@ pub trait Images: Send + Sync {
     fn normalize(&self, reference: &str) -> Result<String, ImageError>;
     /// An image that is already here.
     fn find<'a>(&'a self, reference: &'a str) -> BoxFuture<'a, Option<Image>>;
-    /// Fetches an image; with a `patience` the registry has only that long to accept a connection.
+    /// Fetches an image for a pod of a namespace; with a `patience` the registry has only that long to
+    /// accept a connection.
     fn pull<'a>(
         &'a self,
+        namespace: &'a str,
         reference: &'a str,
         credentials: &'a [Credential],
         patience: Option<Duration>,
     ) -> BoxFuture<'a, Result<Pulled, ImageError>>;
+    /// Removes what pulls that were ended have left unfinished.
+    fn remove_abandoned(&self) -> BoxFuture<'_, ()>;
     /// All images here.
     fn list(&self) -> BoxFuture<'_, Vec<Image>>;
     /// Removes an image by its identifier.

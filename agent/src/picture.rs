@@ -68,7 +68,8 @@ pub async fn ensure(
     event(Level::Normal, "Pulling", format!("Pulling image \"{image}\""));
     let begun = Instant::now();
     let patience = present.is_some().then_some(PATIENCE);
-    match images.pull(&full, credentials, patience).await {
+    let namespace = pod.metadata.namespace.as_deref().unwrap_or_default();
+    match images.pull(namespace, &full, credentials, patience).await {
         Ok(pulled) => {
             let (took, waited) = (go_seconds(pulled.took), go_seconds(begun.elapsed()));
             let message = format!(

@@ -1,32 +1,46 @@
-//! Pulls for pods: in a child process each, one at a time per image, few at a time per registry, so
-//! that a registry that hangs holds up nobody but those who want something from it.
+//! Pulls for pods: in a child process each, one at a time per image, few at a time per registry and
+//! namespace, so that a registry that hangs holds up nobody but those who want something from it.
+
+mod turns;
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use runtime::image::{Credentials, ImageStore, PullOptions, PullRequest, Reference, pull_in_child};
-use tokio::sync::Semaphore;
+use runtime::cgroup::Hierarchies;
+use runtime::image::{
+    Credentials, ImageStore, PullOptions, PullRequest, Reference, WorkerCommand, pull_in_child,
+};
+use runtime::printable::cut;
+use runtime::sandbox::pull_group;
 use tokio::time::Instant;
 
 use crate::blocking::{self, Deadline};
-use crate::config::Registries;
+use crate::config::{AgentConfig, Registries};
 use crate::credential::{self, Credential};
 use crate::machine::{ImageError, Pulled};
+use turns::{Turns, Want, pulls};
 
-/// Pulls that one registry serves at the same time.
-const PULLS_PER_REGISTRY: usize = 3;
 /// How long a registry that could not be reached is not asked again for images that are here.
 const UNREACHABLE_FOR: Duration = Duration::from_secs(10);
 /// Registries whose absence is remembered.
 const UNREACHABLE_MAX: usize = 64;
+/// Bytes that are remembered of what was said of one of them.
+const UNREACHABLE_BYTES: usize = 512;
+/// Least memory that all pulls have together, in bytes.
+const MIN_GROUP_BYTES: u64 = 256 << 20;
+/// The part of the node's memory that all pulls have together, where that is more.
+const GROUP_PART: u64 = 4;
 
 /// Pulls images into a store.
 pub struct Puller {
     store: ImageStore,
     registries: Registries,
-    turns: Turns,
+    turns: Arc<Turns>,
     absent: Absent,
+    /// The files that take a pull into the control group of pulls; empty where none can be made.
+    group: Vec<PathBuf>,
 }
 
 /// When registries could not be reached lately, and what was said of it.
@@ -44,38 +58,29 @@ impl Absent {
         let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         known.retain(|_, (at, _)| at.elapsed() < UNREACHABLE_FOR);
         if known.len() < UNREACHABLE_MAX {
-            known.insert(registry.to_owned(), (Instant::now(), why.to_owned()));
+            let why = cut(why.to_owned(), UNREACHABLE_BYTES);
+            known.insert(registry.to_owned(), (Instant::now(), why));
         }
-    }
-}
-
-/// Semaphores by name, for as long as somebody holds or awaits them.
-#[derive(Default)]
-struct Turns(Mutex<HashMap<String, Weak<Semaphore>>>);
-
-impl Turns {
-    fn of(&self, name: &str, permits: usize) -> Arc<Semaphore> {
-        let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        known.retain(|_, semaphore| semaphore.strong_count() > 0);
-        if let Some(semaphore) = known.get(name).and_then(Weak::upgrade) {
-            return semaphore;
-        }
-        let semaphore = Arc::new(Semaphore::new(permits));
-        known.insert(name.to_owned(), Arc::downgrade(&semaphore));
-        semaphore
     }
 }
 
 impl Puller {
-    /// A puller that asks the registries as it is told to.
-    pub fn new(store: ImageStore, registries: Registries) -> Self {
-        Self { store, registries, turns: Turns::default(), absent: Absent::default() }
+    /// A puller for a node of this configuration that may have so many open files.
+    pub fn new(store: ImageStore, config: &AgentConfig, open_files: u64) -> Self {
+        let turns = Turns::new(pulls(open_files, config.memory_bytes));
+        let group = group(config).unwrap_or_else(|error| {
+            tracing::warn!(%error, "pulls run without a control group of their own");
+            Vec::new()
+        });
+        let registries = config.registries.clone();
+        Self { store, registries, turns, absent: Absent::default(), group }
     }
 
     /// Fetches an image. With a `patience` it is here already: the registry has only that long to
     /// accept a connection, and one that did not lately is not asked at all.
     pub async fn pull(
         &self,
+        namespace: &str,
         reference: &Reference,
         credentials: &[Credential],
         patience: Option<Duration>,
@@ -103,13 +108,14 @@ impl Puller {
                 plain_http: self.registries.plain_http.clone(),
                 connect_timeout: patience,
             },
+            group: self.group.clone(),
         };
-        // Who comes second finds the layers of the first and asks the registry for the manifest
-        // only. Semaphores that are never closed always give a permit.
-        let image_turn = self.turns.of(&reference.to_string(), 1);
-        let registry_turn = self.turns.of(registry, PULLS_PER_REGISTRY);
-        let _image = image_turn.acquire().await;
-        let _registry = registry_turn.acquire().await;
+        let want = Want {
+            namespace: namespace.to_owned(),
+            registry: registry.to_owned(),
+            image: reference.to_string(),
+        };
+        let turn = self.turns.turn(want).await;
         if patience.is_some()
             && let Some(why) = self.absent.lately(registry)
         {
@@ -118,7 +124,8 @@ impl Puller {
         let begun = Instant::now();
         let (program, arguments) = &self.registries.pull_command;
         let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
-        let pulled = pull_in_child(program, &arguments, &self.store, &request, &|_| {}).await;
+        let command = WorkerCommand { program, arguments: &arguments };
+        let pulled = pull_in_child(command, &self.store, &request, None, turn).await;
         match pulled {
             Ok(image) => Ok(Pulled { image, took: begun.elapsed() }),
             Err(error) if error.is_unreachable() => {
@@ -128,5 +135,24 @@ impl Puller {
             }
             Err(error) => Err(ImageError::Refused(error.to_string())),
         }
+    }
+}
+
+/// Makes the control group of pulls: their memory is not that of pods, and when it runs out, one of
+/// them ends and nothing else.
+fn group(config: &AgentConfig) -> std::io::Result<Vec<PathBuf>> {
+    let bytes = (config.memory_bytes / GROUP_PART).max(MIN_GROUP_BYTES);
+    Hierarchies::detect()?.create_bounded(&pull_group(&config.cgroup_root), bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn little_is_remembered_of_absent_registries() {
+        let absent = Absent::default();
+        absent.note("r", &"x".repeat(1 << 20));
+        assert_eq!(absent.lately("r").map(|why| why.len()), Some(UNREACHABLE_BYTES));
     }
 }

@@ -17,7 +17,6 @@ use runtime::{Runtime, Sandbox};
 use tokio::sync::{mpsc, watch};
 
 use crate::blocking::{self, Deadline};
-use crate::config::Registries;
 use crate::credential::Credential;
 use crate::machine::{
     Adopted, Cause, ContainerRuntime, HostPort, ImageError, Images, Link, Machine, Network,
@@ -30,14 +29,11 @@ pub fn machine(
     runtime: Runtime,
     images: ImageStore,
     (network, withdrawals): (PodNetwork, Withdrawals),
-    registries: Registries,
+    puller: Puller,
 ) -> Machine {
     Machine {
         runtime: Arc::new(RealRuntime(runtime)),
-        images: Arc::new(RealImages {
-            puller: Puller::new(images.clone(), registries),
-            store: images,
-        }),
+        images: Arc::new(RealImages { puller, store: images }),
         network: Arc::new(RealNetwork { pods: network, withdrawals }),
     }
 }
@@ -181,11 +177,28 @@ impl Images for RealImages {
 
     fn pull<'a>(
         &'a self,
+        namespace: &'a str,
         reference: &'a str,
         credentials: &'a [Credential],
         patience: Option<Duration>,
     ) -> BoxFuture<'a, Result<Pulled, ImageError>> {
-        async move { self.puller.pull(&parse(reference)?, credentials, patience).await }.boxed()
+        async move {
+            let reference = parse(reference)?;
+            self.puller.pull(namespace, &reference, credentials, patience).await
+        }
+        .boxed()
+    }
+
+    fn remove_abandoned(&self) -> BoxFuture<'_, ()> {
+        let store = self.store.clone();
+        async move {
+            let remove = move || store.remove_abandoned();
+            let what = "Removing unfinished pulls";
+            if let Err(error) = blocking::run(blocking::NODE, what, Deadline::Long, remove).await {
+                tracing::warn!(%error, "unfinished pulls stay");
+            }
+        }
+        .boxed()
     }
 
     fn list(&self) -> BoxFuture<'_, Vec<Image>> {

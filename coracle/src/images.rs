@@ -4,14 +4,15 @@ use std::collections::HashMap;
 use std::fs::File;
 use std::io::{self, Read};
 use std::path::Path;
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
 use runtime::image::{
     Credentials, Image, ImageStore, Progress, PullOptions as HowToPull, PullRequest, Reference,
-    pull_in_child,
+    WorkerCommand, pull_in_child,
 };
+use runtime::printable;
 
 use crate::Failure;
 use crate::cli::{DirOptions, LoadOptions, PullOptions, RemoveOptions};
@@ -35,7 +36,8 @@ pub fn load(options: &LoadOptions) -> Result<(), Failure> {
             })?
         };
         for image in images {
-            println!("Loaded image: {}", image.tags.first().unwrap_or(&image.id));
+            let name = image.tags.first().unwrap_or(&image.id);
+            println!("Loaded image: {}", printable::printable(name));
         }
     }
     Ok(())
@@ -60,18 +62,18 @@ pub fn pull(options: &PullOptions) -> Result<(), Failure> {
             store: Paths::new(&options.dirs).images(),
             reference: reference.to_string(),
             options: how.clone(),
+            group: Vec::new(),
         };
-        let bars = Bars::new();
-        let pulled = tokio.block_on(pull_in_child(
-            Path::new("/proc/self/exe"),
-            &["pull-worker"],
-            &store,
-            &request,
-            &|step| bars.report(step),
-        ));
+        let bars = Arc::new(Bars::new());
+        let shown = bars.clone();
+        let command =
+            WorkerCommand { program: Path::new("/proc/self/exe"), arguments: &["pull-worker"] };
+        let report = Arc::new(move |step| shown.report(step));
+        let pulled = tokio.block_on(pull_in_child(command, &store, &request, Some(report), ()));
         bars.clear();
         let pulled = pulled?;
-        println!("{}", pulled.digests.first().unwrap_or(&pulled.id));
+        let name = pulled.digests.first().unwrap_or(&pulled.id);
+        println!("{}", printable::printable(name));
     }
     Ok(())
 }
@@ -87,7 +89,7 @@ pub fn list(options: &DirOptions) -> Result<(), Failure> {
     for row in rows {
         let line: Vec<String> =
             row.iter().zip(&widths).map(|(cell, width)| format!("{cell:width$}")).collect();
-        println!("{}", line.join("   ").trim_end());
+        println!("{}", printable::printable(line.join("   ").trim_end()));
     }
     Ok(())
 }
@@ -175,9 +177,9 @@ impl Bars {
                 for (digest, size) in wanted {
                     let bar = self.all.add(ProgressBar::new(size));
                     bar.set_style(bytes_style());
-                    bar.set_message(
-                        digest.trim_start_matches("sha256:").chars().take(12).collect::<String>(),
-                    );
+                    let short = digest.trim_start_matches("sha256:").chars().take(12);
+                    let short = short.collect::<String>();
+                    bar.set_message(printable::printable(&short).into_owned());
                     bar.enable_steady_tick(Duration::from_millis(200));
                     layers.insert(digest, bar);
                 }

@@ -155,6 +155,35 @@ impl Hierarchies {
         Ok(())
     }
 
+    /// Makes a group whose processes together have so many bytes of memory, swap included. Returns
+    /// the files that take processes into it; it is in no other hierarchy than that of memory.
+    pub fn create_bounded(&self, group: &str, bytes: u64) -> io::Result<Vec<PathBuf>> {
+        let value = bytes.to_string();
+        let directory = if self.is_unified() {
+            self.create(group)?;
+            let directory = self.unified_directory(group).ok_or(io::ErrorKind::NotFound)?;
+            fs::write(directory.join("memory.max"), &value)?;
+            // A kernel may have no swap.
+            let _ = fs::write(directory.join("memory.swap.max"), "0");
+            directory
+        } else {
+            let directory =
+                self.legacy_directory("memory", group).ok_or(io::ErrorKind::NotFound)?;
+            fs::create_dir_all(&directory)?;
+            // The bound with swap is never below the one without; a kernel may have none.
+            let with_swap = directory.join("memory.memsw.limit_in_bytes");
+            let _ = fs::write(&with_swap, "-1");
+            match fs::write(directory.join("memory.limit_in_bytes"), &value) {
+                // Files in memory that belong to it are more; it gets no further.
+                Err(error) if error.raw_os_error() == Some(libc::EBUSY) => {}
+                other => other?,
+            }
+            let _ = fs::write(&with_swap, &value);
+            directory
+        };
+        Ok(vec![directory.join("cgroup.procs")])
+    }
+
     /// On version 2 a group has the controllers that all groups above it hand down.
     fn enable_controllers(&self, group: &str) {
         const WANTED: [&str; 6] = ["cpu", "memory", "pids", "cpuset", "io", "hugetlb"];

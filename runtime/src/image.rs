@@ -18,6 +18,6 @@ pub use store::{Image, ImageStore, StoreError};
 pub use unpack::UnpackError;
 #[cfg(fuzzing)]
 pub use unpack::fuzz_targets::layer;
-pub use worker::{PullRequest, pull_in_child, worker_main};
+pub use worker::{OnProgress, PullRequest, WorkerCommand, pull_in_child, worker_main};
 
 pub use crate::launch::max_layers;

@@ -19,6 +19,7 @@ mod link;
 pub mod oci_cli;
 pub mod own_limits;
 pub mod plan;
+pub mod printable;
 pub mod protocol;
 mod records;
 pub mod sandbox;

@@ -29,6 +29,11 @@ pub fn shim_group(root: &str) -> String {
     below(root, "coracle/shims")
 }
 
+/// The control group of pulls, beside the shims'.
+pub fn pull_group(root: &str) -> String {
+    below(root, "coracle/pulls")
+}
+
 /// A control group below another, as one relative path.
 pub fn below(root: &str, group: &str) -> String {
     match root.trim_matches('/') {

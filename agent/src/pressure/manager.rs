@@ -67,6 +67,15 @@ impl Manager {
     async fn step(&mut self) -> bool {
         let node = self.node.clone();
         let mut seen = self.observe();
+        let low_on_disk = |seen: &Observation| {
+            let met = threshold::met(&node.config.eviction_hard, seen);
+            image_gc::is_due(&node.config, seen) || met.iter().any(|met| met.signal.is_disk())
+        };
+        if low_on_disk(&seen) {
+            // What belongs to no pull any more goes before what may be wanted.
+            node.machine.images.remove_abandoned().await;
+            seen = self.observe();
+        }
         if image_gc::is_due(&node.config, &seen) {
             self.collect_images().await;
             seen = self.observe();

@@ -353,6 +353,7 @@ impl Images for FakeMachine {
 
     fn pull<'a>(
         &'a self,
+        _: &'a str,
         reference: &'a str,
         _: &'a [Credential],
         patience: Option<Duration>,
@@ -367,6 +368,10 @@ impl Images for FakeMachine {
             }
         }
         .boxed()
+    }
+
+    fn remove_abandoned(&self) -> BoxFuture<'_, ()> {
+        async {}.boxed()
     }
 
     fn list(&self) -> BoxFuture<'_, Vec<Image>> {

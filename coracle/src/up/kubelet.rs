@@ -41,6 +41,7 @@ pub(super) async fn start(
         registries::resolve(&options.registry_mirror, &options.plain_http_registry);
     let config = AgentConfig {
         registries: Registries { mirrors, plain_http, ..Registries::default() },
+        memory_bytes: crate::memory_limit::bytes().unwrap_or(0),
         node_ips: vec![facts.ip],
         pod_log_dir: options.dirs.log_dir.clone(),
         cgroup_root: options.dirs.cgroup_root.clone(),

@@ -459,7 +459,7 @@ impl ImageStore {
     }
 
     /// Removes incoming files and directories of processes that are gone.
-    fn remove_abandoned(&self) {
+    pub fn remove_abandoned(&self) {
         let Ok(paths) = read_dir(&self.dir.join("incoming")) else { return };
         for path in paths {
             let name = path.file_name().and_then(|n| n.to_str()).unwrap_or_default();
