@@ -12,6 +12,7 @@ use k8s_openapi::api::core::v1::{Event, EventSource, ObjectReference, Pod};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time};
 use kube::api::{Patch, PatchParams, PostParams};
 use kube::{Api, Client};
+use runtime::printable::cut;
 use serde_json::json;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
@@ -19,6 +20,8 @@ use tokio_util::sync::CancellationToken;
 
 /// Events that may wait to be written; more are dropped.
 const QUEUE: usize = 1024;
+/// Bytes of the message of an event, upstream's bound on a note.
+const MAX_MESSAGE_BYTES: usize = 1024;
 /// Series that are remembered for counting.
 const SERIES: usize = 512;
 /// Events that one object may cause at once, and how long it takes to earn another one.
@@ -98,7 +101,7 @@ impl Recorder {
             object,
             level,
             reason: reason.into(),
-            message: message.into(),
+            message: cut(message.into(), MAX_MESSAGE_BYTES),
             at: Timestamp::now(),
         };
         if self.queue.try_send(occurrence).is_err() {
@@ -279,4 +282,16 @@ fn hash(value: &impl Hash) -> u64 {
     let mut hasher = DefaultHasher::new();
     value.hash(&mut hasher);
     hasher.finish()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn messages_are_bounded() {
+        let (recorder, mut events) = Recorder::for_test();
+        recorder.pod(&Pod::default(), Level::Warning, "Failed", "x".repeat(25 << 20));
+        assert_eq!(events()[0].len(), "Failed ".len() + MAX_MESSAGE_BYTES);
+    }
 }

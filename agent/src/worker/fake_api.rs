@@ -24,6 +24,10 @@ struct Held {
     history: Vec<Value>,
     deleted: bool,
     revision: u64,
+    /// Statuses are too large while this is set.
+    refuses: bool,
+    /// Attempts to write a status.
+    attempts: usize,
 }
 
 /// The server. Cheap to clone.
@@ -63,6 +67,16 @@ impl FakeApi {
         serde_json::from_value::<Option<PodStatus>>(status).unwrap().unwrap_or_default()
     }
 
+    /// Refuses every status as too large from now on, or does so no longer.
+    pub fn refuse_statuses(&self, refuses: bool) {
+        self.held.lock().unwrap().refuses = refuses;
+    }
+
+    /// Returns how often a status was written, refused ones included.
+    pub fn attempts(&self) -> usize {
+        self.held.lock().unwrap().attempts
+    }
+
     /// The pod object was deleted for good.
     pub fn deleted(&self) -> bool {
         self.held.lock().unwrap().deleted
@@ -93,6 +107,19 @@ impl FakeApi {
         let path = parts.uri.path();
         let query = parts.uri.query().unwrap_or_default();
         if path.ends_with("/pods/p/status") && parts.method == Method::PATCH {
+            let refuses = {
+                let mut held = self.held.lock().unwrap();
+                held.attempts += 1;
+                held.refuses
+            };
+            if refuses {
+                let status = json!({"kind": "Status", "apiVersion": "v1", "status": "Failure",
+                    "message": "Request entity too large", "reason": "RequestEntityTooLarge",
+                    "code": 413});
+                let mut response = json_response(&status);
+                *response.status_mut() = http::StatusCode::PAYLOAD_TOO_LARGE;
+                return response;
+            }
             let patch: Value = serde_json::from_slice(body).unwrap();
             let pod = self.pod(|pod| {
                 for (key, value) in patch["status"].as_object().unwrap() {

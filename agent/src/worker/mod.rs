@@ -96,6 +96,8 @@ pub struct Worker {
     status_known: Value,
     status_busy: bool,
     status_retry_at: Option<Instant>,
+    /// Times in a row that the API server did not take a status.
+    status_refusals: u32,
     refreshing: bool,
     refresh_wanted: bool,
     adopted: Option<Arc<dyn PodSandbox>>,
@@ -149,6 +151,7 @@ impl Worker {
             status_known,
             status_busy: false,
             status_retry_at: None,
+            status_refusals: 0,
             refreshing: false,
             refresh_wanted: false,
             adopted,

@@ -54,6 +54,8 @@ const PULL_RETRY: (Duration, Duration) = (Duration::from_secs(10), Duration::fro
 const SOFTEN: Duration = Duration::from_secs(2);
 /// Between attempts to write status or delete while the API server is away.
 const API_RETRY: Duration = Duration::from_secs(1);
+/// First and longest delay between attempts to write a status that the API server does not take.
+const REFUSED_RETRY: (Duration, Duration) = (API_RETRY, Duration::from_secs(300));
 
 pub(crate) fn delay((first, longest): (Duration, Duration), failures: u32) -> Duration {
     (first * 2u32.saturating_pow(failures.min(16))).min(longest)
@@ -244,6 +246,7 @@ impl Worker {
                 self.status_busy = false;
                 match result {
                     Ok(pod) => {
+                        self.status_refusals = 0;
                         self.status_known = status_value(&pod);
                         let mut newer = Pod::clone(&self.pod);
                         newer.status = pod.status.clone();
@@ -253,13 +256,20 @@ impl Worker {
                         }
                         self.pod = Arc::new(newer);
                     }
-                    Err(kube::Error::Api(status)) if matches!(status.code, 404 | 409 | 422) => {
+                    Err(kube::Error::Api(status)) if matches!(status.code, 404 | 409) => {
                         tracing::debug!(pod = %self.uid, %status, "status was refused");
                         if status.code == 404 {
                             self.state.vanished = true;
                         } else {
                             self.status_retry_at = Some(now + API_RETRY);
                         }
+                    }
+                    // The same status is refused again; time may bring another one.
+                    Err(kube::Error::Api(status)) if matches!(status.code, 413 | 422) => {
+                        let wait = delay(REFUSED_RETRY, self.status_refusals);
+                        self.status_refusals += 1;
+                        tracing::warn!(pod = %self.uid, %status, ?wait, "status was refused");
+                        self.status_retry_at = Some(now + wait);
                     }
                     Err(error) => {
                         tracing::warn!(pod = %self.uid, %error, "cannot write status");

@@ -8,6 +8,7 @@ use k8s_openapi::api::core::v1::{
     ContainerStatus, HostIP, Pod, PodCondition, PodIP, PodStatus,
 };
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use runtime::printable::cut;
 use serde_json::{Map, Value, json};
 use tokio::time::Instant;
 
@@ -15,8 +16,60 @@ use super::plan::{RestartPolicy, has_ended};
 use super::state::{Finished, PodState, Record, Role, Run, Setup, container};
 use crate::container::resources::qos_class;
 
-/// Status of the pod in that state.
+/// Bytes of the messages of all containers that have ended, each an equal part; as upstream.
+const MAX_TERMINATION_MESSAGES_BYTES: usize = 12 << 10;
+/// Bytes of the message of a container that waits; it has what a registry or an image says.
+const MAX_WAITING_MESSAGE_BYTES: usize = 2 << 10;
+/// Bytes of these messages of all containers, each an equal part.
+const MAX_WAITING_MESSAGES_BYTES: usize = 64 << 10;
+/// Bytes of any other message: upstream's bound on the message of a condition.
+const MAX_MESSAGE_BYTES: usize = 32 << 10;
+
+/// Status of the pod in that state. Its messages are bounded: a status is never refused because of a
+/// text that others have chosen.
 pub fn status(
+    pod: &Pod,
+    state: &PodState,
+    host: &[IpAddr],
+    now: Instant,
+    wall: Timestamp,
+) -> PodStatus {
+    let mut status = unbounded(pod, state, host, now, wall);
+    bound(&mut status);
+    status
+}
+
+fn bound(status: &mut PodStatus) {
+    let shorten = |message: &mut Option<String>, bytes| {
+        *message = message.take().map(|message| cut(message, bytes));
+    };
+    shorten(&mut status.message, MAX_MESSAGE_BYTES);
+    for condition in status.conditions.iter_mut().flatten() {
+        shorten(&mut condition.message, MAX_MESSAGE_BYTES);
+    }
+    let lists = [
+        &mut status.init_container_statuses,
+        &mut status.container_statuses,
+        &mut status.ephemeral_container_statuses,
+    ];
+    let mut containers: Vec<_> = lists.into_iter().flatten().flatten().collect();
+    let count = containers.len().max(1);
+    let terminated = MAX_TERMINATION_MESSAGES_BYTES / count;
+    let waiting = MAX_WAITING_MESSAGE_BYTES.min(MAX_WAITING_MESSAGES_BYTES / count);
+    for container in &mut containers {
+        let states = [&mut container.state, &mut container.last_state];
+        for state in states.into_iter().flatten() {
+            if let Some(state) = &mut state.terminated {
+                shorten(&mut state.message, terminated);
+            }
+            if let Some(state) = &mut state.waiting {
+                shorten(&mut state.message, waiting);
+            }
+        }
+    }
+}
+
+fn unbounded(
     pod: &Pod,
     state: &PodState,
     host: &[IpAddr],

@@ -109,6 +109,35 @@ fn exit_codes_decide_between_succeeded_and_failed() {
 }
 
 #[test]
+fn messages_of_others_are_bounded() {
+    let containers: Vec<_> = (0..4).map(|n| json!({"name": format!("c{n}")})).collect();
+    let pod = pod(json!({"containers": containers}));
+    let now = Instant::now();
+    let mut state = PodState::new(&pod, now, Timestamp::UNIX_EPOCH);
+    let long = "é".repeat(12 << 20);
+    for record in &mut state.containers {
+        record.hold = Some(crate::worker::state::Hold {
+            reason: "ErrImagePull",
+            message: long.clone(),
+            retry_at: None,
+            soften_at: None,
+        });
+        record.last = Some(Finished { message: Some(long.clone()), ..finished(1, now) });
+    }
+    let message = long.clone();
+    state.failure = Some(crate::worker::state::Failure { reason: "Evicted".into(), message });
+    let status = render(&pod, &state, now);
+    assert_eq!(status.message.as_ref().unwrap().len(), MAX_MESSAGE_BYTES - 1);
+    for container in status.container_statuses.as_ref().unwrap() {
+        let waiting = container.state.as_ref().unwrap().waiting.as_ref().unwrap();
+        assert_eq!(waiting.message.as_ref().unwrap().len(), MAX_WAITING_MESSAGE_BYTES - 1);
+        let last = container.last_state.as_ref().unwrap().terminated.as_ref().unwrap();
+        assert_eq!(last.message.as_ref().unwrap().len(), MAX_TERMINATION_MESSAGES_BYTES / 4 - 1);
+    }
+    assert!(serde_json::to_string(&status).unwrap().len() < 100 << 10);
+}
+
+#[test]
 fn the_patch_names_only_what_changed() {
     let base = json!({
         "phase": "Pending",

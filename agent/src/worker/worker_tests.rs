@@ -123,6 +123,19 @@ fn one(container: Value) -> Value {
 }
 
 #[tokio::test]
+async fn refused_status_is_retried_ever_more_slowly() {
+    let spec = json!({"containers": [{"name": "a", "image": "x"}]});
+    let mut stand = Stand::start("refused-status", FakeMachine::default(), spec);
+    stand.api.refuse_statuses(true);
+    stand.until("a status is written", |stand| stand.api.attempts() > 0).await;
+    // After one, three and seven seconds.
+    tokio::time::sleep(Duration::from_millis(4500)).await;
+    assert!((2..=3).contains(&stand.api.attempts()), "{}", stand.api.attempts());
+    stand.api.refuse_statuses(false);
+    stand.until("the pod is ready", |stand| stand.ready()).await;
+}
+
+#[tokio::test]
 async fn a_life() {
     let mut stand = Stand::start("life", FakeMachine::new(), one(json!({})));
     stand.until("it is ready", |stand| stand.ready()).await;
