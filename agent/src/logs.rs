@@ -2,20 +2,20 @@
 //!
 //! A line is `<time> <stdout|stderr> <F|P> <text>`; `P` marks a part of a line that goes on.
 
+mod watcher;
+
 use std::fs::File;
 use std::io::{Read, Seek, SeekFrom};
-use std::os::fd::OwnedFd;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use bytes::{Bytes, BytesMut};
 use jiff::Timestamp;
-use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
-use tokio::io::unix::AsyncFd;
 use tokio::sync::mpsc;
 
 use crate::blocking::{self, Deadline};
 use crate::container::own_file::open_regular as open_log;
+use watcher::Watch;
 
 /// Bytes read at a time.
 const CHUNK: usize = 64 << 10;
@@ -183,9 +183,10 @@ pub async fn read(
 ) -> std::io::Result<()> {
     let owner = log.to_string_lossy().into_owned();
     // Watched before it is read, so that nothing is missed.
-    let watcher = if options.follow { Some(Watch::new(&log)?) } else { None };
+    let follow = options.follow;
+    let watch = if follow { Watch::new(log.parent().unwrap_or(Path::new("/"))) } else { None };
     // Asked before reading: what is written before the end is read after it.
-    let mut alive = running() && watcher.is_some();
+    let mut alive = running() && follow;
     let open = move || {
         let mut reader = Reader::open(log, options)?;
         let step = reader.step(!alive)?;
@@ -202,9 +203,18 @@ pub async fn read(
             Step::More => {}
             Step::End => return Ok(()),
             Step::Dry => {
-                let Some(watcher) = watcher.as_ref().filter(|_| alive) else { return Ok(()) };
+                if !alive {
+                    return Ok(());
+                }
+                let changed = async {
+                    match &watch {
+                        Some(watch) => watch.changed().await,
+                        // The kernel watches no more; looking from time to time is slower.
+                        None => std::future::pending().await,
+                    }
+                };
                 tokio::select! {
-                    changed = watcher.changed() => changed?,
+                    () = changed => {}
                     () = pieces.closed() => return Ok(()),
                     // The end of a container writes nothing to its log: look from time to time, and
                     // only while a client follows.
@@ -403,37 +413,6 @@ impl Lines {
             (true, 0) => Progress::AtEnd,
             (true, _) => Progress::Read,
         })
-    }
-}
-
-struct Watch {
-    inotify: AsyncFd<OwnedFd>,
-}
-
-impl Watch {
-    fn new(log: &Path) -> std::io::Result<Self> {
-        let inotify = Inotify::init(InitFlags::IN_NONBLOCK | InitFlags::IN_CLOEXEC)?;
-        let directory = log.parent().unwrap_or(Path::new("/"));
-        let flags = AddWatchFlags::IN_MODIFY
-            | AddWatchFlags::IN_CREATE
-            | AddWatchFlags::IN_MOVED_TO
-            | AddWatchFlags::IN_DELETE_SELF;
-        inotify.add_watch(directory, flags)?;
-        // An owned descriptor is what the replacement asks for, but it is an unsafe function.
-        #[allow(deprecated)]
-        Ok(Self { inotify: AsyncFd::new(OwnedFd::from(inotify))? })
-    }
-
-    async fn changed(&self) -> std::io::Result<()> {
-        loop {
-            let mut ready = self.inotify.readable().await?;
-            let mut events = [0; 4096];
-            match nix::unistd::read(self.inotify.get_ref(), &mut events) {
-                Ok(_) => return Ok(()),
-                Err(nix::errno::Errno::EAGAIN) => ready.clear_ready(),
-                Err(error) => return Err(error.into()),
-            }
-        }
     }
 }
 
