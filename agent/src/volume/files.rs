@@ -233,15 +233,17 @@ fn keyed(
     Ok(files)
 }
 
+/// Adds a file under its path, cleaned as upstream does it: `./a` is `a`, and `a//b` is `a/b`.
 fn put(files: &mut Files, path: &str, file: File) -> Result<(), FilesError> {
-    let bad = path.is_empty()
-        || path.starts_with('/')
+    let parts = path.split('/').filter(|part| !part.is_empty() && *part != ".");
+    let bad = path.starts_with('/')
         || path.starts_with("..")
-        || path.split('/').any(|part| part.is_empty() || part == "." || part == "..");
+        || path.split('/').any(|part| part == "..")
+        || parts.clone().next().is_none_or(|first| first.starts_with(".."));
     if bad {
         return Err(FilesError::Path(path.to_owned()));
     }
-    files.insert(path.to_owned(), file)
+    files.insert(parts.collect::<Vec<_>>().join("/"), file)
 }
 
 #[cfg(test)]
@@ -289,6 +291,34 @@ mod tests {
             assert_eq!(text(escape), "invalid path \"../z\"");
             let optional = source(json!({"secretName": "gone", "optional": true}));
             assert!(secret(sources, &optional).unwrap().is_empty());
+        });
+    }
+
+    #[test]
+    fn paths_are_cleaned_before_use() {
+        with(|sources| {
+            let made = |path: &str| {
+                let source = json!({"secretName": "there", "items": [{"key": "a", "path": path}]});
+                let files = secret(sources, &serde_json::from_value(source).unwrap());
+                files.map(|files| files.keys().next().cloned().unwrap()).ok()
+            };
+            for (path, expected) in [
+                ("./a", Some("a")),
+                ("a//b", Some("a/b")),
+                ("./a/./b/", Some("a/b")),
+                ("a/..b", Some("a/..b")),
+                ("", None),
+                (".", None),
+                ("./", None),
+                ("/a", None),
+                ("a/../b", None),
+                ("..", None),
+                ("..data", None),
+                ("./..data", None),
+                ("./../a", None),
+            ] {
+                assert_eq!(made(path).as_deref(), expected, "{path:?}");
+            }
         });
     }
 
