@@ -27,6 +27,7 @@ mod up;
 use std::process::ExitCode;
 
 use clap::Parser;
+use runtime::printable::printable;
 
 use cli::{Cli, Command, ImageCommand, StateCommand};
 
@@ -82,13 +83,13 @@ fn exit(code: i32) -> ExitCode {
 
 fn fail(error: &(dyn std::error::Error + Send + Sync + 'static)) -> ExitCode {
     let mut said = error.to_string();
-    eprintln!("coracle: {said}");
+    eprintln!("coracle: {}", printable(&said));
     let mut source = error.source();
     while let Some(cause) = source {
         let text = cause.to_string();
         // Some errors name their cause themselves.
         if !said.ends_with(&text) {
-            eprintln!("  because: {text}");
+            eprintln!("  because: {}", printable(&text));
         }
         said = text;
         source = cause.source();

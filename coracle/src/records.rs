@@ -2,8 +2,9 @@
 //! from starting.
 
 use std::collections::BTreeSet;
-use std::io::{self, Write};
+use std::io::{self, IsTerminal, Write};
 
+use runtime::printable::printable;
 use serde_json::{Value, json};
 use store::Offline;
 
@@ -24,7 +25,7 @@ pub fn list(options: &PrefixOptions) -> Result<(), Failure> {
     let (_lock, store) = open(&options.dirs)?;
     let mut out = io::stdout().lock();
     for record in store.records().iter().filter(|r| r.key.starts_with(&options.prefix)) {
-        writeln!(out, "{:>9}  {}", record.value.len(), record.key)?;
+        writeln!(out, "{:>9}  {}", record.value.len(), printable(&record.key))?;
     }
     Ok(())
 }
@@ -35,7 +36,10 @@ pub fn get(options: &KeyOptions) -> Result<(), Failure> {
     let found = store.records().iter().find(|record| record.key == options.key);
     let record = found.ok_or_else(|| format!("{}: no such key", options.key))?;
     let mut out = io::stdout().lock();
-    out.write_all(&record.value)?;
+    match out.is_terminal() {
+        true => out.write_all(printable(&String::from_utf8_lossy(&record.value)).as_bytes())?,
+        false => out.write_all(&record.value)?,
+    }
     writeln!(out)?;
     Ok(())
 }
@@ -62,7 +66,7 @@ pub fn remove(options: &RemoveKeysOptions) -> Result<(), Failure> {
     removed.extend(inside);
     let removed: Vec<String> = removed.into_iter().collect();
     store.remove(&removed)?;
-    removed.iter().for_each(|key| println!("{key} removed"));
+    removed.iter().for_each(|key| println!("{} removed", printable(key)));
     Ok(())
 }
 
@@ -85,7 +89,7 @@ pub fn export(options: &PrefixOptions) -> Result<(), Failure> {
                 }
                 items.push(object);
             }
-            Err(error) => eprintln!("left out: {}: {error}", record.key),
+            Err(error) => eprintln!("left out: {}: {error}", printable(&record.key)),
         }
     }
     let list = json!({ "apiVersion": "v1", "kind": "List", "items": items });

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use runtime::printable::printable;
 use serde_json::Value;
 
 use crate::Failure;
@@ -31,18 +32,20 @@ pub fn run(options: &DirOptions) -> Result<(), Failure> {
         Ok::<_, Failure>((version, nodes, pods))
     })?;
     println!("API          {} (pid {pid})", remote.server);
-    println!("Kubernetes   {}", text(&version, "/gitVersion"));
+    println!("Kubernetes   {}", printable(text(&version, "/gitVersion")));
     println!("Kubeconfig   {}", options.kubeconfig.display());
     println!("Data         {}", paths.data_dir.display());
     for node in items(&nodes) {
-        println!("Node         {} ({})", text(node, "/metadata/name"), readiness(node));
+        let name = printable(text(node, "/metadata/name"));
+        println!("Node         {name} ({})", readiness(node));
     }
     let mut phases: BTreeMap<&str, usize> = BTreeMap::new();
     for pod in items(&pods) {
         *phases.entry(text(pod, "/status/phase")).or_default() += 1;
     }
     let phases: Vec<String> = phases.iter().map(|(phase, n)| format!("{n} {phase}")).collect();
-    println!("Pods         {}", if phases.is_empty() { "none".into() } else { phases.join(", ") });
+    let phases = if phases.is_empty() { "none".into() } else { phases.join(", ") };
+    println!("Pods         {}", printable(&phases));
     Ok(())
 }
 

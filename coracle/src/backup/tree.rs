@@ -11,6 +11,7 @@ use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
 use nix::fcntl::{OFlag, OpenHow, ResolveFlag, openat2, readlinkat};
+use runtime::printable::printable;
 use tar::{Builder, EntryType, Header};
 use xattr::FileExt;
 
@@ -27,7 +28,8 @@ pub(super) fn append(archive: &mut Builder<File>, root: &Path, name: &str) -> io
             }
             Taken::Done => {}
             Taken::Skipped(why) => {
-                eprintln!("not in the backup: {}: {why}", root.join(&relative).display());
+                let path = root.join(&relative).display().to_string();
+                eprintln!("not in the backup: {}: {why}", printable(&path));
                 skipped += 1;
             }
         }
