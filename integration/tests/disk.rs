@@ -314,3 +314,37 @@ spec:
     assert_eq!(kubectl.jsonpath(&["pod", "modest"], restarts), "Running 0");
     kubectl.ok(&["delete", "pods", "--all", "--timeout=60s"]);
 }
+
+#[test]
+fn abandoned_pulls_go_before_images_and_pods() {
+    if !privileged() {
+        return;
+    }
+    let arguments = [
+        "--eviction-hard=nodefs.available<35%",
+        "--eviction-pressure-transition-period=5",
+        "--image-gc-minimum-age=0",
+        "--image-gc-high-threshold=100",
+    ];
+    let node = Node::start_with(NodeOptions {
+        arguments: arguments.map(Into::into).into(),
+        disk: Some("200m"),
+        ..NodeOptions::default()
+    });
+    let kubectl = node.any_kubectl();
+    let run = ["run", "steady", "--image=busybox", "--image-pull-policy=IfNotPresent", "--command"];
+    kubectl.ok(&[&run[..], &["--", "sleep", "10000"]].concat());
+    kubectl.ok(&["wait", "--for=condition=Ready", "pod/steady", "--timeout=60s"]);
+    let images = || node.coracle(&["image", "ls"]).output().unwrap().stdout;
+    let before = images();
+    // As a pull leaves it that was killed together with its node: no process has this ID and start.
+    let abandoned = node.data().join("images/incoming/1-0-abandoned");
+    std::fs::create_dir_all(abandoned.join("layer")).unwrap();
+    fill(&abandoned.join("layer/file"), 5 << 20);
+    within(60, "the abandoned pull is removed", || !abandoned.exists());
+    std::thread::sleep(std::time::Duration::from_secs(12));
+    assert_eq!(images(), before);
+    let restarts = "{.status.phase} {.status.containerStatuses[0].restartCount}";
+    assert_eq!(kubectl.jsonpath(&["pod", "steady"], restarts), "Running 0");
+    kubectl.ok(&["delete", "pods", "--all", "--timeout=60s"]);
+}

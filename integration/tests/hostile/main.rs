@@ -8,5 +8,6 @@ mod memory;
 mod network;
 mod objects;
 mod pods;
+mod pulls;
 mod sessions;
 mod tenant;
