@@ -458,14 +458,18 @@ impl ImageStore {
             .map_err(file("create a directory in", &dir))
     }
 
-    /// Removes incoming files and directories of processes that are gone.
+    /// Removes incoming files and directories of processes that are gone. Those of running pulls
+    /// stay, so this may be called at any time.
     pub fn remove_abandoned(&self) {
         let Ok(paths) = read_dir(&self.dir.join("incoming")) else { return };
         for path in paths {
             let name = path.file_name().and_then(|n| n.to_str()).unwrap_or_default();
             let owner = name.split('-').next().and_then(|pid| pid.parse().ok());
             let is_owned = owner.is_some_and(|pid| name.starts_with(&owner_prefix(pid)));
-            if !is_owned && let Err(error) = tree::remove(&path) {
+            if !is_owned
+                && let Err(error) = tree::remove(&path)
+                && error.kind() != io::ErrorKind::NotFound
+            {
                 tracing::warn!(path = %path.display(), %error, "abandoned download stays");
             }
         }
