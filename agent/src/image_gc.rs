@@ -5,7 +5,7 @@ use std::path::Path;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-use runtime::image::Image;
+use runtime::image::ImageSummary;
 use tokio::time::Instant;
 
 use crate::config::AgentConfig;
@@ -32,11 +32,11 @@ impl ImageUses {
     /// used now.
     fn candidates(
         &self,
-        images: &[Image],
+        images: &[ImageSummary],
         used: &HashSet<String>,
         min_age: Duration,
         now: Instant,
-    ) -> Vec<Image> {
+    ) -> Vec<ImageSummary> {
         let mut uses = self.lock();
         let ids: HashSet<&String> = images.iter().map(|image| &image.id).collect();
         uses.retain(|id, _| ids.contains(id));
@@ -125,15 +125,8 @@ pub fn percent_used(seen: &Observation) -> u64 {
 mod tests {
     use super::*;
 
-    fn image(id: &str, tag: &str) -> Image {
-        Image {
-            id: id.into(),
-            tags: vec![tag.into()],
-            digests: Vec::new(),
-            size_bytes: 1,
-            config: Default::default(),
-            layers: Vec::new(),
-        }
+    fn image(id: &str, tag: &str) -> ImageSummary {
+        ImageSummary { id: id.into(), tags: vec![tag.into()], digests: Vec::new(), size_bytes: 1 }
     }
 
     #[test]
@@ -142,7 +135,7 @@ mod tests {
         const MIN_AGE: Duration = Duration::from_secs(120);
         let start = Instant::now();
         let images = [image("a", "a:1"), image("b", "b:1"), image("c", "c:1")];
-        let ids = |found: Vec<Image>| found.into_iter().map(|i| i.id).collect::<Vec<_>>();
+        let ids = |found: Vec<ImageSummary>| found.into_iter().map(|i| i.id).collect::<Vec<_>>();
         let none = HashSet::new();
         assert!(uses.candidates(&images, &none, MIN_AGE, start).is_empty());
         // One is used for a while longer.

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures::future::BoxFuture;
-use runtime::image::Image;
+use runtime::image::{Image, ImageSummary};
 use runtime::sandbox::{
     ContainerSpec, ContainerStatus, ExecSpec, SandboxEvent, SandboxSpec, Session,
 };
@@ -133,7 +133,7 @@ pub trait Images: Send + Sync {
     /// Removes what pulls that were ended have left unfinished.
     fn remove_abandoned(&self) -> BoxFuture<'_, ()>;
     /// All images here.
-    fn list(&self) -> BoxFuture<'_, Vec<Image>>;
+    fn list(&self) -> BoxFuture<'_, Vec<ImageSummary>>;
     /// Removes an image by its identifier.
     fn remove<'a>(&'a self, id: &'a str) -> BoxFuture<'a, Result<(), Cause>>;
 }

@@ -9,7 +9,7 @@ use futures::FutureExt;
 use futures::future::BoxFuture;
 use netproxy::proxy::{ServiceKey, Withdrawals};
 use netproxy::{AttachRequest, PodNetwork, Protocol};
-use runtime::image::{Image, ImageStore, Reference};
+use runtime::image::{Image, ImageStore, ImageSummary, Reference};
 use runtime::sandbox::{
     ContainerSpec, ContainerStatus, ExecSpec, SandboxEvent, SandboxSpec, Session,
 };
@@ -201,10 +201,15 @@ impl Images for RealImages {
         .boxed()
     }
 
-    fn list(&self) -> BoxFuture<'_, Vec<Image>> {
+    fn list(&self) -> BoxFuture<'_, Vec<ImageSummary>> {
         let store = self.store.clone();
         async move {
-            let list = move || store.list().unwrap_or_default();
+            let list = move || {
+                store.list().unwrap_or_else(|error| {
+                    tracing::warn!(%error, "cannot list images");
+                    Vec::new()
+                })
+            };
             let listed = blocking::run(blocking::NODE, "Listing images", Deadline::Short, list);
             listed.await.unwrap_or_else(|error| {
                 tracing::warn!(%error, "cannot list images");

@@ -9,8 +9,8 @@ use std::time::Duration;
 
 use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
 use runtime::image::{
-    Credentials, Image, ImageStore, Progress, PullOptions as HowToPull, PullRequest, Reference,
-    WorkerCommand, pull_in_child,
+    Credentials, ImageStore, ImageSummary, Progress, PullOptions as HowToPull, PullRequest,
+    Reference, WorkerCommand, pull_in_child,
 };
 use runtime::printable;
 
@@ -94,7 +94,7 @@ pub fn list(options: &DirOptions) -> Result<(), Failure> {
     Ok(())
 }
 
-fn image_rows(image: &Image) -> Vec<[String; 4]> {
+fn image_rows(image: &ImageSummary) -> Vec<[String; 4]> {
     let id = image.id.trim_start_matches("sha256:").chars().take(13).collect::<String>();
     let size = human_bytes(image.size_bytes);
     let names: Vec<(&str, &str)> = if image.tags.is_empty() && image.digests.is_empty() {

@@ -5,6 +5,7 @@ mod compression;
 mod digest;
 mod incoming;
 mod pull;
+mod record;
 mod reference;
 mod store;
 mod unpack;
@@ -14,7 +15,7 @@ mod worker;
 pub use archive::ArchiveError;
 pub use pull::{Credentials, Progress, PullError, PullOptions};
 pub use reference::{Reference, ReferenceError};
-pub use store::{Image, ImageStore, StoreError};
+pub use store::{Image, ImageStore, ImageSummary, StoreError};
 pub use unpack::UnpackError;
 #[cfg(fuzzing)]
 pub use unpack::fuzz_targets::layer;

@@ -9,7 +9,7 @@ use std::time::{Duration, SystemTime};
 use futures::FutureExt;
 use futures::future::BoxFuture;
 use oci_spec::image::ImageConfiguration;
-use runtime::image::Image;
+use runtime::image::{Image, ImageSummary};
 use runtime::sandbox::{
     ContainerSpec, ContainerStatus, ExecSpec, Exit, SandboxEvent, SandboxSpec, Session,
 };
@@ -374,8 +374,12 @@ impl Images for FakeMachine {
         async {}.boxed()
     }
 
-    fn list(&self) -> BoxFuture<'_, Vec<Image>> {
-        async { vec![image()] }.boxed()
+    fn list(&self) -> BoxFuture<'_, Vec<ImageSummary>> {
+        async {
+            let Image { id, tags, digests, size_bytes, .. } = image();
+            vec![ImageSummary { id, tags, digests, size_bytes }]
+        }
+        .boxed()
     }
 
     fn remove<'a>(&'a self, _: &'a str) -> BoxFuture<'a, Result<(), Cause>> {

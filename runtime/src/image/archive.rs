@@ -5,15 +5,16 @@ use std::fs::File;
 use std::io::{self, Read};
 use std::path::{Component, Path, PathBuf};
 
-use oci_spec::image::{ImageConfiguration, ImageIndex, ImageManifest};
+use oci_spec::image::{ImageIndex, ImageManifest};
 use ring::digest::{SHA256, digest};
 use serde::Deserialize;
 use tar::{Archive, EntryType};
 
 use super::compression::decompressed;
 use super::incoming::Incoming;
+use super::record::Configuration;
 use super::reference::{Reference, ReferenceError};
-use super::store::{Image, ImageStore, StoreError, check_layer_count};
+use super::store::{Image, ImageStore, StoreError, check_config};
 use super::unpack::hex;
 
 /// Annotations that carry an image's name in an OCI layout (containerd's, then the standard one).
@@ -149,14 +150,12 @@ impl ImageStore {
         layers: &[String],
         names: Vec<String>,
     ) -> Result<Image, ArchiveError> {
-        let config: ImageConfiguration =
-            serde_json::from_slice(config_bytes).map_err(|source| ArchiveError::Document {
-                name: "the configuration".into(),
-                source,
-            })?;
-        check_layer_count(&config, layers.len())?;
-        let _claim = self.claim(config.rootfs().diff_ids())?;
-        for (layer, diff_id) in layers.iter().zip(config.rootfs().diff_ids()) {
+        let config = Configuration::parse(config_bytes).map_err(|source| {
+            ArchiveError::Document { name: "the configuration".into(), source }
+        })?;
+        check_config(&config, layers.len())?;
+        let _claim = self.claim(config.diff_ids())?;
+        for (layer, diff_id) in layers.iter().zip(config.diff_ids()) {
             if self.layer_size(diff_id).is_none() {
                 self.add_layer(spool.open(layer)?, diff_id)?;
             }

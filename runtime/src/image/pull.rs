@@ -11,12 +11,12 @@ use oci_client::client::{ClientConfig, ClientProtocol, linux_amd64_resolver};
 use oci_client::errors::{OciDistributionError, OciErrorCode};
 use oci_client::manifest::OciDescriptor;
 use oci_client::secrets::RegistryAuth;
-use oci_spec::image::ImageConfiguration;
 use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;
 
+use super::record::Configuration;
 use super::reference::Reference;
-use super::store::{Image, ImageStore, StoreError, check_layer_count};
+use super::store::{Image, ImageStore, StoreError, check_config};
 
 /// Layers that one pull fetches at the same time.
 const PARALLEL_LAYERS: usize = 3;
@@ -253,18 +253,17 @@ impl ImageStore {
         }
         let mut config_bytes = Vec::new();
         client.pull_blob(source, &manifest.config, &mut config_bytes).await.map_err(failed)?;
-        let config: ImageConfiguration =
-            serde_json::from_slice(&config_bytes).map_err(|e| PullError::Corrupt {
-                reference: reference.to_string(),
-                message: format!("broken image configuration: {e}"),
-            })?;
-        check_layer_count(&config, manifest.layers.len()).map_err(PullError::store(reference))?;
-        let claim = self.claim(config.rootfs().diff_ids()).map_err(PullError::store(reference))?;
+        let config = Configuration::parse(&config_bytes).map_err(|e| PullError::Corrupt {
+            reference: reference.to_string(),
+            message: format!("broken image configuration: {e}"),
+        })?;
+        check_config(&config, manifest.layers.len()).map_err(PullError::store(reference))?;
+        let claim = self.claim(config.diff_ids()).map_err(PullError::store(reference))?;
         let missing: Vec<(OciDescriptor, String)> = manifest
             .layers
             .iter()
             .cloned()
-            .zip(config.rootfs().diff_ids().iter().cloned())
+            .zip(config.diff_ids().iter().cloned())
             .filter(|(_, diff_id)| self.layer_size(diff_id).is_none())
             .collect();
         progress(Progress::Layers(

@@ -15,6 +15,7 @@ use serde::{Deserialize, Serialize};
 use super::compression::decompressed;
 use super::digest::{digest_name, named_digest};
 use super::incoming::{Claim, Incoming, owner_prefix};
+use super::record::{self, Configuration, ImageRecord, MAX_RECORD_BYTES, Unusable};
 use super::reference::Reference;
 use super::unpack::{Counted, UnpackError, unpack};
 use super::usage;
@@ -23,8 +24,11 @@ use crate::tree;
 
 /// In a directory of what is being made: the layers that it is made of.
 const CLAIM: &str = "layers.json";
+/// The longest image ID: a digest by SHA-512.
+const MAX_ID_BYTES: usize = 135;
 /// Fewer digits name no image.
 const MIN_ID_LENGTH: usize = 6;
+
 /// An image that is present and unpacked.
 #[derive(Clone, Debug)]
 pub struct Image {
@@ -42,6 +46,19 @@ pub struct Image {
     pub layers: Vec<PathBuf>,
 }
 
+/// An image as a list shows it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ImageSummary {
+    /// As in [`Image`].
+    pub id: String,
+    /// As in [`Image`].
+    pub tags: Vec<String>,
+    /// As in [`Image`].
+    pub digests: Vec<String>,
+    /// As in [`Image`].
+    pub size_bytes: u64,
+}
+
 /// Why the store could not do something.
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
@@ -55,14 +72,9 @@ pub enum StoreError {
         /// What the system said.
         source: io::Error,
     },
-    /// An image's record is not what this program writes.
-    #[error("image record {path} is broken: {source}")]
-    Record {
-        /// The record.
-        path: PathBuf,
-        /// What is wrong with it.
-        source: serde_json::Error,
-    },
+    /// An image's environment, arguments and layers are more than any honest image has.
+    #[error("the settings of the image take {0} bytes; at most {MAX_RECORD_BYTES} are kept")]
+    RecordSize(u64),
     /// A layer cannot be unpacked.
     #[error(transparent)]
     Unpack(#[from] UnpackError),
@@ -116,15 +128,6 @@ pub struct ImageStore {
     state_dir: Option<PathBuf>,
 }
 
-/// `images/<image id>.json`.
-#[derive(Serialize, Deserialize)]
-struct ImageRecord {
-    id: String,
-    size_bytes: u64,
-    diff_ids: Vec<String>,
-    config: ImageConfiguration,
-}
-
 /// `layers/<diff id>.json`.
 #[derive(Serialize, Deserialize)]
 struct LayerRecord {
@@ -140,7 +143,34 @@ impl ImageStore {
         }
         let store = Self { dir: dir.to_owned(), state_dir: None };
         store.remove_abandoned();
+        store.shrink_records()?;
         Ok(store)
+    }
+
+    /// Rewrites large records of earlier versions, which held the whole configuration of an image.
+    fn shrink_records(&self) -> Result<(), StoreError> {
+        let is_large = |path: &PathBuf| {
+            fs::metadata(path).is_ok_and(|metadata| metadata.len() > MAX_RECORD_BYTES)
+        };
+        let mut large = read_dir(&self.dir.join("images"))?;
+        large.retain(is_large);
+        if large.is_empty() {
+            return Ok(());
+        }
+        let _lock = self.lock()?;
+        for path in large.iter().filter(|path| is_large(path)) {
+            match ImageRecord::read_old(path) {
+                Ok(Some(record)) => match record.encode() {
+                    Ok(bytes) => self.write(path, &bytes)?,
+                    Err(bytes) => {
+                        record::warn(path, &Unusable::TooLarge { bytes, most: MAX_RECORD_BYTES });
+                    }
+                },
+                Ok(None) => {}
+                Err(error) => record::warn(path, &error),
+            }
+        }
+        Ok(())
     }
 
     /// Never removes layers that a container runs from; `state_dir` is the runtime's.
@@ -174,41 +204,50 @@ impl ImageStore {
 
     /// The image with this ID (`sha256:…`).
     pub fn find_id(&self, id: &str) -> Result<Option<Image>, StoreError> {
-        let path = self.record_path(id);
-        let bytes = match fs::read(&path) {
-            Ok(bytes) => bytes,
-            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
-            Err(e) => return Err(file("read", &path)(e)),
-        };
-        let record: ImageRecord = serde_json::from_slice(&bytes)
-            .map_err(|source| StoreError::Record { path: path.clone(), source })?;
-        let layers: Vec<PathBuf> = record.diff_ids.iter().map(|id| self.layer_path(id)).collect();
-        // A layer lost to a manual clean-up means that the image must be pulled again.
-        if layers.iter().any(|layer| !layer.is_dir()) {
-            return Ok(None);
-        }
+        let Some(record) = self.record(&self.record_path(id))? else { return Ok(None) };
+        let layers: Vec<PathBuf> = record.diff_ids().iter().map(|id| self.layer_path(id)).collect();
         Ok(Some(Image {
-            id: record.id,
+            id: record.id.clone(),
             tags: Vec::new(),
             digests: Vec::new(),
             size_bytes: record.size_bytes,
-            config: record.config,
+            config: record.into_image_configuration(),
             layers,
         }))
     }
 
-    /// Every image with all its names, in order of ID.
-    pub fn list(&self) -> Result<Vec<Image>, StoreError> {
+    /// The record of an image all of whose layers are here. One that is damaged or too large counts
+    /// as missing, so the image is pulled again, and does not hide the others.
+    fn record(&self, path: &Path) -> Result<Option<ImageRecord>, StoreError> {
+        let record = match ImageRecord::read(path) {
+            Ok(record) => record,
+            Err(Unusable::Read(error)) => return Err(file("read", path)(error)),
+            Err(error) => {
+                record::warn(path, &error);
+                None
+            }
+        };
+        // A layer lost to a manual clean-up means that the image must be pulled again.
+        Ok(record.filter(|record| record.diff_ids().iter().all(|id| self.layer_path(id).is_dir())))
+    }
+
+    /// Every image with all its names, in order of ID. One record at a time is in memory.
+    pub fn list(&self) -> Result<Vec<ImageSummary>, StoreError> {
         let mut images = Vec::new();
         for path in read_dir(&self.dir.join("images"))? {
-            let Some(stem) = path.file_stem().and_then(|s| s.to_str()) else { continue };
-            if let Some(image) = self.find_id(&named_digest(stem))? {
-                images.push(image);
+            if let Some(record) = self.record(&path)? {
+                images.push(ImageSummary {
+                    id: record.id,
+                    tags: Vec::new(),
+                    digests: Vec::new(),
+                    size_bytes: record.size_bytes,
+                });
             }
         }
         images.sort_by(|a, b| a.id.cmp(&b.id));
         for (name, id) in self.references()? {
-            if let Some(image) = images.iter_mut().find(|image| image.id == id) {
+            if let Ok(position) = images.binary_search_by(|image| image.id.cmp(&id)) {
+                let image = &mut images[position];
                 let names = if name.contains('@') { &mut image.digests } else { &mut image.tags };
                 names.push(name);
             }
@@ -326,17 +365,21 @@ impl ImageStore {
         for path in read_dir(&self.dir.join("images"))? {
             let Some(stem) = path.file_stem().and_then(|s| s.to_str()) else { continue };
             let id = named_digest(stem);
-            let bytes = fs::read(&path).map_err(file("read", &path))?;
-            let record = serde_json::from_slice::<ImageRecord>(&bytes).map(|record| {
-                let layers = record.diff_ids.iter().map(|id| digest_name(id));
-                layers.collect::<usage::Stack>()
-            });
-            match record {
-                Ok(layers) if named.contains(&id) || stacks.contains(&layers) => {
-                    needed.extend(layers);
+            let record = match ImageRecord::read(&path) {
+                Ok(record) => record,
+                Err(Unusable::Read(error)) => return Err(file("read", &path)(error)),
+                // It counts as missing, and what runs from its layers keeps them.
+                Err(error) => {
+                    record::warn(&path, &error);
+                    None
                 }
-                Err(source) if named.contains(&id) => {
-                    return Err(StoreError::Record { path, source });
+            };
+            let layers = record.map(|record| {
+                record.diff_ids().iter().map(|id| digest_name(id)).collect::<usage::Stack>()
+            });
+            match layers {
+                Some(layers) if named.contains(&id) || stacks.contains(&layers) => {
+                    needed.extend(layers);
                 }
                 _ => fs::remove_file(&path).map_err(file("remove", &path))?,
             }
@@ -398,19 +441,18 @@ impl ImageStore {
     pub(super) fn add_image(
         &self,
         id: &str,
-        config: ImageConfiguration,
+        config: Configuration,
         names: &[String],
     ) -> Result<Image, StoreError> {
         let _lock = self.lock()?;
-        let diff_ids = config.rootfs().diff_ids().clone();
         let mut size_bytes = 0;
-        for diff_id in &diff_ids {
+        for diff_id in config.diff_ids() {
             size_bytes += self
                 .layer_size(diff_id)
                 .ok_or_else(|| StoreError::NotFound(format!("layer {diff_id}")))?;
         }
-        let record = ImageRecord { id: id.to_owned(), size_bytes, diff_ids, config };
-        self.write(&self.record_path(id), &json(&record))?;
+        let record = ImageRecord::new(id, size_bytes, config);
+        self.write(&self.record_path(id), &record.encode().map_err(StoreError::RecordSize)?)?;
         for name in names {
             self.write(&self.reference_path(name), id.as_bytes())?;
         }
@@ -544,17 +586,20 @@ fn file<'a>(operation: &'static str, path: &'a Path) -> impl Fn(io::Error) -> St
     move |source| StoreError::File { operation, path: path.to_owned(), source }
 }
 
-/// Checks that a configuration names as many layers as there are, and that a container can have them.
-pub(super) fn check_layer_count(
-    config: &ImageConfiguration,
-    layers: usize,
-) -> Result<(), StoreError> {
-    let diff_ids = config.rootfs().diff_ids().len();
+/// Checks that a configuration names as many layers as there are, that a container can have them, and
+/// that its record can be kept.
+pub(super) fn check_config(config: &Configuration, layers: usize) -> Result<(), StoreError> {
+    let diff_ids = config.diff_ids().len();
     if diff_ids != layers {
         return Err(StoreError::LayerCount { layers, diff_ids });
     }
     let most = max_layers();
-    if layers > most { Err(StoreError::TooManyLayers { layers, most }) } else { Ok(()) }
+    if layers > most {
+        return Err(StoreError::TooManyLayers { layers, most });
+    }
+    // The ID and the size of the image take no more than these.
+    let sample = ImageRecord::new(&"0".repeat(MAX_ID_BYTES), u64::MAX, config.clone());
+    sample.encode().map(drop).map_err(StoreError::RecordSize)
 }
 
 #[cfg(test)]

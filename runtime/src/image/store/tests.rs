@@ -25,8 +25,7 @@ fn add(store: &ImageStore, digit: char, name: &str) -> Image {
     }
     let config = json!({"architecture": "amd64", "os": "linux",
         "rootfs": {"type": "layers", "diff_ids": diff_ids}});
-    let config = serde_json::from_value(config).unwrap();
-    store.add_image(&id(digit), config, &[name.to_owned()]).unwrap()
+    store.add_image(&id(digit), configuration(&config), &[name.to_owned()]).unwrap()
 }
 
 /// A container as the runtime records it.
@@ -139,20 +138,122 @@ fn a_start_sweeps_what_a_crash_left() {
     assert!(read_dir(&incoming).unwrap().is_empty());
 }
 
+fn configuration(document: &serde_json::Value) -> Configuration {
+    Configuration::parse(document.to_string().as_bytes()).unwrap()
+}
+
 #[test]
 fn layers_that_no_kernel_mounts_are_refused() {
-    let config = |layers: usize| -> ImageConfiguration {
+    let config = |layers: usize| {
         let diff_ids = vec![format!("sha256:{}", "0".repeat(64)); layers];
-        serde_json::from_value(serde_json::json!({
+        configuration(&json!({
             "architecture": "amd64", "os": "linux", "history": [],
             "rootfs": {"type": "layers", "diff_ids": diff_ids},
         }))
-        .unwrap()
     };
     let most = max_layers();
-    check_layer_count(&config(most), most).unwrap();
-    let error = check_layer_count(&config(most + 1), most + 1).unwrap_err().to_string();
+    check_config(&config(most), most).unwrap();
+    let error = check_config(&config(most + 1), most + 1).unwrap_err().to_string();
     let expected =
         format!("the image has {} layers; this kernel mounts {most} at the most", most + 1);
     assert_eq!(error, expected);
+}
+
+/// The parts of a configuration that containers are made from.
+fn settings() -> serde_json::Value {
+    json!({
+        "User": "1000:1000", "Env": ["A=1", "B=2"], "Entrypoint": ["/program"], "Cmd": ["-v"],
+        "WorkingDir": "/data", "StopSignal": "SIGQUIT",
+    })
+}
+
+/// Writes the record of an image with one layer in the format of earlier versions.
+fn write_old(store: &ImageStore, digit: char, name: &str, more: &[u8]) {
+    fs::create_dir_all(store.layer_path(&id(digit))).unwrap();
+    let more = std::str::from_utf8(more).unwrap();
+    let (id, settings) = (id(digit), settings());
+    let record = format!(
+        r#"{{"id":"{id}","size_bytes":7,"diff_ids":["{id}"],"config":{{"architecture":"amd64",
+        "os":"linux","config":{settings},"rootfs":{{"type":"layers","diff_ids":["{id}"]}},
+        "history":[{more}]}}}}"#
+    );
+    store.write(&store.record_path(&id), record.as_bytes()).unwrap();
+    store.write(&store.reference_path(name), id.as_bytes()).unwrap();
+}
+
+#[test]
+fn records_keep_what_containers_need_only() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = ImageStore::open(directory.path()).unwrap();
+    add(&store, 'a', OLD);
+    let mut document = json!({
+        "architecture": "amd64", "os": "linux", "author": "a", "config": settings(),
+        "rootfs": {"type": "layers", "diff_ids": [id('0'), id('a')]},
+        "history": vec![json!({"created_by": "RUN"}); 50_000],
+    });
+    document["config"]["Labels"] = json!({"label": "l".repeat(3 << 20)});
+    document["config"]["Volumes"] = json!({"/data": {}});
+    let image = store.add_image(&id('b'), configuration(&document), &[NEW.to_owned()]).unwrap();
+    assert!(fs::metadata(store.record_path(&id('b'))).unwrap().len() < 1000);
+    // As for readers of the image format, earlier versions among them.
+    let record: serde_json::Value =
+        serde_json::from_slice(&fs::read(store.record_path(&id('b'))).unwrap()).unwrap();
+    let plain: oci_spec::image::ImageConfiguration =
+        serde_json::from_value(record["config"].clone()).unwrap();
+    assert_eq!(record["format"], 2);
+    assert_eq!(plain, image.config);
+    assert_eq!(serde_json::to_value(image.config.config()).unwrap(), settings());
+    assert_eq!(image.layers, [store.layer_path(&id('0')), store.layer_path(&id('a'))]);
+}
+
+#[test]
+fn images_with_too_many_settings_are_refused() {
+    let config = |settings: serde_json::Value| {
+        let document = json!({"rootfs": {"diff_ids": [id('a')]}, "config": settings}).to_string();
+        Configuration::parse(document.as_bytes())
+    };
+    check_config(&config(json!({"Env": vec!["A=1"; 10_000]})).unwrap(), 1).unwrap();
+    let error = config(json!({"Env": vec![""; 10_001]})).unwrap_err().to_string();
+    assert!(error.contains("at most 10000 strings"), "{error}");
+    let large = config(json!({"User": "u".repeat(1 << 20)})).unwrap();
+    let error = check_config(&large, 1).unwrap_err().to_string();
+    assert!(error.ends_with("at most 1048576 are kept"), "{error}");
+}
+
+#[test]
+fn old_records_are_read_and_large_ones_rewritten() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = ImageStore::open(directory.path()).unwrap();
+    write_old(&store, 'a', OLD, b"{\"created_by\":\"RUN\"}");
+    write_old(&store, 'b', NEW, &[b"{},".repeat(1_000_000), b"{}".to_vec()].concat());
+    let store = ImageStore::open(directory.path()).unwrap();
+    assert_eq!(present(&store), [OLD.to_owned(), id('a'), NEW.to_owned(), id('b')]);
+    for digit in ['a', 'b'] {
+        let image = store.find_id(&id(digit)).unwrap().unwrap();
+        assert_eq!(image.size_bytes, 7);
+        assert_eq!(image.config.history(), &None);
+        assert_eq!(serde_json::to_value(image.config.config()).unwrap(), settings());
+    }
+    assert!(fs::metadata(store.record_path(&id('b'))).unwrap().len() < 1000);
+}
+
+#[test]
+fn damaged_records_hide_no_other_image() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = ImageStore::open(directory.path()).unwrap();
+    let whole = add(&store, 'a', OLD);
+    write_old(&store, 'b', NEW, b"{");
+    write_old(&store, 'c', "docker.io/library/app:big", &vec![b' '; 17 << 20]);
+    let store = ImageStore::open(directory.path()).unwrap();
+    assert_eq!(present(&store), [OLD.to_owned(), id('a')]);
+    // They count as missing: they are pulled again, or removed with their layers.
+    for digit in ['b', 'c'] {
+        assert!(store.find_id(&id(digit)).unwrap().is_none());
+    }
+    assert!(store.find(&NEW.parse().unwrap()).unwrap().is_none());
+    add(&store, 'b', NEW);
+    assert_eq!(present(&store), [OLD.to_owned(), id('a'), NEW.to_owned(), id('b')]);
+    store.collect().unwrap();
+    assert!(!store.layer_path(&id('c')).is_dir() && !store.record_path(&id('c')).exists());
+    assert!(whole.layers.iter().all(|layer| layer.is_dir()));
 }
