@@ -65,6 +65,22 @@ async fn ends_without_a_result_are_told() {
 }
 
 #[tokio::test]
+async fn pull_beyond_its_memory_is_told() {
+    if !crate::skip::is_root("making control groups") {
+        return;
+    }
+    let (_directory, store) = store();
+    let group = format!("coracle-test-pulls-{}", std::process::id());
+    let hierarchies = crate::cgroup::Hierarchies::detect().unwrap();
+    let files = hierarchies.create_bounded(&group, 32 << 20).unwrap();
+    // Without the end of a line all of it is kept.
+    let script = format!("echo 0 >{}; exec tail /dev/zero", files[0].display());
+    let text = pull_by(&script, &store, ()).await;
+    hierarchies.remove(&group).await.unwrap();
+    assert!(text.ends_with("the pull ran out of memory"), "{text}");
+}
+
+#[tokio::test]
 async fn killed_worker_leaves_nothing() {
     let (_directory, store) = store();
     pull_by(&format!("{UNFINISHED} kill -KILL $$"), &store, ()).await;
