@@ -42,6 +42,10 @@ const MAX_PATH_DEPTH: usize = 256;
 const MIN_FREE_BYTES: u64 = 256 << 20;
 /// Bytes written between two looks at the free space.
 const FREE_CHECK_BYTES: u64 = 1 << 20;
+/// Inodes of the file system that layers leave free, or a twentieth of a small one.
+const MIN_FREE_INODES: u64 = 16 << 10;
+/// Inodes created between two looks at the free space; one entry creates no more.
+const FREE_CHECK_INODES: u64 = MAX_PATH_DEPTH as u64;
 /// Bytes copied at once.
 const COPY_BYTES: usize = 64 << 10;
 /// Whiteout prefix of the image format; the rest of the name is what it hides.
@@ -85,6 +89,9 @@ pub enum UnpackError {
     /// The rest of the file system is for others.
     #[error("unpack: No space left on device: layers leave its last {0} bytes to others")]
     NoSpace(u64),
+    /// The rest of the inodes is for others.
+    #[error("unpack: No space left on device: layers leave its last {0} inodes to others")]
+    NoInodes(u64),
 }
 
 impl UnpackError {
@@ -95,7 +102,7 @@ impl UnpackError {
             Self::Write { source, .. } => {
                 matches!(source.raw_os_error(), Some(e) if e == Errno::ENOSPC as i32 || e == Errno::EDQUOT as i32)
             }
-            Self::NoSpace(_) => true,
+            Self::NoSpace(_) | Self::NoInodes(_) => true,
             Self::Read(_) | Self::TooLarge | Self::Ratio | Self::Path => false,
         }
     }
@@ -142,6 +149,7 @@ fn unpack_at_most(
         size_bytes: 0,
         hole_bytes: 0,
         unchecked: FREE_CHECK_BYTES,
+        unchecked_inodes: FREE_CHECK_INODES,
         directory_times: Vec::new(),
     };
     {
@@ -204,6 +212,8 @@ struct Unpacker {
     hole_bytes: u64,
     /// Bytes written since the last look at the free space.
     unchecked: u64,
+    /// Inodes created since then.
+    unchecked_inodes: u64,
     /// Set last: creating entries changes them.
     directory_times: Vec<(PathBuf, TimeSpec)>,
 }
@@ -212,6 +222,8 @@ impl Unpacker {
     fn entry(&mut self, mut entry: Entry<'_, impl Read>) -> Result<(), UnpackError> {
         let path = entry.path().map_err(UnpackError::Read)?.into_owned();
         check_path(&path)?;
+        self.unchecked_inodes += 1;
+        self.check_free(&path)?;
         let Some((parent, name)) = split(&path) else {
             return self.root_entry(&entry).map_err(|source| UnpackError::Entry { path, source });
         };
@@ -235,7 +247,7 @@ impl Unpacker {
             EntryType::Regular | EntryType::Continuous | EntryType::GNUSparse => {
                 let mut file = create_file(&parent_fd, &name).map_err(at)?;
                 self.copy(&mut entry, &mut file, &path)?;
-                set_xattrs(&mut entry, &file, &path)?;
+                self.unchecked += set_xattrs(&mut entry, &file, &path)?;
             }
             EntryType::Directory => {
                 match mkdirat(&parent_fd, name.as_os_str(), Mode::from_bits_truncate(0o755)) {
@@ -297,15 +309,31 @@ impl Unpacker {
             if self.size_bytes > self.max_bytes {
                 return Err(UnpackError::TooLarge);
             }
-            if self.unchecked >= FREE_CHECK_BYTES {
-                self.unchecked = 0;
-                check_free(to).map_err(|error| match error {
-                    Ok(reserve) => UnpackError::NoSpace(reserve),
-                    Err(errno) => failed(errno.into()),
-                })?;
-            }
+            self.check_free(path)?;
             to.write_all(&buffer[..count]).map_err(failed)?;
         }
+    }
+
+    /// Checks that the file system keeps its reserve, if much was written since the last look.
+    fn check_free(&mut self, path: &Path) -> Result<(), UnpackError> {
+        if self.unchecked < FREE_CHECK_BYTES && self.unchecked_inodes < FREE_CHECK_INODES {
+            return Ok(());
+        }
+        (self.unchecked, self.unchecked_inodes) = (0, 0);
+        let space = nix::sys::statvfs::fstatvfs(&self.root)
+            .map_err(|source| UnpackError::Entry { path: path.to_owned(), source })?;
+        let block = space.fragment_size();
+        let reserve = MIN_FREE_BYTES.min(space.blocks().saturating_mul(block) / 20);
+        let free = space.blocks_available().saturating_mul(block);
+        if free < reserve + FREE_CHECK_BYTES {
+            return Err(UnpackError::NoSpace(reserve));
+        }
+        // A file system that makes inodes as they are needed reports none.
+        let reserve = MIN_FREE_INODES.min(space.files() / 20);
+        if space.files() > 0 && space.files_available() < reserve + 2 * FREE_CHECK_INODES {
+            return Err(UnpackError::NoInodes(reserve));
+        }
+        Ok(())
     }
 
     /// The tar's own root entry (`./`): only its mode and owner matter.
@@ -316,13 +344,14 @@ impl Unpacker {
     }
 
     /// The directory `path` inside the root, made with its parents where it is missing.
-    fn directory(&self, path: &Path) -> Result<OwnedFd, Errno> {
+    fn directory(&mut self, path: &Path) -> Result<OwnedFd, Errno> {
         match self.resolve(path, OFlag::O_PATH | OFlag::O_DIRECTORY) {
             Err(Errno::ENOENT) => {}
             other => return other,
         }
         let mut at = PathBuf::new();
         for component in path.components() {
+            self.unchecked_inodes += 1;
             let parent = self.resolve(&at, OFlag::O_PATH | OFlag::O_DIRECTORY)?;
             match mkdirat(&parent, component.as_os_str(), Mode::from_bits_truncate(0o755)) {
                 Ok(()) | Err(Errno::EEXIST) => {}
@@ -369,15 +398,6 @@ fn check_path(path: &Path) -> Result<(), UnpackError> {
         return Err(UnpackError::Path);
     }
     Ok(())
-}
-
-/// Checks that the file system keeps its reserve; fails with the reserve.
-fn check_free(file: &File) -> Result<(), Result<u64, Errno>> {
-    let space = nix::sys::statvfs::fstatvfs(file).map_err(Err)?;
-    let block = space.fragment_size();
-    let reserve = MIN_FREE_BYTES.min(space.blocks().saturating_mul(block) / 20);
-    let free = space.blocks_available().saturating_mul(block);
-    if free < reserve + FREE_CHECK_BYTES { Err(Ok(reserve)) } else { Ok(()) }
 }
 
 /// The parent and last component of a tar path, with `.` and leading slashes dropped and `..`
@@ -428,13 +448,15 @@ fn create_file(parent: &OwnedFd, name: &OsStr) -> Result<File, Errno> {
     openat(parent.as_fd(), name, flags, Mode::from_bits_truncate(0o600)).map(File::from)
 }
 
+/// Sets the extended attributes of a file; returns their bytes.
 fn set_xattrs(
     entry: &mut Entry<'_, impl Read>,
     file: &File,
     path: &Path,
-) -> Result<(), UnpackError> {
+) -> Result<u64, UnpackError> {
+    let mut bytes = 0;
     let Some(extensions) = entry.pax_extensions().map_err(UnpackError::Read)? else {
-        return Ok(());
+        return Ok(bytes);
     };
     for extension in extensions {
         let extension = extension.map_err(UnpackError::Read)?;
@@ -444,9 +466,10 @@ fn set_xattrs(
         if XATTR_PREFIXES.iter().any(|prefix| name.starts_with(prefix)) {
             file.set_xattr(name, extension.value_bytes())
                 .map_err(|source| UnpackError::Write { path: path.to_owned(), source })?;
+            bytes += (name.len() + extension.value_bytes().len()) as u64;
         }
     }
-    Ok(())
+    Ok(bytes)
 }
 
 fn set_owner_and_mode(

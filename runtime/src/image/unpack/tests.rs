@@ -133,6 +133,7 @@ fn sparse_files_count_as_written() {
         size_bytes: MAX_LAYER_BYTES - 100,
         hole_bytes: 0,
         unchecked: 0,
+        unchecked_inodes: 0,
         directory_times: Vec::new(),
     };
     let mut file = File::create(root.path().join("f")).unwrap();
@@ -180,4 +181,46 @@ fn a_layer_leaves_space_free() {
     nix::mount::umount2(root.path(), nix::mount::MntFlags::MNT_DETACH).unwrap();
     assert!(matches!(error, UnpackError::NoSpace(_)) && error.is_full(), "{error}");
     assert!(left.blocks_available() > 0);
+}
+
+#[test]
+fn a_layer_leaves_inodes_free() {
+    if !crate::skip::is_root("a small file system") {
+        return;
+    }
+    let small = |fill: &dyn Fn(&mut tar::Builder<Vec<u8>>)| {
+        let root = tempfile::tempdir().unwrap();
+        let flags = nix::mount::MsFlags::empty();
+        let options = Some("size=64m,nr_inodes=10000");
+        nix::mount::mount(Some("tmpfs"), root.path(), Some("tmpfs"), flags, options).unwrap();
+        let mut tar = tar::Builder::new(Vec::new());
+        fill(&mut tar);
+        let bytes = tar.into_inner().unwrap();
+        let result = unpack(&bytes[..], root.path(), &Counted::default());
+        let left = nix::sys::statvfs::statvfs(root.path()).unwrap().files_available();
+        nix::mount::umount2(root.path(), nix::mount::MntFlags::MNT_DETACH).unwrap();
+        (result.map(drop), left)
+    };
+    let files = |kind: EntryType, count: usize| {
+        small(&move |tar| {
+            for number in 0..count {
+                put(tar, &format!("f{number}"), kind, "");
+            }
+        })
+    };
+    files(EntryType::Regular, 5_000).0.unwrap();
+    // Directories that no entry names count too.
+    let deep = small(&|tar| {
+        for number in 0..1_000 {
+            let path = format!("d{number}{}/f", "/d".repeat(20));
+            put(tar, &path, EntryType::Regular, "");
+        }
+    });
+    for (result, left) in
+        [files(EntryType::Regular, 20_000), files(EntryType::Directory, 20_000), deep]
+    {
+        let error = result.unwrap_err();
+        assert!(matches!(error, UnpackError::NoInodes(500)) && error.is_full(), "{error}");
+        assert!(left >= 500, "{left}");
+    }
 }
