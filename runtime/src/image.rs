@@ -7,6 +7,7 @@ mod incoming;
 mod pull;
 mod record;
 mod reference;
+mod registry;
 mod store;
 mod unpack;
 mod usage;

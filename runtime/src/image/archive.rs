@@ -157,7 +157,7 @@ impl ImageStore {
         let _claim = self.claim(config.diff_ids())?;
         for (layer, diff_id) in layers.iter().zip(config.diff_ids()) {
             if self.layer_size(diff_id).is_none() {
-                self.add_layer(spool.open(layer)?, diff_id)?;
+                self.add_layer(spool.open(layer)?, diff_id, None)?;
             }
         }
         let id = format!("sha256:{}", hex(digest(&SHA256, config_bytes).as_ref()));

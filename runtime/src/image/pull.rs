@@ -7,29 +7,22 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures::{StreamExt, TryStreamExt, stream};
-use oci_client::client::{ClientConfig, ClientProtocol, linux_amd64_resolver};
-use oci_client::errors::{OciDistributionError, OciErrorCode};
-use oci_client::manifest::OciDescriptor;
-use oci_client::secrets::RegistryAuth;
 use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;
 
 use super::record::Configuration;
 use super::reference::Reference;
+use super::registry::{Client, Descriptor, RegistryError, printable};
 use super::store::{Image, ImageStore, StoreError, check_config};
 
 /// Layers that one pull fetches at the same time.
 const PARALLEL_LAYERS: usize = 3;
 /// Chunks that wait between the network and the unpacker.
 const CHUNK_QUEUE: usize = 16;
-/// A registry that does not accept a connection within this time is unreachable.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
-/// A registry that sends nothing for this long hangs.
-const READ_TIMEOUT: Duration = Duration::from_secs(30);
 /// So much is read of a layer that cannot be unpacked, to see whether it is the promised one.
 const MAX_UNWANTED_BYTES: usize = 64 << 20;
-/// Image configurations larger than this are refused.
-const MAX_CONFIG_BYTES: i64 = 8 << 20;
+/// Bytes of the reason why a pull failed; it may hold digests, paths and words of a registry.
+const MAX_REASON_BYTES: usize = 1 << 10;
 
 /// What to log in to a registry with.
 #[derive(Clone, Serialize, Deserialize)]
@@ -88,7 +81,8 @@ pub enum PullError {
     #[error(
         "failed to pull and unpack image \"{reference}\": failed to resolve reference \
          \"{reference}\": pull access denied, repository does not exist or may require \
-         authorization: {message}"
+         authorization: {}",
+        shown(.message)
     )]
     Denied {
         /// The image.
@@ -97,7 +91,9 @@ pub enum PullError {
         message: String,
     },
     /// The registry cannot be reached or hangs.
-    #[error("failed to pull and unpack image \"{reference}\": failed to do request: {message}")]
+    #[error(
+        "failed to pull and unpack image \"{reference}\": failed to do request: {}", shown(.message)
+    )]
     Unreachable {
         /// The image.
         reference: String,
@@ -105,7 +101,7 @@ pub enum PullError {
         message: String,
     },
     /// The registry sent something else than it promised.
-    #[error("failed to pull and unpack image \"{reference}\": {message}")]
+    #[error("failed to pull and unpack image \"{reference}\": {}", shown(.message))]
     Corrupt {
         /// The image.
         reference: String,
@@ -113,7 +109,7 @@ pub enum PullError {
         message: String,
     },
     /// The registry failed otherwise.
-    #[error("failed to pull and unpack image \"{reference}\": {message}")]
+    #[error("failed to pull and unpack image \"{reference}\": {}", shown(.message))]
     Registry {
         /// The image.
         reference: String,
@@ -121,7 +117,7 @@ pub enum PullError {
         message: String,
     },
     /// The image cannot be stored.
-    #[error("failed to pull and unpack image \"{reference}\": {source}")]
+    #[error("failed to pull and unpack image \"{reference}\": {}", shown(.source))]
     Store {
         /// The image.
         reference: String,
@@ -144,41 +140,19 @@ impl PullError {
         matches!(self, Self::Unreachable { .. } | Self::Worker { unreachable: true, .. })
     }
 
-    fn from_registry(reference: &Reference, error: OciDistributionError) -> Self {
-        let name = reference.to_string();
-        let message = chain(&error);
-        match error {
-            OciDistributionError::ImageManifestNotFoundError(_) => Self::NotFound(name),
-            OciDistributionError::RegistryError { envelope, .. } => {
-                let is = |codes: &[OciErrorCode]| {
-                    envelope.errors.iter().any(|e| codes.contains(&e.code))
-                };
-                if is(&[
-                    OciErrorCode::ManifestUnknown,
-                    OciErrorCode::NameUnknown,
-                    OciErrorCode::NotFound,
-                ]) {
-                    Self::NotFound(name)
-                } else if is(&[OciErrorCode::Unauthorized, OciErrorCode::Denied]) {
-                    Self::Denied { reference: name, message }
-                } else {
-                    Self::Registry { reference: name, message }
+    fn from_registry(reference: &Reference) -> impl Fn(RegistryError) -> Self {
+        let reference = reference.to_string();
+        move |error| {
+            let (reference, message) = (reference.clone(), error.to_string());
+            match error {
+                RegistryError::NotFound => Self::NotFound(reference),
+                RegistryError::Denied(_) => Self::Denied { reference, message },
+                RegistryError::Unreachable(_) => Self::Unreachable { reference, message },
+                RegistryError::Corrupt(_) => Self::Corrupt { reference, message },
+                RegistryError::Refused(_) | RegistryError::Client(_) => {
+                    Self::Registry { reference, message }
                 }
             }
-            OciDistributionError::AuthenticationFailure(_)
-            | OciDistributionError::UnauthorizedError { .. } => {
-                Self::Denied { reference: name, message }
-            }
-            OciDistributionError::ServerError { code: 404, .. } => Self::NotFound(name),
-            OciDistributionError::RequestError(_) => Self::Unreachable { reference: name, message },
-            OciDistributionError::DigestError(_)
-            | OciDistributionError::JsonError(_)
-            | OciDistributionError::ManifestParsingError(_)
-            | OciDistributionError::ManifestEncodingError(_)
-            | OciDistributionError::VersionedParsingError(_) => {
-                Self::Corrupt { reference: name, message }
-            }
-            _ => Self::Registry { reference: name, message },
         }
     }
 
@@ -188,19 +162,9 @@ impl PullError {
     }
 }
 
-/// An error with its causes, each said once.
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        let cause_text = cause.to_string();
-        if !text.contains(&cause_text) {
-            text.push_str(": ");
-            text.push_str(&cause_text);
-        }
-        source = cause.source();
-    }
-    text
+/// A reason as it is shown: texts of a registry and of an image in it are neither long nor harmful.
+fn shown(reason: &impl std::fmt::Display) -> String {
+    printable(&reason.to_string(), MAX_REASON_BYTES)
 }
 
 impl ImageStore {
@@ -212,12 +176,15 @@ impl ImageStore {
         options: &PullOptions,
         progress: &(dyn Fn(Progress) + Send + Sync),
     ) -> Result<Image, PullError> {
-        let mirrors = options.mirrors.get(reference.registry());
-        let sources = mirrors.into_iter().flatten().map(|mirror| reference.via(mirror));
+        let mirrors = options.mirrors.get(reference.registry()).into_iter().flatten();
+        let mut logins: Vec<Option<&Credentials>> = options.credentials.iter().map(Some).collect();
+        if logins.is_empty() {
+            logins.push(None);
+        }
         let mut error = None;
-        for source in sources.chain([reference.inner().clone()]) {
-            for auth in logins(&options.credentials) {
-                match self.pull_from(reference, &source, &auth, options, progress).await {
+        for mirror in mirrors.map(|mirror| Some(mirror.as_str())).chain([None]) {
+            for login in &logins {
+                match self.pull_from(reference, mirror, *login, options, progress).await {
                     Ok(image) => return Ok(image),
                     Err(e @ PullError::Store { .. }) => return Err(e),
                     Err(e) => {
@@ -236,47 +203,33 @@ impl ImageStore {
     async fn pull_from(
         &self,
         reference: &Reference,
-        source: &oci_client::Reference,
-        auth: &RegistryAuth,
+        mirror: Option<&str>,
+        login: Option<&Credentials>,
         options: &PullOptions,
         progress: &(dyn Fn(Progress) + Send + Sync),
     ) -> Result<Image, PullError> {
-        let failed = |e| PullError::from_registry(reference, e);
-        let client = client(source.resolve_registry(), options).map_err(failed)?;
-        let (manifest, digest, list_digest) =
-            client.pull_image_manifest_and_list_digest(source, auth).await.map_err(failed)?;
-        if manifest.config.size > MAX_CONFIG_BYTES {
-            return Err(PullError::Corrupt {
-                reference: reference.to_string(),
-                message: format!("the image configuration has {} bytes", manifest.config.size),
-            });
-        }
-        let mut config_bytes = Vec::new();
-        client.pull_blob(source, &manifest.config, &mut config_bytes).await.map_err(failed)?;
-        let config = Configuration::parse(&config_bytes).map_err(|e| PullError::Corrupt {
-            reference: reference.to_string(),
-            message: format!("broken image configuration: {e}"),
+        let failed = PullError::from_registry(reference);
+        let client = Client::new(reference, mirror, login, options).map_err(&failed)?;
+        let (manifest, digest) = client.manifest(reference).await.map_err(&failed)?;
+        let config = client.config(&manifest.config).await.map_err(&failed)?;
+        let config = Configuration::parse(&config).map_err(|e| {
+            failed(RegistryError::Corrupt(format!("broken image configuration: {e}")))
         })?;
         check_config(&config, manifest.layers.len()).map_err(PullError::store(reference))?;
         let claim = self.claim(config.diff_ids()).map_err(PullError::store(reference))?;
-        let missing: Vec<(OciDescriptor, String)> = manifest
+        let missing: Vec<(&Descriptor, &String)> = manifest
             .layers
             .iter()
-            .cloned()
-            .zip(config.diff_ids().iter().cloned())
-            .filter(|(_, diff_id)| self.layer_size(diff_id).is_none())
+            .zip(config.diff_ids())
+            .filter(|(layer, diff_id)| !self.has_layer(diff_id, &layer.digest))
             .collect();
-        progress(Progress::Layers(
-            missing.iter().map(|(l, _)| (l.digest.clone(), l.size.max(0) as u64)).collect(),
-        ));
+        let wanted = missing.iter().map(|(l, _)| (l.digest.clone(), l.size.max(0) as u64));
+        progress(Progress::Layers(wanted.collect()));
         stream::iter(missing)
-            .map(|(layer, diff_id)| {
-                self.pull_layer(&client, reference, source, layer, diff_id, progress)
-            })
+            .map(|(layer, diff_id)| self.pull_layer(&client, reference, layer, diff_id, progress))
             .buffer_unordered(PARALLEL_LAYERS)
             .try_collect::<()>()
             .await?;
-        let digest = list_digest.unwrap_or(digest);
         let mut names = vec![format!("{}@{digest}", reference.name())];
         names.extend(reference.digested());
         if reference.digested().is_none() {
@@ -289,97 +242,60 @@ impl ImageStore {
 
     async fn pull_layer(
         &self,
-        client: &oci_client::Client,
+        client: &Client<'_>,
         reference: &Reference,
-        source: &oci_client::Reference,
-        layer: OciDescriptor,
-        diff_id: String,
+        layer: &Descriptor,
+        diff_id: &str,
         progress: &(dyn Fn(Progress) + Send + Sync),
     ) -> Result<(), PullError> {
-        let mut chunks = client
-            .pull_blob_stream(source, &layer)
-            .await
-            .map_err(|e| PullError::from_registry(reference, e))?;
+        let failed = PullError::from_registry(reference);
+        let mut chunks = client.layer(layer).await.map_err(&failed)?;
         let (sender, receiver) = mpsc::channel::<io::Result<Bytes>>(CHUNK_QUEUE);
         let store = self.clone();
         let unpacking = tokio::task::spawn_blocking({
-            let diff_id = diff_id.clone();
-            move || store.add_layer(ChunkReader { receiver, chunk: Bytes::new() }, &diff_id)
+            let (diff_id, blob) = (diff_id.to_owned(), layer.digest.clone());
+            let chunks = ChunkReader { receiver, chunk: Bytes::new() };
+            move || store.add_layer(chunks, &diff_id, Some(&blob))
         });
-        let mut network_error = None;
+        let mut outcome = Ok(());
         let mut unwanted = 0;
-        while let Some(chunk) = chunks.next().await {
-            let chunk = match chunk {
-                Ok(chunk) => chunk,
+        loop {
+            let chunk = match chunks.next().await {
+                Ok(Some(chunk)) => chunk,
+                Ok(None) => break,
                 Err(error) => {
-                    network_error = Some(chain(&error));
                     // The unpacker must not take a cut stream for a whole one.
-                    let _ = sender.send(Err(error)).await;
+                    let _ = sender.send(Err(io::Error::other(error.to_string()))).await;
+                    outcome = Err(failed(error));
                     break;
                 }
             };
-            progress(Progress::Received {
-                digest: layer.digest.clone(),
-                bytes: chunk.len() as u64,
-            });
             let bytes = chunk.len();
+            progress(Progress::Received { digest: layer.digest.clone(), bytes: bytes as u64 });
             if sender.send(Ok(chunk)).await.is_err() {
                 // The unpacker stumbled. If the registry lied, that is what has to be said; its
                 // lie shows at the end of the stream.
                 unwanted += bytes;
                 if unwanted > MAX_UNWANTED_BYTES {
+                    let text = "the layer goes on behind the end of its contents";
+                    outcome = Err(failed(RegistryError::Corrupt(text.into())));
                     break;
                 }
             }
         }
         drop(sender);
         let result = unpacking.await.expect("unpacking a layer does not panic");
-        if let Some(message) = network_error {
-            return Err(PullError::Corrupt { reference: reference.to_string(), message });
-        }
-        result.map_err(PullError::store(reference))?;
-        progress(Progress::Unpacked(layer.digest));
+        match (outcome, result) {
+            // A registry that was read no further has not lied about what could not be unpacked.
+            (Err(_), Err(error)) if unwanted > MAX_UNWANTED_BYTES => {
+                return Err(PullError::store(reference)(error));
+            }
+            (Err(error), _) => return Err(error),
+            (Ok(()), result) => result.map_err(PullError::store(reference))?,
+        };
+        progress(Progress::Unpacked(layer.digest.clone()));
         Ok(())
     }
-}
-
-fn logins(credentials: &[Credentials]) -> Vec<RegistryAuth> {
-    if credentials.is_empty() {
-        return vec![RegistryAuth::Anonymous];
-    }
-    credentials
-        .iter()
-        .map(|c| RegistryAuth::Basic(c.username.clone(), c.password.clone()))
-        .collect()
-}
-
-/// A client, or why none can be made: a machine without CA certificates has none to verify with.
-fn client(
-    registry: &str,
-    options: &PullOptions,
-) -> Result<oci_client::Client, OciDistributionError> {
-    let mut plain = options.plain_http.clone();
-    if is_loopback(registry) {
-        plain.push(registry.to_owned());
-    }
-    oci_client::Client::try_from(ClientConfig {
-        protocol: ClientProtocol::HttpsExcept(plain),
-        platform_resolver: Some(Box::new(linux_amd64_resolver)),
-        connect_timeout: Some(options.connect_timeout.unwrap_or(CONNECT_TIMEOUT)),
-        read_timeout: Some(READ_TIMEOUT),
-        user_agent: concat!("coracle/", env!("CARGO_PKG_VERSION")),
-        ..ClientConfig::default()
-    })
-}
-
-/// Whether `host[:port]` is this machine, where plain HTTP is no risk.
-fn is_loopback(registry: &str) -> bool {
-    let host = match registry.strip_prefix('[') {
-        Some(v6) => v6.split(']').next().unwrap_or(v6),
-        None => registry.rsplit_once(':').map_or(registry, |(host, _)| host),
-    };
-    host == "localhost"
-        || host.parse::<std::net::IpAddr>().is_ok_and(|address| address.is_loopback())
 }
 
 /// The blocking end of a channel of chunks.
@@ -399,20 +315,5 @@ impl Read for ChunkReader {
         let n = self.chunk.len().min(buf.len());
         buf[..n].copy_from_slice(&self.chunk.split_to(n));
         Ok(n)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::is_loopback;
-
-    #[test]
-    fn loopback_registries_are_recognised() {
-        for yes in ["localhost", "localhost:5000", "127.0.0.1:5000", "127.3.2.1", "[::1]:5000"] {
-            assert!(is_loopback(yes), "{yes}");
-        }
-        for no in ["docker.io", "localhost.example:5000", "10.0.0.1:5000", "127.example"] {
-            assert!(!is_loopback(no), "{no}");
-        }
     }
 }

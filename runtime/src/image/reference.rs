@@ -5,7 +5,7 @@ use std::str::FromStr;
 
 /// Where names without a registry come from.
 const DEFAULT_REGISTRY: &str = "docker.io";
-/// Another name of it.
+/// Another name of it, under which it answers.
 const LEGACY_REGISTRY: &str = "index.docker.io";
 /// Whose repositories there need no other name.
 const OFFICIAL: &str = "library";
@@ -17,7 +17,12 @@ const DIGESTS: [(&str, usize); 3] = [("sha256", 64), ("sha384", 96), ("sha512", 
 
 /// A full image reference: registry, repository, and a tag or a digest (or both).
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub struct Reference(oci_client::Reference);
+pub struct Reference {
+    registry: String,
+    repository: String,
+    tag: Option<String>,
+    digest: Option<String>,
+}
 
 /// A name that is no image reference. The text is the one that kubelet reports.
 #[derive(Debug, thiserror::Error)]
@@ -28,13 +33,12 @@ impl FromStr for Reference {
     type Err = ReferenceError;
 
     fn from_str(name: &str) -> Result<Self, ReferenceError> {
-        parse(name).map(Self).ok_or_else(|| ReferenceError(name.to_owned()))
+        parse(name).ok_or_else(|| ReferenceError(name.to_owned()))
     }
 }
 
-/// `[registry/]repository[:tag][@digest]`, in the grammar of the distribution project. (Parsed here
-/// because the library does it with a regular expression that takes megabytes once compiled.)
-fn parse(text: &str) -> Option<oci_client::Reference> {
+/// `[registry/]repository[:tag][@digest]`, in the grammar of the distribution project.
+fn parse(text: &str) -> Option<Reference> {
     let (text, digest) = match text.split_once('@') {
         Some((text, digest)) => (text, Some(digest)),
         None => (text, None),
@@ -62,17 +66,11 @@ fn parse(text: &str) -> Option<oci_client::Reference> {
     if !valid || repository.len() > REPOSITORY_MAX_LEN {
         return None;
     }
-    let (registry, tag, digest) =
-        (registry.to_owned(), tag.map(Into::into), digest.map(Into::into));
-    Some(match (tag, digest) {
-        (Some(tag), Some(digest)) => {
-            oci_client::Reference::with_tag_and_digest(registry, repository, tag, digest)
-        }
-        (None, Some(digest)) => oci_client::Reference::with_digest(registry, repository, digest),
-        (tag, None) => {
-            let tag = tag.unwrap_or_else(|| DEFAULT_TAG.to_owned());
-            oci_client::Reference::with_tag(registry, repository, tag)
-        }
+    Some(Reference {
+        registry: registry.to_owned(),
+        repository,
+        tag: tag.map(Into::into),
+        digest: digest.map(Into::into),
     })
 }
 
@@ -123,46 +121,59 @@ fn is_digest(text: &str) -> bool {
 
 impl fmt::Display for Reference {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.whole().fmt(f)
+        write!(f, "{}/{}", self.registry, self.repository)?;
+        if let Some(tag) = &self.tag {
+            write!(f, ":{tag}")?;
+        }
+        if let Some(digest) = &self.digest {
+            write!(f, "@{digest}")?;
+        }
+        Ok(())
     }
 }
 
 impl Reference {
     /// The registry's host and port, for example `docker.io`.
     pub fn registry(&self) -> &str {
-        self.0.registry()
+        &self.registry
     }
 
     /// The registry and repository without tag or digest.
     pub fn name(&self) -> String {
-        format!("{}/{}", self.0.registry(), self.0.repository())
+        format!("{}/{}", self.registry, self.repository)
     }
 
     /// `name:tag`, unless the reference has only a digest.
     pub fn tagged(&self) -> Option<String> {
-        self.0.tag().map(|tag| format!("{}:{tag}", self.name()))
+        self.tag.as_ref().map(|tag| format!("{}:{tag}", self.name()))
     }
 
     /// `name@digest`, if there is a digest; the tag is left out because the digest decides.
     pub fn digested(&self) -> Option<String> {
-        self.0.digest().map(|digest| format!("{}@{digest}", self.name()))
+        self.digest.as_ref().map(|digest| format!("{}@{digest}", self.name()))
     }
 
     /// Whether the tag is `latest` and there is no digest: such images are pulled always by
     /// default.
     pub fn is_latest(&self) -> bool {
-        self.0.digest().is_none() && self.0.tag() == Some("latest")
+        self.digest.is_none() && self.tag() == Some(DEFAULT_TAG)
     }
 
-    /// The same repository fetched from a mirror.
-    pub(super) fn via(&self, mirror: &str) -> oci_client::Reference {
-        let mut reference = self.0.clone();
-        reference.set_mirror_registry(mirror.to_owned());
-        reference
+    /// The host and port where the registry is asked.
+    pub(super) fn host(&self) -> &str {
+        if self.registry == DEFAULT_REGISTRY { LEGACY_REGISTRY } else { &self.registry }
     }
 
-    pub(super) fn inner(&self) -> &oci_client::Reference {
-        &self.0
+    pub(super) fn repository(&self) -> &str {
+        &self.repository
+    }
+
+    pub(super) fn tag(&self) -> Option<&str> {
+        self.tag.as_deref()
+    }
+
+    pub(super) fn digest(&self) -> Option<&str> {
+        self.digest.as_deref()
     }
 }
 

@@ -26,6 +26,8 @@ use crate::tree;
 const CLAIM: &str = "layers.json";
 /// The longest image ID: a digest by SHA-512.
 const MAX_ID_BYTES: usize = 135;
+/// Compressed forms of one layer that are remembered; registries have one or two.
+const MAX_LAYER_BLOBS: usize = 8;
 /// Fewer digits name no image.
 const MIN_ID_LENGTH: usize = 6;
 
@@ -132,6 +134,9 @@ pub struct ImageStore {
 #[derive(Serialize, Deserialize)]
 struct LayerRecord {
     size_bytes: u64,
+    /// Digests of the blobs that it was fetched as; none if it came from an archive.
+    #[serde(default)]
+    blobs: Vec<String>,
 }
 
 impl ImageStore {
@@ -405,13 +410,33 @@ impl ImageStore {
 
     /// The size of the layer with this diff ID if it is unpacked already.
     pub(super) fn layer_size(&self, diff_id: &str) -> Option<u64> {
-        let bytes = fs::read(self.layer_record_path(diff_id)).ok()?;
-        let record: LayerRecord = serde_json::from_slice(&bytes).ok()?;
-        self.layer_path(diff_id).is_dir().then_some(record.size_bytes)
+        self.layer_record(diff_id).map(|record| record.size_bytes)
     }
 
-    /// Unpacks a (compressed) layer and keeps it under its diff ID, which must be `want`.
-    pub(super) fn add_layer(&self, input: impl Read, want: &str) -> Result<u64, StoreError> {
+    fn layer_record(&self, diff_id: &str) -> Option<LayerRecord> {
+        let bytes = fs::read(self.layer_record_path(diff_id)).ok()?;
+        let record: LayerRecord = serde_json::from_slice(&bytes).ok()?;
+        self.layer_path(diff_id).is_dir().then_some(record)
+    }
+
+    /// Whether the layer with this diff ID is here and need not be fetched as `blob`. To know the
+    /// digest of a layer's contents is not enough to get at a layer that others have pulled; the
+    /// blob that it came as has to be known too, as for containerd. Layers from archives are the
+    /// administrator's and serve everybody.
+    pub(super) fn has_layer(&self, diff_id: &str, blob: &str) -> bool {
+        self.layer_record(diff_id).is_some_and(|record| {
+            record.blobs.is_empty() || record.blobs.iter().any(|known| known == blob)
+        })
+    }
+
+    /// Unpacks a (compressed) layer and keeps it under its diff ID, which must be `want`. `blob` is
+    /// the digest that it was fetched by.
+    pub(super) fn add_layer(
+        &self,
+        input: impl Read,
+        want: &str,
+        blob: Option<&str>,
+    ) -> Result<u64, StoreError> {
         let incoming = self.incoming()?;
         let root = incoming.path().join("layer");
         fs::create_dir(&root).map_err(file("create", &root))?;
@@ -432,7 +457,12 @@ impl ImageStore {
             Err(e) => return Err(file("rename", &path)(e)),
         }
         sync_directory(&self.dir.join("layers"))?;
-        let record = LayerRecord { size_bytes: unpacked.size_bytes };
+        let _lock = self.lock()?;
+        let mut blobs = self.layer_record(want).map(|record| record.blobs).unwrap_or_default();
+        blobs.retain(|known| Some(known.as_str()) != blob);
+        blobs.truncate(MAX_LAYER_BLOBS - 1);
+        blobs.splice(0..0, blob.map(str::to_owned));
+        let record = LayerRecord { size_bytes: unpacked.size_bytes, blobs };
         self.write(&self.layer_record_path(want), &json(&record))?;
         Ok(unpacked.size_bytes)
     }

@@ -39,7 +39,7 @@ const ARROWS: &[(&str, &[&str])] = &[
 /// end-to-end tests have the client that they try the product with.
 const LIBRARIES: &[(&str, &[&str])] = &[
     ("redb", &["coracle-store"]),
-    ("oci-client", &["coracle-runtime"]),
+    ("reqwest", &["coracle-runtime"]),
     ("tar", &["coracle-runtime", "coracle"]),
     ("caps", &["coracle-runtime"]),
     ("clap", &["coracle"]),

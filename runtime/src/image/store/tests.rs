@@ -20,7 +20,10 @@ fn add(store: &ImageStore, digit: char, name: &str) -> Image {
     for diff_id in &diff_ids {
         fs::create_dir_all(store.layer_path(diff_id)).unwrap();
         store
-            .write(&store.layer_record_path(diff_id), &json(&LayerRecord { size_bytes: 5 }))
+            .write(
+                &store.layer_record_path(diff_id),
+                &json(&LayerRecord { size_bytes: 5, blobs: Vec::new() }),
+            )
             .unwrap();
     }
     let config = json!({"architecture": "amd64", "os": "linux",
