@@ -31,7 +31,7 @@ done
 # running a script of theirs.
 packages=(systemd-sysv udev kmod mount nftables iproute2 bash coreutils dash sed grep base-files
     base-passwd login util-linux procps mawk findutils busybox-static linux-image-cloud-amd64
-    curl python3)
+    curl python3 e2fsprogs)
 if [ "$(cat "$cache/complete" 2>/dev/null)" != "${packages[*]}" ]; then
     rm -rf "$cache"
     mkdir -p "$cache/archives/partial"

@@ -9,11 +9,15 @@ const SOON: Duration = Duration::from_secs(10);
 /// The variable with the factor of all bounds: an emulated machine is slower than others.
 const PATIENCE: &str = "CORACLE_PATIENCE";
 
+/// Returns how much slower than others this machine may be.
+pub fn factor() -> u64 {
+    std::env::var(PATIENCE).ok().and_then(|text| text.parse().ok()).unwrap_or(1)
+}
+
 /// Polls until `probe` returns something; panics after `seconds`.
 pub fn eventually<T>(seconds: u64, what: &str, mut probe: impl FnMut() -> Option<T>) -> T {
     let start = Instant::now();
-    let factor = std::env::var(PATIENCE).ok().and_then(|text| text.parse().ok()).unwrap_or(1);
-    let seconds = seconds * factor;
+    let seconds = seconds * factor();
     let deadline = start + Duration::from_secs(seconds);
     loop {
         if let Some(value) = probe() {

@@ -3,6 +3,8 @@
 //! Every file appears by rename, so readers need no lock and several processes (the agent, a
 //! `coracle image load` beside it) share one store. Writers that remove things hold `lock`.
 
+mod claims;
+
 use std::collections::HashSet;
 use std::fs::{self, File};
 use std::io::{self, Read, Write};
@@ -14,7 +16,7 @@ use serde::{Deserialize, Serialize};
 
 use super::compression::decompressed;
 use super::digest::{digest_name, named_digest};
-use super::incoming::{Claim, Incoming, owner_prefix};
+use super::incoming::owner_prefix;
 use super::record::{self, Configuration, ImageRecord, MAX_RECORD_BYTES, Unusable};
 use super::reference::Reference;
 use super::unpack::{Counted, UnpackError, unpack};
@@ -22,8 +24,6 @@ use super::usage;
 use crate::launch::max_layers;
 use crate::tree;
 
-/// In a directory of what is being made: the layers that it is made of.
-const CLAIM: &str = "layers.json";
 /// The longest image ID: a digest by SHA-512.
 const MAX_ID_BYTES: usize = 135;
 /// Compressed forms of one layer that are remembered; registries have one or two.
@@ -487,64 +487,6 @@ impl ImageStore {
             self.write(&self.reference_path(name), id.as_bytes())?;
         }
         self.find_id(id)?.ok_or_else(|| StoreError::NotFound(id.to_owned()))
-    }
-
-    /// Keeps these layers, those that are here and those to come, until the image that they are for
-    /// is recorded: a removal meanwhile would take them for layers without an image.
-    pub(super) fn claim(&self, diff_ids: &[String]) -> Result<Claim, StoreError> {
-        let _lock = self.lock()?;
-        let directory = self.incoming()?;
-        let path = directory.path().join(CLAIM);
-        let layers: Vec<String> = diff_ids.iter().map(|id| digest_name(id)).collect();
-        fs::write(&path, json(&layers)).map_err(file("write", &path))?;
-        Ok(Claim::new(directory))
-    }
-
-    /// The layers of images that are being made.
-    fn claimed(&self) -> Result<Vec<String>, StoreError> {
-        let mut layers = Vec::new();
-        for path in read_dir(&self.dir.join("incoming"))? {
-            let path = path.join(CLAIM);
-            match fs::read(&path) {
-                Ok(bytes) => {
-                    layers.extend(serde_json::from_slice::<Vec<String>>(&bytes).unwrap_or_default())
-                }
-                Err(e)
-                    if matches!(
-                        e.kind(),
-                        io::ErrorKind::NotFound | io::ErrorKind::NotADirectory
-                    ) => {}
-                Err(e) => return Err(file("read", &path)(e)),
-            }
-        }
-        Ok(layers)
-    }
-
-    /// A directory for what is being made; gone when dropped.
-    pub(super) fn incoming(&self) -> Result<Incoming, StoreError> {
-        let dir = self.dir.join("incoming");
-        tempfile::Builder::new()
-            .prefix(&owner_prefix(std::process::id()))
-            .tempdir_in(&dir)
-            .map(|directory| Incoming::new(directory.keep()))
-            .map_err(file("create a directory in", &dir))
-    }
-
-    /// Removes incoming files and directories of processes that are gone. Those of running pulls
-    /// stay, so this may be called at any time.
-    pub fn remove_abandoned(&self) {
-        let Ok(paths) = read_dir(&self.dir.join("incoming")) else { return };
-        for path in paths {
-            let name = path.file_name().and_then(|n| n.to_str()).unwrap_or_default();
-            let owner = name.split('-').next().and_then(|pid| pid.parse().ok());
-            let is_owned = owner.is_some_and(|pid| name.starts_with(&owner_prefix(pid)));
-            if !is_owned
-                && let Err(error) = tree::remove(&path)
-                && error.kind() != io::ErrorKind::NotFound
-            {
-                tracing::warn!(path = %path.display(), %error, "abandoned download stays");
-            }
-        }
     }
 
     fn write(&self, path: &Path, bytes: &[u8]) -> Result<(), StoreError> {

@@ -14,11 +14,14 @@ use super::*;
 /// A response: status line and headers, and a body.
 type Answer = (String, Vec<u8>);
 
-/// A registry that answers by path, and what it was asked: path and `Authorization`.
+/// The path and the `Authorization` of a request.
+type Asked = (String, Option<String>);
+
+/// A registry that answers by path, and what it was asked.
 struct Registry {
     address: String,
     answers: Arc<Mutex<HashMap<String, Answer>>>,
-    asked: Arc<Mutex<Vec<(String, Option<String>)>>>,
+    asked: Arc<Mutex<Vec<Asked>>>,
 }
 
 impl Registry {
