@@ -52,10 +52,13 @@ pub fn cut(mut text: String, max_bytes: usize) -> String {
     text
 }
 
-/// Whether a terminal acts on the character, or shows text in another order because of it.
+/// Returns whether a terminal acts on the character, hides it, or shows text in another order because
+/// of it.
 fn is_unprintable(c: char) -> bool {
     c.is_control()
-        || matches!(c, '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+        || matches!(c, '\u{ad}' | '\u{61c}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}'
+            | '\u{2060}'..='\u{206f}' | '\u{feff}' | '\u{fff9}'..='\u{fffb}'
+            | '\u{e0000}'..='\u{e007f}')
 }
 
 #[cfg(test)]

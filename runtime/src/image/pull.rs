@@ -12,8 +12,9 @@ use tokio::sync::mpsc;
 
 use super::record::Configuration;
 use super::reference::Reference;
-use super::registry::{Client, Descriptor, RegistryError, printable};
+use super::registry::{Client, Descriptor, RegistryError};
 use super::store::{Image, ImageStore, StoreError, check_config};
+use crate::printable::line;
 
 /// Layers that one pull fetches at the same time.
 const PARALLEL_LAYERS: usize = 3;
@@ -164,7 +165,7 @@ impl PullError {
 
 /// A reason as it is shown: texts of a registry and of an image in it are neither long nor harmful.
 fn shown(reason: &impl std::fmt::Display) -> String {
-    printable(&reason.to_string(), MAX_REASON_BYTES)
+    line(&reason.to_string(), MAX_REASON_BYTES)
 }
 
 impl ImageStore {

@@ -15,7 +15,6 @@ use reqwest::{Response, StatusCode, Url};
 use tokio::sync::Mutex;
 
 pub(super) use document::{Descriptor, Manifest};
-pub(super) use refusal::printable;
 
 use self::auth::Challenge;
 use self::document::{Document, MANIFEST_TYPES};

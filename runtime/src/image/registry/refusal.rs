@@ -7,6 +7,7 @@ use reqwest::{StatusCode, Url};
 use serde::Deserialize;
 
 use super::RegistryError;
+use crate::printable::line;
 
 /// Bytes of a registry's own words in an error.
 const MAX_WORDS_BYTES: usize = 256;
@@ -60,29 +61,7 @@ fn words(body: &[u8]) -> Option<String> {
         }
     };
     let all: Vec<String> = document.errors.iter().map(one).collect();
-    Some(printable(&all.join(", "), MAX_WORDS_BYTES))
-}
-
-/// A text from outside that ends in an error: at most `most` bytes, and nothing that a terminal or a
-/// reader could take for something else.
-pub(in crate::image) fn printable(text: &str, most: usize) -> String {
-    const CUT: &str = "...";
-    let is_hidden = |c: char| {
-        c.is_control()
-            || matches!(c, '\u{ad}' | '\u{61c}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}'
-                | '\u{2060}'..='\u{206f}' | '\u{feff}' | '\u{fff9}'..='\u{fffb}'
-                | '\u{e0000}'..='\u{e007f}')
-    };
-    let mut shown = String::new();
-    for c in text.chars() {
-        let c = if is_hidden(c) { '?' } else { c };
-        if shown.len() + c.len_utf8() > most {
-            while shown.len() + CUT.len() > most && shown.pop().is_some() {}
-            return shown + CUT;
-        }
-        shown.push(c);
-    }
-    shown
+    Some(line(&all.join(", "), MAX_WORDS_BYTES))
 }
 
 #[cfg(test)]
@@ -115,7 +94,7 @@ mod tests {
     #[test]
     fn words_of_registries_are_shown() {
         let body = r#"{"errors": [{"code": "DENIED", "message": "not\n\u001b[31mthis"}, {"code": "TOOMANYREQUESTS", "detail": "secret"}]}"#;
-        let words = "denied: not??[31mthis, toomanyrequests";
+        let words = "denied: not\\n\\u{1b}[31mthis, toomanyrequests";
         assert_eq!(text(403, body), format!("{PLAIN} - Server message: {words}"));
         assert_eq!(text(401, body), format!("server message: {words}: authorization failed"));
         assert_eq!(text(401, "x"), "authorization failed");
@@ -123,11 +102,7 @@ mod tests {
     }
 
     #[test]
-    fn texts_are_cut_between_characters() {
-        assert_eq!(printable("abc", 3), "abc");
-        assert_eq!(printable("abcd", 3), "...");
-        assert_eq!(printable("ää\u{202e}x", 8), "ää?x");
-        assert_eq!(printable("äääää", 8), "ää...");
+    fn words_of_registries_are_cut() {
         let long = format!(r#"{{"errors": [{{"code": "A", "message": "{}"}}]}}"#, "m".repeat(7000));
         assert_eq!(text(500, &long).len(), text(500, "").len() + " - Server message: ".len() + 256);
     }
