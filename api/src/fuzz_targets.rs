@@ -10,18 +10,24 @@ use crate::quantity::Quantity;
 use crate::schedule::Schedule;
 use crate::selector::{FieldSelector, LabelSelector};
 
-/// Reads a quantity, and reads what it is written as.
+/// Reads a quantity, and reads what it is written as: the same amount, written as before.
 pub fn quantity(bytes: &[u8]) {
     let text = String::from_utf8_lossy(bytes);
     let Ok(quantity) = Quantity::parse(&text) else { return };
-    let read_again = |text: &str| Quantity::parse(text).map(|again| again.to_string());
-    let mut written = quantity.to_string();
-    if quantity.value().unsigned_abs() >= i64::MAX.unsigned_abs() {
-        // As upstream: with more than 18 digits, which this form may have one more of, it is capped.
-        written = read_again(&written).unwrap_or_default();
+    let read_again = |text: &str| Quantity::parse(text).expect("what is written can be read");
+    let (written, mut again) = (quantity.to_string(), read_again(&quantity.to_string()));
+    // As upstream: with more than 18 digits, which this form may have one more of, it is capped.
+    if quantity.value().unsigned_abs() < i64::MAX.unsigned_abs() {
+        assert_eq!(again.nano_value(), quantity.nano_value(), "{text} {written}");
     }
-    assert_eq!(read_again(&written), Ok(written.clone()), "{text} {written}");
-    let _ = (quantity.value(), quantity.milli_value(), quantity.nano_value());
+    if again.to_string() != written {
+        // As upstream: a number of bytes that is no multiple of 1024 is written without a suffix, and
+        // read as a decimal number (2562.5Ki, 2624000, 2624k).
+        again = read_again(&again.to_string());
+    }
+    let stable = again.to_string();
+    assert_eq!(read_again(&stable).to_string(), stable, "{text} {written}");
+    let _ = (quantity.value(), quantity.milli_value());
 }
 
 /// Reads a label selector and matches it.
