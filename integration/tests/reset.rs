@@ -26,7 +26,12 @@ fn start_pod(node: &Node) {
     let kubectl = node.any_kubectl();
     kubectl.apply(&pod.to_string());
     kubectl.ready("p");
-    assert_eq!(processes(&mark(node)).len(), 1);
+    wait_for_one(node);
+}
+
+/// Waits until the pod is one process: for a moment its `sleep` is the shell's copy.
+fn wait_for_one(node: &Node) {
+    within(10, "the pod is one process", || processes(&mark(node)).len() == 1);
 }
 
 /// Processes by a part of their command lines.
@@ -68,7 +73,7 @@ fn reset_ends_pods_without_records() {
         start_pod(&node);
         node.kill_agent();
         directories.iter().for_each(|directory| lose(&node.path(directory)));
-        assert_eq!(processes(&mark(&node)).len(), 1);
+        wait_for_one(&node);
         let output = node.coracle(&["reset", "--yes"]).output().unwrap();
         let text = String::from_utf8_lossy(&output.stderr);
         assert!(output.status.success(), "{directories:?}: {text}");
@@ -100,7 +105,7 @@ fn pods_without_records_are_started_anew() {
         node.any_kubectl().ready("p");
         // Nothing of the former one comes back or stays.
         within(10, "one shim", || node.footprint()["shims"] == 1);
-        assert_eq!(processes(&mark(&node)).len(), 1);
+        wait_for_one(&node);
         forget_forwarding(&node);
     }
 }
