@@ -114,15 +114,18 @@ impl Disk {
             let opened = Journal::open(&*disk.files, &journal);
             disk.journal = Some(opened.map_err(|e| DiskError::open(&journal)(e.into()))?);
         }
+        disk.tainted = disk.files.exists(&marker_path(path)).map_err(|e| error(e.into()))?;
+        // What is read may never have reached the disk, and redb's repair of it would change what
+        // did. A connection that writes is opened once it is known that the last run ended in order
+        // and that a failure of this one will be known to the next.
         let database = match disk.has_database().map_err(&error)? {
-            true => disk.connect(),
+            true => Connection::open_frozen(&*disk.files, path),
             false => {
                 disk.fresh = true;
                 disk.create_database()
             }
         };
         disk.database = Some(database.map_err(&error)?);
-        disk.tainted = disk.files.exists(&marker_path(path)).map_err(|e| error(e.into()))?;
         Ok(disk)
     }
 
@@ -286,6 +289,15 @@ impl Disk {
             self.database = Some(database);
             return Ok(());
         }
+        if database.is_frozen() {
+            drop(database);
+            database = match self.connect() {
+                Ok(database) => database,
+                // Everything is written to a new file next.
+                Err(_) if self.tainted => return Ok(()),
+                Err(error) => return Err(DiskError::open(&self.path)(error)),
+            };
+        }
         match database.compact() {
             Ok(()) => self.database = Some(database),
             // Without room it stays as large as it is; the next commit opens it again.
@@ -372,7 +384,7 @@ impl Disk {
 
     /// Commits to the file as it is. A failure before any byte of it has changed leaves it usable.
     fn commit(&mut self, writes: &[Write<'_>], ceiling: Option<Revision>) -> Result<(), Failure> {
-        let database = match self.database.take() {
+        let database = match self.database.take().filter(|database| !database.is_frozen()) {
             Some(database) => database,
             None => self.connect()?,
         };

@@ -44,9 +44,18 @@ pub(super) struct Connection {
     database: Database,
     file: Arc<dyn FileHandle>,
     taint: Taint,
+    frozen: bool,
 }
 
 impl Connection {
+    /// Opens a database that exists without changing its file: what redb repairs is there for this
+    /// connection alone.
+    pub(super) fn open_frozen(files: &dyn Files, path: &Path) -> Result<Self, redb::Error> {
+        let file = files.open(path)?;
+        let frozen = Self::with(file.clone(), Staged::frozen(file)?, &Taint::default())?;
+        Ok(Self { frozen: true, ..frozen })
+    }
+
     /// Opens a database that exists. `taint` is set if its file fails in that.
     pub(super) fn open(files: &dyn Files, path: &Path, taint: &Taint) -> Result<Self, redb::Error> {
         let file = files.open(path).inspect_err(|error| {
@@ -65,11 +74,19 @@ impl Connection {
     }
 
     fn over(file: Arc<dyn FileHandle>, taint: &Taint) -> Result<Self, redb::Error> {
-        let staged = Staged::new(file.clone(), taint.clone())?;
+        Self::with(file.clone(), Staged::new(file, taint.clone())?, taint)
+    }
+
+    fn with(file: Arc<dyn FileHandle>, staged: Staged, taint: &Taint) -> Result<Self, redb::Error> {
         let taint = taint.clone();
         let database =
             Database::builder().set_cache_size(CACHE_BYTES).create_with_backend(staged)?;
-        Ok(Self { database, file, taint })
+        Ok(Self { database, file, taint, frozen: false })
+    }
+
+    /// Returns whether commits reach no file.
+    pub(super) fn is_frozen(&self) -> bool {
+        self.frozen
     }
 
     /// The flag that tells whether a write of the file has failed.

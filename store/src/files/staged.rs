@@ -39,6 +39,8 @@ impl Taint {
 pub(crate) struct Staged {
     file: Arc<dyn FileHandle>,
     taint: Taint,
+    /// The file is read only: what is synced stays in memory.
+    frozen: bool,
     state: Mutex<State>,
 }
 
@@ -46,7 +48,7 @@ pub(crate) struct Staged {
 struct State {
     /// Length as the database sees it.
     length: u64,
-    /// Length of the file itself.
+    /// Length of the file itself; of a frozen one, the part of it that still counts.
     allocated: u64,
     blocks: BTreeMap<u64, Block>,
 }
@@ -56,7 +58,20 @@ impl Staged {
     pub(crate) fn new(file: Arc<dyn FileHandle>, taint: Taint) -> io::Result<Self> {
         let length = file.length()?;
         let state = State { length, allocated: length, blocks: BTreeMap::new() };
-        Ok(Self { file, taint, state: Mutex::new(state) })
+        Ok(Self { file, taint, frozen: false, state: Mutex::new(state) })
+    }
+
+    /// A file that is read only; what the database changes of it is there for this reader alone.
+    pub(crate) fn frozen(file: Arc<dyn FileHandle>) -> io::Result<Self> {
+        Ok(Self { frozen: true, ..Self::new(file, Taint::default())? })
+    }
+
+    /// Refuses to change a file of which a write or sync has failed.
+    fn check(&self) -> io::Result<()> {
+        if self.taint.is_set() {
+            return Err(io::Error::other("a write of the file has failed before"));
+        }
+        Ok(())
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -134,7 +149,10 @@ impl StorageBackend for Staged {
             }
             // What grows again later has to read as zeros.
             if length < state.allocated {
-                self.file.truncate(length).inspect_err(|_| self.taint.set())?;
+                if !self.frozen {
+                    self.check()?;
+                    self.file.truncate(length).inspect_err(|_| self.taint.set())?;
+                }
                 state.allocated = length;
             }
         }
@@ -162,6 +180,10 @@ impl StorageBackend for Staged {
     }
 
     fn sync_data(&self) -> io::Result<()> {
+        if self.frozen {
+            return Ok(());
+        }
+        self.check()?;
         let mut state = self.state();
         if state.length > state.allocated {
             self.reserve_room(&state)?;

@@ -1,11 +1,15 @@
 //! Failures of single operations, and of all from one on.
 
+use std::path::Path;
+use std::sync::Arc;
+
 use rand::SeedableRng;
 use rand::rngs::StdRng;
 
 use super::simulated::{Fault, Plan, Simulated};
-use super::{Model, load, open, recover, write};
+use super::{JOURNAL, Model, PATH, load, open, recover, write};
 use crate::WriteError;
+use crate::disk::Disk;
 
 /// Places that one test tries, spread over all operations.
 const PLACES: u64 = 40;
@@ -103,4 +107,23 @@ fn panic_of_writer_is_answered_and_survived() {
     let store = open(&files.remounted()).unwrap();
     assert_eq!(&store.get("core.configmaps/default/a").unwrap().value[..], b"after");
     assert!(store.get("core.configmaps/default/b").is_none());
+}
+
+#[test]
+fn opening_changes_no_database() {
+    for closes in [true, false] {
+        let files = Simulated::new();
+        let store = open(&files).unwrap();
+        load(&store, &mut Model::default(), &mut StdRng::seed_from_u64(7), 25, true);
+        if closes {
+            store.close();
+        }
+        drop(store);
+        let path = Path::new(PATH);
+        let before = files.contents(path).unwrap();
+        let mut disk = Disk::open(Arc::new(files.clone()), path, JOURNAL).unwrap();
+        assert!(!disk.load().unwrap().0.is_empty());
+        drop(disk);
+        assert!(files.contents(path).unwrap() == before, "closed: {closes}");
+    }
 }
