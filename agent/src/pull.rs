@@ -1,5 +1,5 @@
 //! Pulls for pods: in a child process each, one at a time per image, few at a time per registry and
-//! namespace, so that a registry that hangs holds up nobody but those who want something from it.
+//! namespace, so that a registry that hangs holds up only pulls from itself.
 
 mod turns;
 

@@ -121,7 +121,7 @@ struct Use {
 }
 
 impl Use {
-    /// When the connection has been without a request for too long, if no other comes. Counted from
+    /// Returns when the connection is idle for too long, if no other request comes. Counted from
     /// `now` while one is being answered.
     fn idle_from(&self, now: Instant) -> Instant {
         let since = if self.open > 0 { now } else { self.since };

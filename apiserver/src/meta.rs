@@ -111,7 +111,7 @@ fn decoded_copies(stored: &Served) -> usize {
     }
 }
 
-/// What stands for the core group, which has no name.
+/// The name that stands for the core group, which has none.
 const CORE: &str = "core";
 
 /// The bucket of a resource type, by its stored name: `apps.deployments`, `core.pods`.

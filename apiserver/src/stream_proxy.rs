@@ -204,7 +204,7 @@ fn strip(headers: &mut HeaderMap, upgrades: bool) {
     }
 }
 
-/// What an application asks a browser to do for its whole origin, which is the API's: a cookie would
+/// Headers that ask a browser to do something for a whole origin, here the API's: a cookie would
 /// go to every application behind it, `Clear-Site-Data` end the dashboard's session, `NEL` report its
 /// requests elsewhere. Upstream removes `Access-Control-Allow-…`.
 const ORIGIN_CLAIMS: [&str; 15] = [

@@ -62,7 +62,7 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 pub(crate) struct Origin {
     /// The other end.
     pub(crate) peer: Option<SocketAddr>,
-    /// Whether the client is on this machine, where bytes cost nothing on their way but compressing
+    /// True for a client on this machine, where bytes cost nothing on their way but compressing
     /// them does.
     pub(crate) on_this_machine: bool,
     /// The client, of which a session asks whether it is still there.

@@ -17,7 +17,7 @@ use crate::request;
 pub const TYPE: &str = "kubernetes.io/service-account-token";
 const ACCOUNT_NAME: &str = "kubernetes.io/service-account.name";
 const ACCOUNT_UID: &str = "kubernetes.io/service-account.uid";
-/// How many Secrets are served at once.
+/// Secrets that are served at once.
 const WORKERS: usize = 4;
 
 /// Only Secrets of that type.
@@ -64,7 +64,7 @@ fn annotation<'s>(secret: &'s Secret, name: &str) -> Option<&'s str> {
     annotations.get(name).map(String::as_str).filter(|text| !text.is_empty())
 }
 
-/// Whether the Secret is for this account, by its uid where the Secret names one.
+/// Returns whether the Secret is for this account, by its uid where the Secret names one.
 fn is_of(secret: &Secret, account: &ServiceAccount) -> bool {
     let uid = annotation(secret, ACCOUNT_UID);
     annotation(secret, ACCOUNT_NAME) == account.metadata.name.as_deref()

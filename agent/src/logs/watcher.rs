@@ -99,7 +99,7 @@ impl Watcher {
         }
         let listeners = self.directories.get(&event.wd);
         listeners.into_iter().flatten().for_each(|listener| listener.notify_one());
-        // It is watched no more: nobody wants it, or it is gone.
+        // It is watched no more: its last follower has left, or it is gone.
         if event.mask.contains(AddWatchFlags::IN_IGNORED) {
             self.directories.remove(&event.wd);
         }
@@ -163,7 +163,7 @@ mod tests {
         }
         let quiet = watches[2].changed();
         assert!(tokio::time::timeout(Duration::from_millis(50), quiet).await.is_err());
-        // One of two is left, and is told of the end of the directory.
+        // One of two is left, and learns of the end of the directory.
         watches.remove(0);
         std::fs::remove_dir_all(&top).unwrap();
         tokio::time::timeout(PATIENCE, watches[0].changed()).await.unwrap();

@@ -33,7 +33,7 @@ pub fn pulls(open_files: u64, memory_bytes: u64) -> usize {
     usize::try_from(pulls).unwrap_or(MAX_PULLS).max(MIN_PULLS)
 }
 
-/// What a pull is counted by.
+/// The names by which a pull is counted.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Want {
     /// The namespace of the pod.

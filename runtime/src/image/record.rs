@@ -41,7 +41,7 @@ fn first_format() -> u32 {
     1
 }
 
-/// What coracle uses of an image's configuration.
+/// The part of an image's configuration that coracle uses.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(super) struct Configuration {
     // Readers of the image format require these two.

@@ -71,7 +71,7 @@ pub(super) struct Client<'a> {
     mirrored: Option<&'a str>,
     plain_http: &'a [String],
     credentials: Option<&'a Credentials>,
-    /// What the registry has asked for so far.
+    /// The challenge of the registry so far.
     authorization: Mutex<Option<HeaderValue>>,
 }
 
@@ -241,7 +241,7 @@ impl<'a> Client<'a> {
         }
     }
 
-    /// What a response says that is no success.
+    /// Reads a response that is no success.
     async fn refusal(&self, response: Response) -> RegistryError {
         let (status, mut url) = (response.status(), response.url().clone());
         url.set_query(None);
@@ -329,12 +329,12 @@ fn redirects() -> Policy {
     })
 }
 
-/// Whether `host[:port]` is spoken to in plain HTTP: it is this machine, or configured so.
+/// Returns whether `host[:port]` is spoken to in plain HTTP: it is this machine, or configured so.
 fn speaks_plain_http(registry: &str, plain_http: &[String]) -> bool {
     is_loopback(registry) || plain_http.iter().any(|plain| plain == registry)
 }
 
-/// Whether `host[:port]` is this machine, where plain HTTP is no risk.
+/// Returns whether `host[:port]` is this machine, where plain HTTP is no risk.
 fn is_loopback(registry: &str) -> bool {
     let host = match registry.strip_prefix('[') {
         Some(v6) => v6.split(']').next().unwrap_or(v6),

@@ -419,10 +419,10 @@ impl ImageStore {
         self.layer_path(diff_id).is_dir().then_some(record)
     }
 
-    /// Whether the layer with this diff ID is here and need not be fetched as `blob`. To know the
-    /// digest of a layer's contents is not enough to get at a layer that others have pulled; the
+    /// Returns whether the layer with this diff ID is here and need not be fetched as `blob`. To know
+    /// the digest of a layer's contents is not enough to get at a layer that others have pulled; the
     /// blob that it came as has to be known too, as for containerd. Layers from archives are the
-    /// administrator's and serve everybody.
+    /// administrator's and serve all pulls.
     pub(super) fn has_layer(&self, diff_id: &str, blob: &str) -> bool {
         self.layer_record(diff_id).is_some_and(|record| {
             record.blobs.is_empty() || record.blobs.iter().any(|known| known == blob)

@@ -6,7 +6,7 @@ use serde::Deserialize;
 
 use super::{Client, MAX_TOKEN_BYTES, RegistryError, speaks_plain_http, unreachable, within};
 
-/// What a registry asks for.
+/// The authentication that a registry asks for.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Challenge {
     /// The user name and password.

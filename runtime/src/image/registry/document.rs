@@ -9,8 +9,8 @@ pub(super) const MANIFEST_TYPES: &str = "application/vnd.docker.distribution.man
      application/vnd.docker.distribution.manifest.list.v2+json, \
      application/vnd.oci.image.manifest.v1+json, application/vnd.oci.image.index.v1+json";
 
-/// What a document refers to. Its `urls` are ignored: a registry does not choose which hosts the
-/// node speaks to.
+/// A reference to other contents. Its `urls` are ignored: a registry does not choose which hosts
+/// the node speaks to.
 #[derive(Clone, Debug, Deserialize)]
 pub(in crate::image) struct Descriptor {
     /// As the registry wrote it.
@@ -67,7 +67,7 @@ impl Index {
     }
 }
 
-/// What a registry has under a tag or digest.
+/// A document that a registry has under a tag or digest.
 #[derive(Debug)]
 pub(super) enum Document {
     /// An image.

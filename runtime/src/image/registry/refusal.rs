@@ -1,4 +1,4 @@
-//! What a registry says when it refuses, as much of it as may be shown.
+//! The refusals of registries, as much of them as may be shown.
 //!
 //! An image's name leads the node to any address, those that only the node reaches among them. So
 //! nothing of a body is shown but the words of a well-formed document of registry errors.

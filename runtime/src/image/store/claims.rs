@@ -1,4 +1,4 @@
-//! What processes of this machine are making in the store, and the layers that they claim meanwhile.
+//! Directories in which processes make something in the store, and the layers that they claim.
 
 use std::{fs, io};
 
