@@ -221,7 +221,7 @@ impl Agent {
                     return;
                 }
                 Err(error) => {
-                    let error = crate::worker::prepare::chain(&*error);
+                    let error = runtime::printable::chain(&*error);
                     tracing::error!(error, "cannot list running pods; trying again");
                 }
             }

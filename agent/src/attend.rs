@@ -12,9 +12,9 @@ use tokio::time::{Instant, sleep};
 use crate::events::Level;
 use crate::machine::{Cause, PodSandbox};
 use crate::node::Node;
-use crate::worker::prepare::chain;
 use crate::worker::state::Failure;
 use crate::worker::{News, Worker};
+use runtime::printable::chain;
 
 /// Attempts to take over the sandbox of a pod, and the time between two of them. A failure may
 /// pass: no descriptor is free, or the machine is busy.

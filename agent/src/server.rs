@@ -317,7 +317,7 @@ fn attach(
 fn message(error: crate::machine::Cause) -> String {
     match error.downcast_ref::<runtime::Error>().and_then(runtime::Error::launch) {
         Some(launch) => launch.exec_message(),
-        None => crate::worker::prepare::chain(&*error),
+        None => runtime::printable::chain(&*error),
     }
 }
 

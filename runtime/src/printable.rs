@@ -52,6 +52,21 @@ pub fn cut(mut text: String, max_bytes: usize) -> String {
     text
 }
 
+/// Returns the text of an error with its causes, each said once.
+pub fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        let cause_text = cause.to_string();
+        if !text.contains(&cause_text) {
+            text.push_str(": ");
+            text.push_str(&cause_text);
+        }
+        source = cause.source();
+    }
+    text
+}
+
 /// Returns whether a terminal acts on the character, hides it, or shows text in another order because
 /// of it.
 fn is_unprintable(c: char) -> bool {

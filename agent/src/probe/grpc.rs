@@ -49,7 +49,7 @@ pub async fn probe(address: &str, service: &str, patience: Duration) -> Answer {
              received message larger than max ({MAX_GRPC_BYTES})"
         )),
         Ok(Err(CheckError::Http(error))) => {
-            let why = crate::worker::prepare::chain(&error);
+            let why = runtime::printable::chain(&error);
             Answer::Bad(format!("error: health rpc probe failed: {why}"))
         }
         Err(_) => Answer::Bad(format!(

@@ -171,7 +171,7 @@ where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let failed = |why: hyper::Error| {
-        let why = crate::worker::prepare::chain(&why);
+        let why = runtime::printable::chain(&why);
         format!("Get \"{url}\": {}", if why.is_empty() { "EOF".into() } else { why })
     };
     let path = url.path_and_query().map_or("/", |path| path.as_str());

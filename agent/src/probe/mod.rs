@@ -286,7 +286,7 @@ pub async fn run(target: &Target, command: Vec<String>) -> Result<(i32, String),
     let container = target.container.clone();
     let spec = ExecSpec { container, args: command, tty: false, stdin: false, leashed: true };
     let session =
-        target.sandbox.exec(spec).await.map_err(|error| crate::worker::prepare::chain(&*error))?;
+        target.sandbox.exec(spec).await.map_err(|error| runtime::printable::chain(&*error))?;
     let mut stdout = session.stdout;
     let mut stderr = session.stderr;
     let (mut output, errors) = tokio::join!(read_output(&mut *stdout), async {

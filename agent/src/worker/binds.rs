@@ -2,7 +2,6 @@
 
 use std::path::{Path, PathBuf};
 
-use super::prepare::chain;
 use super::start::{StartError, Work, config, hold, message_file};
 use crate::container::clean_path::cleaned;
 use crate::container::etc_files::{self, Resolver};
@@ -13,6 +12,7 @@ use crate::container::variables::Variables;
 use crate::volume::mountinfo;
 use crate::volume::propagation::{self, Wanted};
 use crate::volume::sub_path;
+use runtime::printable::chain;
 
 /// Longest path that the kernel takes (`PATH_MAX`), and so the longest `subPathExpr` expanded.
 const MAX_PATH_BYTES: usize = 4096;

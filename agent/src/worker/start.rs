@@ -13,7 +13,6 @@ use runtime::sandbox::{ContainerSpec, Exit};
 
 use super::Worker;
 use super::perform::Outcome;
-use super::prepare::chain;
 use super::state::{Run, container};
 use crate::blocking::{self, Deadline};
 use crate::container::downward::Surroundings;
@@ -27,6 +26,7 @@ use crate::node::Node;
 use crate::objects::{Key, Payload, Subscription};
 use crate::services::ServiceFacts;
 use crate::volume::prepare::Ready;
+use runtime::printable::chain;
 
 /// Label with the container's name in its pod.
 pub const NAME_LABEL: &str = "io.kubernetes.container.name";

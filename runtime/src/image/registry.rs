@@ -22,6 +22,7 @@ use self::pace::Pace;
 use super::digest::{Digest, Digester};
 use super::pull::{Credentials, PullOptions};
 use super::reference::Reference;
+use crate::printable::chain;
 
 /// A registry that does not accept a connection within this time is unreachable.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
@@ -375,21 +376,6 @@ fn unreachable(url: &Url, error: reqwest::Error) -> RegistryError {
     let is_redirect = error.is_redirect();
     let text = format!("Get \"{url}\": {}", chain(&error.without_url()));
     if is_redirect { RegistryError::Refused(text) } else { RegistryError::Unreachable(text) }
-}
-
-/// An error with its causes, each said once.
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        let cause_text = cause.to_string();
-        if !text.contains(&cause_text) {
-            text.push_str(": ");
-            text.push_str(&cause_text);
-        }
-        source = cause.source();
-    }
-    text
 }
 
 #[cfg(test)]
