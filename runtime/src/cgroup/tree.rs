@@ -30,6 +30,10 @@ impl<F: FnMut(BorrowedFd<'_>)> Visitor for Each<F> {
         }
         true
     }
+
+    fn only_directories(&self) -> bool {
+        true
+    }
 }
 
 /// Visits a group, then those below it. One that does not exist is not visited.
@@ -48,6 +52,10 @@ impl Visitor for Remove {
         stat.st_mode & libc::S_IFMT == libc::S_IFDIR
     }
 
+    fn only_directories(&self) -> bool {
+        true
+    }
+
     fn left(&mut self, parent: BorrowedFd<'_>, name: &CStr) {
         match unlinkat(parent, name, UnlinkatFlags::RemoveDir) {
             Ok(()) | Err(Errno::ENOENT) => {}
@@ -60,6 +68,12 @@ impl Visitor for Remove {
 
 /// Removes a group and those below it; `EBUSY` while there are processes in one.
 pub(super) fn remove(group: &Path) -> io::Result<()> {
+    // Most have none below them.
+    match std::fs::remove_dir(group) {
+        Err(error) if error.raw_os_error() == Some(libc::EBUSY) => {}
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        other => return other,
+    }
     let mut removal = Remove { failed: None };
     match walk(group, MAX_GROUP_ENTRIES, &mut removal) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),

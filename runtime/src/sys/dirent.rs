@@ -10,9 +10,10 @@ use super::check;
 /// Size of one read of a directory, in bytes.
 const BUFFER_BYTES: usize = 32 << 10;
 
-/// Offsets in `struct linux_dirent64`: inode, position after the entry, record length, (type,) name.
+/// Offsets in `struct linux_dirent64`: inode, position after the entry, record length, type, name.
 const POSITION: usize = 8;
 const LENGTH: usize = 16;
+const TYPE: usize = 18;
 const NAME: usize = 19;
 
 /// An open directory.
@@ -29,6 +30,8 @@ pub struct Directory {
 pub struct Entry<'a> {
     /// Its name.
     pub name: &'a CStr,
+    /// Whether it is a directory; `None` where the file system does not say.
+    pub is_directory: Option<bool>,
     /// The position from which the directory has to be read to return this entry first.
     pub position: i64,
 }
@@ -70,6 +73,10 @@ impl Directory {
             if length <= NAME || length > record.len() {
                 return Err(Errno::EIO);
             }
+            let is_directory = match record[TYPE] {
+                libc::DT_UNKNOWN => None,
+                kind => Some(kind == libc::DT_DIR),
+            };
             let end = self.next + length;
             self.next = end;
             self.position = after;
@@ -77,7 +84,8 @@ impl Directory {
                 continue;
             }
             let name = CStr::from_bytes_until_nul(&self.buffer[start..end]);
-            return Ok(Some(Entry { name: name.map_err(|_| Errno::EIO)?, position }));
+            let name = name.map_err(|_| Errno::EIO)?;
+            return Ok(Some(Entry { name, is_directory, position }));
         }
     }
 

@@ -18,6 +18,11 @@ pub trait Visitor {
     /// whether the walk goes into it if it is a directory.
     fn entry(&mut self, parent: BorrowedFd<'_>, name: &CStr, stat: &FileStat) -> bool;
 
+    /// Whether only directories are taken. Other entries then count, but cost no look at them.
+    fn only_directories(&self) -> bool {
+        false
+    }
+
     /// Takes a directory of `parent` again, after what is below it.
     fn left(&mut self, _parent: BorrowedFd<'_>, _name: &CStr) {}
 }
@@ -43,9 +48,19 @@ pub fn walk(top: &Path, max_entries: u64, visitor: &mut dyn Visitor) -> io::Resu
     let mut above: Vec<Above> = Vec::new();
     let mut visited = 0;
     let mut complete = true;
+    let only_directories = visitor.only_directories();
     loop {
         let (name, position) = match directory.next() {
-            Ok(Some(entry)) => (entry.name.to_owned(), entry.position),
+            Ok(Some(entry)) => {
+                if visited >= max_entries {
+                    return Ok(false);
+                }
+                visited += 1;
+                if only_directories && entry.is_directory == Some(false) {
+                    continue;
+                }
+                (entry.name.to_owned(), entry.position)
+            }
             other => {
                 complete &= other.is_ok();
                 let Some(parent) = above.pop() else { return Ok(complete) };
@@ -57,10 +72,6 @@ pub fn walk(top: &Path, max_entries: u64, visitor: &mut dyn Visitor) -> io::Resu
                 continue;
             }
         };
-        if visited >= max_entries {
-            return Ok(false);
-        }
-        visited += 1;
         // What disappears meanwhile is not there.
         let Ok(stat) = fstatat(&directory, name.as_c_str(), AtFlags::AT_SYMLINK_NOFOLLOW) else {
             continue;
