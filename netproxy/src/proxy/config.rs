@@ -40,9 +40,6 @@ pub enum ProxyError {
         #[source]
         source: NetlinkError,
     },
-    /// Work was given up because the process is ending, or because it panicked.
-    #[error("writing Service rules was interrupted")]
-    Interrupted,
 }
 
 /// Writes Service rules; nftables now, other mechanisms may follow.

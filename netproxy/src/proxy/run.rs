@@ -30,6 +30,7 @@ const LISTENERS_INTERVAL: Duration = Duration::from_secs(2);
 
 /// Keeps the kernel's Service rules equal to the API until cancelled. The rules stay afterwards.
 /// Ends with an error when the kernel's notifications cannot be had, and may be called again then.
+/// Needs a runtime with several threads.
 ///
 /// Every event that is ready is taken before rules are written, and rules are written at once:
 /// one change is one small batch, a burst is one bigger batch. Questions are answered in between.
@@ -78,8 +79,7 @@ pub async fn run(
         if !(services.listed && slices.listed) {
             continue;
         }
-        let result;
-        (proxy, result) = write(proxy, foreign, look).await?;
+        let result = write(&mut proxy, foreign, look);
         if let Ok(Some(found)) = &result {
             conflicts.report(found);
         }
@@ -96,28 +96,21 @@ pub async fn run(
     }
 }
 
-/// Writes what is due on a thread that may wait for the kernel. Returns the conflicts with the
-/// host if they were looked for.
-async fn write(
-    mut proxy: Proxy,
+/// Writes what is due, waiting for the kernel: the thread's other tasks go on on another one
+/// meanwhile. Returns the conflicts with the host if they were looked for.
+fn write(
+    proxy: &mut Proxy,
     foreign: Option<Foreign>,
     look: bool,
-) -> Result<(Proxy, Result<Option<Vec<PortConflict>>>)> {
-    let work = move || {
-        let result = (|| {
-            if let Some(foreign) = foreign {
-                proxy.note(foreign)?;
-            }
-            let mut found = None;
-            if look {
-                found = Some(proxy.follow_listeners()?);
-            }
-            proxy.flush()?;
-            Ok(found)
-        })();
-        (proxy, result)
-    };
-    tokio::task::spawn_blocking(work).await.map_err(|_| ProxyError::Interrupted)
+) -> Result<Option<Vec<PortConflict>>> {
+    tokio::task::block_in_place(|| {
+        if let Some(foreign) = foreign {
+            proxy.note(foreign)?;
+        }
+        let found = if look { Some(proxy.follow_listeners()?) } else { None };
+        proxy.flush()?;
+        Ok(found)
+    })
 }
 
 async fn changed(monitor: &mut Option<Monitor>) -> Result<Foreign, NetlinkError> {
