@@ -91,7 +91,7 @@ pub enum PullError {
         /// The registry's words.
         message: String,
     },
-    /// The registry cannot be reached or hangs.
+    /// The registry accepts no connection.
     #[error(
         "failed to pull and unpack image \"{reference}\": failed to do request: {}", shown(.message)
     )]

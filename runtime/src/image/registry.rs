@@ -46,7 +46,7 @@ pub(super) enum RegistryError {
     /// No client can be made: a machine without CA certificates has none to verify with.
     #[error("{0}")]
     Client(String),
-    /// The registry cannot be reached or hangs.
+    /// The registry accepts no connection: nothing that was sent to it can be the reason.
     #[error("{0}")]
     Unreachable(String),
     /// It has no such thing.
@@ -198,6 +198,10 @@ impl<'a> Client<'a> {
                 "could not fetch content descriptor {} from remote: not found",
                 descriptor.digest
             )),
+            // Most redirect to a storage, which may be what is away.
+            RegistryError::Unreachable(text) => {
+                RegistryError::Refused(format!("failed to do request: {text}"))
+            }
             other => other,
         })
     }
@@ -217,8 +221,7 @@ impl<'a> Client<'a> {
                 request = request.header(AUTHORIZATION, value.clone());
             }
             let response =
-                within(async { request.send().await.map_err(|error| unreachable(&url, error)) })
-                    .await?;
+                within(async { request.send().await.map_err(|error| failed(&url, error)) }).await?;
             if response.status() == StatusCode::OK {
                 return Ok(response);
             }
@@ -259,7 +262,7 @@ impl<'a> Client<'a> {
             return Err(too_large());
         }
         let mut bytes = Vec::new();
-        while let Some(chunk) = response.chunk().await.map_err(|error| unreachable(&url, error))? {
+        while let Some(chunk) = response.chunk().await.map_err(|error| failed(&url, error))? {
             if bytes.len() as u64 + chunk.len() as u64 > most {
                 return Err(too_large());
             }
@@ -309,8 +312,8 @@ async fn within<T>(
 ) -> Result<T, RegistryError> {
     match tokio::time::timeout(DOCUMENT_TIMEOUT, work).await {
         Ok(result) => result,
-        Err(_) => Err(RegistryError::Unreachable(format!(
-            "no complete response within {} seconds",
+        Err(_) => Err(RegistryError::Refused(format!(
+            "failed to do request: no complete response within {} seconds",
             DOCUMENT_TIMEOUT.as_secs()
         ))),
     }
@@ -370,12 +373,16 @@ fn corrupt(error: impl std::fmt::Display) -> RegistryError {
     RegistryError::Corrupt(error.to_string())
 }
 
-fn unreachable(url: &Url, error: reqwest::Error) -> RegistryError {
+fn failed(url: &Url, error: reqwest::Error) -> RegistryError {
     let mut url = url.clone();
     url.set_query(None);
-    let is_redirect = error.is_redirect();
+    let (is_redirect, is_connect) = (error.is_redirect(), error.is_connect());
     let text = format!("Get \"{url}\": {}", chain(&error.without_url()));
-    if is_redirect { RegistryError::Refused(text) } else { RegistryError::Unreachable(text) }
+    match (is_connect, is_redirect) {
+        (true, _) => RegistryError::Unreachable(text),
+        (false, true) => RegistryError::Refused(text),
+        (false, false) => RegistryError::Refused(format!("failed to do request: {text}")),
+    }
 }
 
 #[cfg(test)]

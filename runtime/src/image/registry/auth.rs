@@ -4,7 +4,7 @@ use reqwest::header::{HeaderValue, WWW_AUTHENTICATE};
 use reqwest::{Response, StatusCode, Url};
 use serde::Deserialize;
 
-use super::{Client, MAX_TOKEN_BYTES, RegistryError, speaks_plain_http, unreachable, within};
+use super::{Client, MAX_TOKEN_BYTES, RegistryError, speaks_plain_http, within};
 
 /// The authentication that a registry asks for.
 #[derive(Debug, PartialEq, Eq)]
@@ -96,12 +96,13 @@ impl Client<'_> {
             request = request.basic_auth(&login.username, Some(&login.password));
         }
         let response =
-            within(async { request.send().await.map_err(|error| unreachable(&url, error)) })
-                .await?;
+            within(async { request.send().await.map_err(|error| super::failed(&url, error)) })
+                .await
+                // The token server is not the registry.
+                .map_err(|error| RegistryError::Refused(failed(error.to_string())))?;
         if response.status() != StatusCode::OK {
             return Err(match self.refusal(response).await {
                 RegistryError::NotFound => RegistryError::Denied(failed("not found".into())),
-                RegistryError::Unreachable(text) => RegistryError::Unreachable(failed(text)),
                 other => RegistryError::Denied(failed(other.to_string())),
             });
         }

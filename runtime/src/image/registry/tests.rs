@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex};
 
 use serde_json::{Value, json};
 
+use super::super::pull::PullError;
 use super::super::store::ImageStore;
 use super::*;
 
@@ -133,11 +134,19 @@ fn pull_with(registry: &str, options: &PullOptions) -> Result<String, String> {
 }
 
 fn pull_into(store: &ImageStore, registry: &str, options: &PullOptions) -> Result<String, String> {
+    try_pull(store, registry, options).map_err(|error| error.to_string())
+}
+
+fn try_pull(
+    store: &ImageStore,
+    registry: &str,
+    options: &PullOptions,
+) -> Result<String, PullError> {
     let _ = rustls::crypto::ring::default_provider().install_default();
     let reference: Reference = format!("{registry}/team/app:v1").parse().unwrap();
     let tokio = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let pulled = tokio.block_on(store.pull(&reference, options, &|_| {}));
-    pulled.map(|image| image.tags[0].clone()).map_err(|error| error.to_string())
+    pulled.map(|image| image.tags[0].clone())
 }
 
 fn pull(registry: &Registry) -> Result<String, String> {
@@ -171,6 +180,46 @@ fn images_are_pulled_with_and_without_login() {
     let token = "/token?scope=repository%3Ateam%2Fapp%3Apull&service=s".to_owned();
     assert_eq!(asked[asked.len() - 4], (token, Some(BASIC.into())));
     assert_eq!(asked[asked.len() - 1].1.as_deref(), Some("Bearer secret"));
+}
+
+/// What is taken for an absent registry starts copies that are out of date, in every namespace; so it
+/// must not be what a secret, an image or a token server of one of them can bring about.
+#[test]
+fn only_registries_without_connections_are_unreachable() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = ImageStore::open(directory.path()).unwrap();
+    let closed = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string();
+    let pulled = |address: &str| try_pull(&store, address, &login()).unwrap_err();
+    let error = pulled(&closed);
+    assert!(
+        error.is_unreachable() && error.to_string().contains("failed to do request"),
+        "{error}"
+    );
+
+    // A front end that resets what it does not like.
+    let resetting = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = resetting.local_addr().unwrap().to_string();
+    std::thread::spawn(move || resetting.incoming().for_each(drop));
+    let error = pulled(&address);
+    assert!(
+        !error.is_unreachable() && error.to_string().contains("failed to do request"),
+        "{error}"
+    );
+
+    // A token server and a storage that are not there.
+    let registry = Registry::start();
+    let (config, _) = registry.image();
+    let realm = format!("Bearer realm=\"http://{closed}/token\",service=\"s\"");
+    registry.answer("challenge", &realm, b"");
+    assert!(!pulled(&registry.address).is_unreachable());
+    registry.answers.lock().unwrap().remove("challenge");
+    let path = format!("/v2/team/app/blobs/{}", config["digest"].as_str().unwrap());
+    registry.answer(&path, &format!("307 Moved\r\nLocation: http://{closed}/blob"), b"");
+    let error = pulled(&registry.address);
+    assert!(
+        !error.is_unreachable() && error.to_string().contains("failed to do request"),
+        "{error}"
+    );
 }
 
 #[test]
