@@ -6,7 +6,7 @@ RELEASE := $(TARGET_DIR)/$(TARGET)/release/coracle
 DEBUG := $(TARGET_DIR)/$(TARGET)/debug/coracle
 # Builds the suite of hostile tenants and prints the path of its program.
 HOSTILE = cargo test --package coracle-integration --test hostile --no-run --message-format=json 2>/dev/null | \
-	sed -n 's/.*"executable":"\([^"]*\)".*/\1/p' | tail -n 1
+	sed -n 's|.*"executable":"\([^"]*/hostile-[^"/]*\)".*|\1|p' | tail -n 1
 export PATH := $(HOME)/.cargo/bin:$(PATH)
 
 .PHONY: run test fuzz kills powerloss bodies check clean build bench dashboard browser vm prerequisites images kubectl clients

@@ -126,7 +126,9 @@ boot() {
         -kernel "$work/kernel" \
         -append "root=/dev/nvme0n1 rw console=ttyS0 quiet loglevel=1 mitigations=off systemd.show_status=0 $*" \
         <&- 2>&1 | stdbuf -oL tr -d '\r' | tee "$log" | grep --line-buffered -E '^(ok|FAILED|    |stage)|Kernel panic' || true
-    if ! grep -q '^stage .* done$' "$log" || grep -q '^FAILED' "$log" || grep -q 'Kernel panic' "$log"; then
+    # A boot that tried nothing has failed too.
+    if ! grep -q '^stage .* done$' "$log" || ! grep -q '^ok ' "$log" || grep -q '^FAILED' "$log" ||
+        grep -q 'Kernel panic' "$log"; then
         failed=1
         echo "--- the end of the serial console of $stage"
         tail -n 60 "$log"
