@@ -7,7 +7,6 @@
 
 mod app_armor;
 pub mod host_port;
-mod pace;
 mod room;
 mod sysctl;
 
@@ -22,7 +21,6 @@ use k8s_openapi::api::core::v1::{Node, Pod};
 
 use crate::worker::state::Failure;
 
-pub use pace::Pace;
 pub use sysctl::dotted;
 
 /// The label that names an operating system, of nodes and pods.

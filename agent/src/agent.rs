@@ -20,7 +20,7 @@ use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
 
-use crate::admission::{self, Pace, host_port};
+use crate::admission::{self, host_port};
 use crate::attend::{Former, attend};
 use crate::blocking::{self, Deadline};
 use crate::config::AgentConfig;
@@ -109,7 +109,7 @@ pub(crate) struct Pods {
     unknown: HashSet<String>,
     /// Pods that do not fit and are tried again before they are told so.
     held: HashMap<String, (Arc<Pod>, Instant)>,
-    pace: Pace,
+    pace: ::watch::Pace,
 }
 
 impl Pods {
@@ -341,7 +341,7 @@ impl Agent {
             false => None,
         };
         if let Some(refusal) = &refusal
-            && let Some(at) = pods.pace.hold(&pod, Instant::now())
+            && let Some(at) = pods.pace.hold(&pod.metadata, Instant::now())
         {
             let recorder = &self.node.recorder;
             recorder.pod(&pod, Level::Warning, &refusal.reason, refusal.message.clone());

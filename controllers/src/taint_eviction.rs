@@ -12,6 +12,8 @@ use k8s_openapi::api::core::v1::{Node, Pod, Taint};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use kube::ResourceExt;
 use serde_json::json;
+use tokio::time::Instant;
+use watch::Pace;
 
 use crate::cache::{Change, ObjectKey};
 use crate::context::Context;
@@ -33,6 +35,33 @@ struct Controller {
     /// The pods that are to go, and since when that is known. After a restart their time begins
     /// anew, as upstream's does.
     waiting: Mutex<HashMap<ObjectKey, Waiting>>,
+    late: Mutex<Late>,
+}
+
+/// Pods that come although the node drives them out: their owners would replace them for ever.
+#[derive(Default)]
+struct Late {
+    /// When the taints of a node that has some changed last.
+    tainted: HashMap<String, Timestamp>,
+    pace: Pace,
+}
+
+impl Late {
+    fn note(&mut self, node: &Node, now: Timestamp) {
+        match taints(node).next() {
+            Some(_) => drop(self.tainted.insert(node.name_any(), now)),
+            None => drop(self.tainted.remove(&node.name_any())),
+        }
+    }
+
+    /// When a pod that was made after the taint is to be looked at again; `None` for now.
+    fn hold(&mut self, pod: &Pod, now: Instant) -> Option<Instant> {
+        let tainted = self.tainted.get(pod::node_name(pod)?)?;
+        if pod::created(pod)? < *tainted {
+            return None;
+        }
+        self.pace.hold(&pod.metadata, now)
+    }
 }
 
 /// A pod that is tolerated for a while.
@@ -58,6 +87,7 @@ pub fn workers(context: &Arc<Context>) -> impl Future<Output = ()> + Send + use<
         recorder: context.recorder.speaking_for("taint-eviction-controller"),
         queue: Queue::new(),
         waiting: Mutex::default(),
+        late: Mutex::default(),
     });
     let watcher = controller.clone();
     context.caches.pods.on_change(move |change| watcher.pod_changed(change));
@@ -118,6 +148,7 @@ impl Controller {
         if same {
             return;
         }
+        lock(&self.late).note(node, Timestamp::now());
         let name = node.name_any();
         for pod in self.context.caches.pods.all() {
             if pod::node_name(&pod) == Some(name.as_str()) {
@@ -130,18 +161,19 @@ impl Controller {
         let caches = &self.context.caches;
         let pod = caches.pods.get(&key).filter(|pod| pod.metadata.deletion_timestamp.is_none());
         let Some(pod) = pod else {
-            self.lock().remove(&key);
+            lock(&self.waiting).remove(&key);
             return Ok(Requeue::Never);
         };
         let node =
             pod::node_name(&pod).and_then(|name| caches.nodes.get(&ObjectKey::new("", name)));
         let Some(node) = node else { return Ok(Requeue::Never) };
         let now = Timestamp::now();
-        let known = self.lock().get(&key).filter(|known| known.uid == pod.metadata.uid).cloned();
+        let known =
+            lock(&self.waiting).get(&key).filter(|known| known.uid == pod.metadata.uid).cloned();
         let since = known.as_ref().map_or(now, |known| known.since);
         let end = match plan(&pod, taints(&node), since) {
             Verdict::Stays => {
-                self.lock().remove(&key);
+                lock(&self.waiting).remove(&key);
                 if known.is_some() {
                     let message = format!("Cancelling deletion of Pod {key}");
                     self.say(&pod, message);
@@ -152,11 +184,15 @@ impl Controller {
         };
         let left = Duration::try_from(end.duration_since(now)).unwrap_or_default();
         if !left.is_zero() {
-            self.lock().insert(key, Waiting { uid: pod.metadata.uid.clone(), since });
+            lock(&self.waiting).insert(key, Waiting { uid: pod.metadata.uid.clone(), since });
             return Ok(Requeue::After(left));
         }
+        let now = Instant::now();
+        if let Some(at) = lock(&self.late).hold(&pod, now) {
+            return Ok(Requeue::After(at - now));
+        }
         self.evict(&key, &pod).await?;
-        self.lock().remove(&key);
+        lock(&self.waiting).remove(&key);
         Ok(Requeue::Never)
     }
 
@@ -184,10 +220,10 @@ impl Controller {
     fn say(&self, pod: &Pod, message: String) {
         self.recorder.record(pod, Notice::normal("TaintManagerEviction", message));
     }
+}
 
-    fn lock(&self) -> MutexGuard<'_, HashMap<ObjectKey, Waiting>> {
-        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
-    }
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[cfg(test)]
@@ -225,5 +261,32 @@ mod tests {
         assert_eq!(verdict(json!([for_a_while("a", json!(-5))]), json!([taint("a")])), after(0));
         let first = json!([for_a_while("a", json!(9)), for_a_while("a", json!(1))]);
         assert_eq!(verdict(first, json!([taint("a")])), after(9));
+    }
+
+    #[test]
+    fn late_pods_of_one_owner_go_ever_more_slowly() {
+        let owner = json!({"apiVersion": "apps/v1", "kind": "ReplicaSet", "name": "a", "uid": "u", "controller": true});
+        let made = |second: u32| {
+            let created = format!("2024-01-01T00:00:{second:02}Z");
+            let metadata = json!({"creationTimestamp": created, "ownerReferences": [owner]});
+            fixture::pod("p", json!({"metadata": metadata, "spec": {"nodeName": "node"}}))
+        };
+        let node = |taints: Value| {
+            let metadata = json!({"name": "node"});
+            serde_json::from_value(json!({"metadata": metadata, "spec": {"taints": taints}}))
+                .unwrap()
+        };
+        let mut late = Late::default();
+        late.note(
+            &node(json!([{"key": "a", "effect": "NoExecute"}])),
+            "2024-01-01T00:00:10Z".parse().unwrap(),
+        );
+        let now = Instant::now();
+        // All that are there when the taint comes go at once.
+        let held = |late: &mut Late, second| late.hold(&made(second), now).map(|at| at - now);
+        assert_eq!([9, 9, 10].map(|second| held(&mut late, second)), [None; 3]);
+        assert_eq!(held(&mut late, 11), Some(Duration::from_secs(1)));
+        late.note(&node(json!([])), Timestamp::now());
+        assert_eq!(held(&mut late, 11), None);
     }
 }

@@ -1,11 +1,14 @@
 //! How every part of a node follows the API: list, watch, and each object decoded once, from its own
-//! text; and how a loop that does so runs again after it ended.
+//! text; how a loop that does so runs again after it ended; and how slowly pods are turned away whose
+//! owners replace them at once.
 
 mod own_text;
+mod pace;
 mod packed;
 pub mod restart;
 
 pub use own_text::OwnText;
+pub use pace::Pace;
 pub use packed::Packed;
 pub use restart::keep_running;
 

@@ -1,11 +1,11 @@
-//! How soon one pod of an owner after the other is told that the node does not take it in. Its owner
-//! replaces it at once, and the replacement fits as little: where nothing slowed that down (upstream
-//! the limits of every client do), the node would be busy with nothing else.
+//! How soon one pod of an owner after the other is turned away. Its owner replaces it at once, and the
+//! replacement fits as little: where nothing slowed that down (upstream the limits of every client
+//! do), the node would be busy with nothing else.
 
 use std::collections::HashMap;
 use std::time::Duration;
 
-use k8s_openapi::api::core::v1::Pod;
+use kube::api::ObjectMeta;
 use tokio::time::Instant;
 
 /// Between the first verdict for a pod of an owner and the second; it doubles with every other one.
@@ -23,8 +23,8 @@ struct Verdicts {
 pub struct Pace(HashMap<String, Verdicts>);
 
 impl Pace {
-    /// Asks to refuse a pod now: `None` where that may be, otherwise when to try the pod again.
-    pub fn hold(&mut self, pod: &Pod, now: Instant) -> Option<Instant> {
+    /// Asks to turn a pod away now: `None` where that may be, otherwise when to try the pod again.
+    pub fn hold(&mut self, pod: &ObjectMeta, now: Instant) -> Option<Instant> {
         // An owner that was quiet for as long again begins anew.
         self.0.retain(|_, verdicts| now < verdicts.next_at + 2 * verdicts.wait);
         let owner = controller(pod)?;
@@ -44,8 +44,8 @@ impl Pace {
 }
 
 /// The uid of the owner that will replace the pod.
-fn controller(pod: &Pod) -> Option<&str> {
-    let mut owners = pod.metadata.owner_references.iter().flatten();
+fn controller(pod: &ObjectMeta) -> Option<&str> {
+    let mut owners = pod.owner_references.iter().flatten();
     owners.find(|owner| owner.controller == Some(true)).map(|owner| owner.uid.as_str())
 }
 
@@ -55,10 +55,10 @@ mod tests {
     use super::*;
     use serde_json::json;
 
-    fn owned(uid: &str) -> Pod {
+    fn owned(uid: &str) -> ObjectMeta {
         let owner = json!({"apiVersion": "apps/v1", "kind": "ReplicaSet", "name": "a",
             "uid": uid, "controller": true});
-        serde_json::from_value(json!({"metadata": {"ownerReferences": [owner]}})).unwrap()
+        serde_json::from_value(json!({"ownerReferences": [owner]})).unwrap()
     }
 
     #[test]
@@ -76,7 +76,7 @@ mod tests {
         // Others wait for nobody.
         assert_eq!(pace.hold(&owned("b"), now), None);
         for _ in 0..2 {
-            assert_eq!(pace.hold(&Pod::default(), now), None);
+            assert_eq!(pace.hold(&ObjectMeta::default(), now), None);
         }
     }
 
