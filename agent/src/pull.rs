@@ -20,7 +20,7 @@ use crate::blocking::{self, Deadline};
 use crate::config::{AgentConfig, Registries};
 use crate::credential::{self, Credential};
 use crate::machine::{ImageError, Pulled};
-use turns::{Turns, Want, pulls};
+use turns::{TURN_TIME, Turns, Want, pulls};
 
 /// How long a registry that could not be reached is not asked again for images that are here.
 const UNREACHABLE_FOR: Duration = Duration::from_secs(10);
@@ -115,7 +115,7 @@ impl Puller {
             registry: registry.to_owned(),
             image: reference.to_string(),
         };
-        let turn = self.turns.turn(want).await;
+        let mut turn = self.turns.turn(want).await;
         if patience.is_some()
             && let Some(why) = self.absent.lately(registry)
         {
@@ -125,7 +125,17 @@ impl Puller {
         let (program, arguments) = &self.registries.pull_command;
         let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
         let command = WorkerCommand { program, arguments: &arguments };
-        let pulled = pull_in_child(command, &self.store, &request, None, turn).await;
+        let over = turn.over();
+        let pulled = tokio::select! {
+            pulled = pull_in_child(command, &self.store, &request, None, turn) => pulled,
+            () = over => {
+                let minutes = TURN_TIME.as_secs() / 60;
+                return Err(ImageError::Refused(format!(
+                    "failed to pull and unpack image \"{reference}\": it took more than {minutes} \
+                     minutes while other pulls waited for their turn"
+                )));
+            }
+        };
         match pulled {
             Ok(image) => Ok(Pulled { image, took: begun.elapsed() }),
             Err(error) if error.is_unreachable() => {
