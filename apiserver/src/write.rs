@@ -23,6 +23,8 @@ const ATTEMPTS: usize = 64;
 /// The largest object, as the JSON in which it is stored: what is read as JSON can be written back
 /// as JSON.
 pub(crate) const OBJECT_BYTES_MAX: usize = 3 << 20;
+/// What status and the like may take beyond it, so that a full object can still be told about.
+pub(crate) const REPORT_BYTES_MAX: usize = 256 << 10;
 /// Nested objects and lists in a stored object: less than every parser of them takes.
 pub(crate) const OBJECT_DEPTH_MAX: usize = 100;
 
@@ -31,13 +33,45 @@ pub(crate) const OBJECT_MEMORY_MAX: usize = 32 << 20;
 /// Memory of a stored object as the type of its kind.
 pub(crate) const DECODED_BYTES_MAX: u32 = 16 << 20;
 
-/// Encodes an object to be stored, if it is within its bounds. One that takes more memory may be
-/// there from an earlier version; it may stay so large.
+/// How far a write may fill an object. An object that has got larger may stay so large.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Room {
+    /// As far as any client may.
+    Object,
+    /// Beyond that, what happens to the object: its status, and the end of one that is being deleted.
+    Report,
+    /// As far as needed, for the few bytes of the server itself: an object that cannot take them
+    /// could not be deleted.
+    Server,
+}
+
+impl Room {
+    fn of(edit: &Edit<'_>, old: &Value) -> Self {
+        match edit.subresource {
+            _ if edit.trusted => Self::Server,
+            Subresource::Status => Self::Report,
+            _ if object::is_deleting(old) => Self::Report,
+            _ => Self::Object,
+        }
+    }
+
+    /// What is allowed where `most` is the bound of clients for something that grows with the bytes.
+    fn most(self, most: usize) -> usize {
+        match self {
+            Self::Object => most,
+            Self::Report => most + most / (OBJECT_BYTES_MAX / REPORT_BYTES_MAX),
+            Self::Server => usize::MAX,
+        }
+    }
+}
+
+/// Encodes an object to be stored, if it is within its bounds.
 pub(crate) fn encode(
     call: &Call<'_>,
     object: &Value,
     meta: &Meta,
     before: Option<&Record<Meta>>,
+    room: Room,
 ) -> Result<Encoded, ApiError> {
     let extent = measure(object);
     if extent.depth > OBJECT_DEPTH_MAX {
@@ -45,17 +79,20 @@ pub(crate) fn encode(
             "the object is nested more than {OBJECT_DEPTH_MAX} levels deep"
         )));
     }
-    if meta.decoded_bytes > DECODED_BYTES_MAX.max(before.map_or(0, |old| old.meta.decoded_bytes)) {
+    let decoded = before.map_or(0, |old| old.meta.decoded_bytes);
+    if meta.decoded_bytes > decoded
+        && meta.decoded_bytes as usize > room.most(DECODED_BYTES_MAX as usize)
+    {
         return Err(takes_too_much(DECODED_BYTES_MAX as usize));
     }
-    if extent.memory > OBJECT_MEMORY_MAX {
+    if extent.memory > room.most(OBJECT_MEMORY_MAX) {
         let old = before.map(render::parse).transpose()?;
         if extent.memory > old.map_or(0, |old| measure(&old).memory) {
             return Err(takes_too_much(OBJECT_MEMORY_MAX));
         }
     }
     let encoded = Encoded::new(object, call.stored_as());
-    if encoded.len() > OBJECT_BYTES_MAX {
+    if encoded.len() > room.most(OBJECT_BYTES_MAX).max(before.map_or(0, |old| old.value.len())) {
         return Err(ApiError::too_large(OBJECT_BYTES_MAX));
     }
     Ok(encoded)
@@ -140,7 +177,8 @@ pub(crate) async fn modify(
             Plan::Put if ends(call.resource, &new, &old) => call.durability(Subresource::None),
             _ => call.durability(edit.subresource),
         };
-        match commit(call, &key, &record, durability, &plan, &new).await? {
+        let plan = (plan, Room::of(edit, &old));
+        match commit(call, &key, &record, durability, plan, &new).await? {
             Committed::Done(stored) => {
                 reservation.keep(&call.server.services);
                 if matches!(stored, Stored::Removed(_)) {
@@ -208,7 +246,7 @@ pub(crate) async fn commit(
     key: &str,
     record: &Arc<Record<Meta>>,
     durability: Durability,
-    plan: &Plan,
+    (plan, room): (Plan, Room),
     new: &Value,
 ) -> Result<Committed, ApiError> {
     let meta = match plan {
@@ -219,7 +257,7 @@ pub(crate) async fn commit(
         Plan::Keep => None,
         // What goes may be as large as it is.
         Plan::Remove => Some(Encoded::new(new, call.stored_as())),
-        Plan::Put => Some(encode(call, new, &meta, Some(record))?),
+        Plan::Put => Some(encode(call, new, &meta, Some(record), room)?),
     };
     let decide = |current: Option<&Arc<Record<Meta>>>, revision: u64| match current {
         Some(current) if current.revision == record.revision => Ok(match (plan, encoded) {

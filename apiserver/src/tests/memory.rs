@@ -112,3 +112,60 @@ async fn patches_and_yaml_take_no_more_memory() {
     cluster.send(Method::POST, PODS, "application/yaml", yaml).await.fails(413);
     assert_eq!(cluster.get(&uri).await.ok(), before);
 }
+
+/// Lets an annotation grow until the object is full to the byte.
+async fn fill(cluster: &Cluster, uri: &str) {
+    let (mut fits, mut too_much) = (0, 8 << 10);
+    while too_much - fits > 1 {
+        let middle = usize::midpoint(fits, too_much);
+        let patch = json!({"metadata": {"annotations": {"fill": "x".repeat(middle)}}});
+        match cluster.patch(uri, "merge-patch", &patch).await.code.as_u16() {
+            200 => fits = middle,
+            413 => too_much = middle,
+            other => panic!("{other}"),
+        }
+    }
+    assert!(fits > 0);
+}
+
+#[tokio::test]
+async fn full_objects_are_told_about_and_deleted() {
+    let cluster = Cluster::new().await;
+    let args = json!(["x".repeat((3 << 20) - (4 << 10))]);
+    for name in ["deleted", "evicted"] {
+        let containers = json!([{"name": "main", "image": "busybox", "args": args}]);
+        cluster.post(PODS, &pod(name, &json!({"containers": containers}))).await.ok();
+        let uri = format!("{PODS}/{name}");
+        fill(&cluster, &uri).await;
+        let binding = json!({"metadata": {"name": name}, "target": {"kind": "Node", "name": "n"}});
+        cluster.post(&format!("{uri}/binding"), &binding).await.ok();
+        let status = json!({"status": {"phase": "Running", "message": "y".repeat(100 << 10)}});
+        cluster.patch(&format!("{uri}/status"), "merge-patch", &status).await.ok();
+        let message = "y".repeat(400 << 10);
+        let status = json!({"status": {"message": message}});
+        cluster.patch(&format!("{uri}/status"), "merge-patch", &status).await.fails(413);
+        // Nothing that a client adds to the object itself.
+        let more = json!({"metadata": {"labels": {"a": "b"}}});
+        cluster.patch(&uri, "merge-patch", &more).await.fails(413);
+    }
+    let eviction = json!({"metadata": {"name": "evicted"}});
+    cluster.post(&format!("{PODS}/evicted/eviction"), &eviction).await.ok();
+    cluster.delete(&format!("{PODS}/deleted")).await.ok();
+    for name in ["deleted", "evicted"] {
+        let pod = cluster.get(&format!("{PODS}/{name}")).await.ok();
+        assert!(pod["metadata"]["deletionTimestamp"].is_string(), "{name}");
+    }
+
+    let containers = json!([{"name": "main", "image": "busybox", "args": args}]);
+    let mut held = pod("held", &json!({"containers": containers}));
+    held["metadata"]["finalizers"] = json!(["a/b", "a/c"]);
+    cluster.post(PODS, &held).await.ok();
+    let uri = format!("{PODS}/held");
+    fill(&cluster, &uri).await;
+    cluster.delete(&uri).await.ok();
+    let first = json!([{"op": "remove", "path": "/metadata/finalizers/0"}]);
+    cluster.patch(&uri, "json-patch", &first).await.ok();
+    let rest = json!({"metadata": {"finalizers": null}});
+    cluster.patch(&uri, "merge-patch", &rest).await.ok();
+    cluster.get(&uri).await.fails(404);
+}

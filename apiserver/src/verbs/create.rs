@@ -18,7 +18,7 @@ use crate::negotiate::Encoding;
 use crate::object;
 use crate::options::WriteOptions;
 use crate::subresources::binding;
-use crate::write::{self, Stored};
+use crate::write::{self, Room, Stored};
 use crate::{admission, decode};
 
 /// How many generated names are tried.
@@ -107,7 +107,7 @@ async fn create_named(
 
 async fn insert(call: &Call<'_>, key: &str, object: &Value) -> Result<Arc<Record<Meta>>, ApiError> {
     let meta = Meta::of(call.resource, object);
-    let encoded = write::encode(call, object, &meta, None)?;
+    let encoded = write::encode(call, object, &meta, None, Room::Object)?;
     let durability = call.durability(Subresource::None);
     let decide = |current: Option<&Arc<Record<Meta>>>, revision| match current {
         Some(_) => Err(()),

@@ -11,7 +11,7 @@ use crate::call::Call;
 use crate::error::{self, ApiError};
 use crate::negotiate::Encoding;
 use crate::options::{DeleteOptions, Propagation};
-use crate::write::{self, Committed, Plan, Stored};
+use crate::write::{self, Committed, Plan, Room, Stored};
 use crate::{admission, decode, object, render};
 
 /// Held until every dependent is gone.
@@ -92,7 +92,7 @@ pub(crate) async fn delete(
             // The wish to delete is on disk already; that it came true can be found out again.
             durability = write::lazy(durability);
         }
-        match write::commit(call, &key, &record, durability, &plan, &new).await? {
+        match write::commit(call, &key, &record, durability, (plan, Room::Server), &new).await? {
             Committed::Done(stored) => {
                 if matches!(stored, Stored::Removed(_)) {
                     call.server.services.release(call.resource, &old);

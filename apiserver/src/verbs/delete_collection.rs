@@ -19,7 +19,7 @@ pub(crate) async fn answer(call: &Call<'_>, body: &Bytes) -> Result<Response<Bod
     let prefix = meta::prefix(call.resource, call.namespace());
     let page = call.server.store.list(&prefix, None, 0, |record| selection.matches(record));
     // Texts, not trees: the objects of a namespace may be many, and a tree takes many times its text.
-    let (mut left, mut imagined) = (Vec::new(), Vec::new());
+    let (mut left, mut imagined, mut failure) = (Vec::new(), Vec::new(), None);
     for record in page.records {
         match delete::delete(call, meta::split(&record.key).2, &options).await {
             Ok(Stored::Object(record) | Stored::Removed(record)) => left.push(record),
@@ -29,8 +29,12 @@ pub(crate) async fn answer(call: &Call<'_>, body: &Bytes) -> Result<Response<Bod
             }
             // Somebody else has deleted it in between.
             Err(error) if error.is_not_found() => {}
-            Err(error) => return Err(error),
+            // One object keeps no other.
+            Err(error) => drop(failure.get_or_insert(error)),
         }
+    }
+    if let Some(error) = failure {
+        return Err(error);
     }
     let metadata = json!({ "resourceVersion": call.server.store.revision().to_string() });
     if imagined.is_empty() {

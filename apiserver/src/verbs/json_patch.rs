@@ -7,8 +7,8 @@ pub mod fuzz_targets;
 use ::json_patch::{Patch, PatchOperation, patch_unsafe};
 use serde_json::Value;
 
-use crate::measure::measure;
-use crate::write::{OBJECT_BYTES_MAX, OBJECT_DEPTH_MAX, OBJECT_MEMORY_MAX};
+use crate::measure::{Measure, measure};
+use crate::write::{OBJECT_BYTES_MAX, OBJECT_DEPTH_MAX, OBJECT_MEMORY_MAX, REPORT_BYTES_MAX};
 
 /// Operations in one JSON patch (upstream's limit).
 pub(crate) const OPERATIONS_MAX: usize = 10_000;
@@ -42,8 +42,7 @@ pub(crate) enum JsonPatchError {
 /// Applies `patch`. When it fails, `object` is left somewhere on the way.
 pub(crate) fn apply(object: &mut Value, patch: &Patch) -> Result<(), JsonPatchError> {
     let start = measure(object);
-    let mut bounds =
-        Bounds { bytes: start.bytes, memory: start.memory, copied_bytes: 0, work: start.values };
+    let mut bounds = Bounds::of(&start);
     for operation in &patch.0 {
         bounds.admit(object, operation)?;
         patch_unsafe(object, std::slice::from_ref(operation))
@@ -56,12 +55,27 @@ pub(crate) fn apply(object: &mut Value, patch: &Patch) -> Result<(), JsonPatchEr
 struct Bounds {
     /// The size of the object.
     bytes: usize,
+    most_bytes: usize,
     memory: usize,
+    most_memory: usize,
     copied_bytes: usize,
     work: usize,
 }
 
 impl Bounds {
+    /// Those of an object of this size. A full one may have got larger since; what is stored in the end
+    /// is decided by the write.
+    fn of(start: &Measure) -> Self {
+        Self {
+            bytes: start.bytes,
+            most_bytes: OBJECT_BYTES_MAX.max(start.bytes) + REPORT_BYTES_MAX,
+            memory: start.memory,
+            most_memory: OBJECT_MEMORY_MAX.max(start.memory),
+            copied_bytes: 0,
+            work: start.values,
+        }
+    }
+
     /// Counts an operation before it is applied, and refuses it if its result is beyond a bound.
     fn admit(&mut self, object: &Value, operation: &PatchOperation) -> Result<(), JsonPatchError> {
         match operation {
@@ -141,10 +155,10 @@ impl Bounds {
         // The name of the new member counts too.
         self.bytes += size.bytes + path.rsplit_once('/').map_or(0, |(_, last)| last.len() + 4);
         self.memory += size.memory;
-        if self.bytes > OBJECT_BYTES_MAX {
+        if self.bytes > self.most_bytes {
             return Err(JsonPatchError::TooLarge);
         }
-        if self.memory > OBJECT_MEMORY_MAX {
+        if self.memory > self.most_memory {
             return Err(JsonPatchError::TooMuchMemory);
         }
         Ok(())

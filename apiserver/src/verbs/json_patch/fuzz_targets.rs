@@ -10,8 +10,7 @@ pub fn json_patch(bytes: &[u8]) {
     let mut object = parsed.value["object"].clone();
     let mut expected = object.clone();
     let start = measure(&object);
-    let mut bounds =
-        Bounds { bytes: start.bytes, memory: start.memory, copied_bytes: 0, work: start.values };
+    let mut bounds = Bounds::of(&start);
     for operation in &patch.0 {
         if bounds.admit(&object, operation).is_err() {
             break;
