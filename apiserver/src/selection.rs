@@ -1,6 +1,6 @@
 //! Which objects of a collection a request is about: label and field selectors.
 
-use api::selector::{FieldSelector, LabelSelector};
+use api::selector::{FieldRequirement, FieldSelector, LabelSelector};
 use serde_json::Value;
 use store::Record;
 
@@ -37,7 +37,10 @@ impl Selection {
             }
         }
         // A legacy watch names its object in the path.
-        let name = Some(call.info.name.clone()).filter(|n| !n.is_empty());
+        let name = Some(call.info.name.clone()).filter(|n| !n.is_empty()).or_else(|| {
+            let named = |r: &&FieldRequirement| r.equals && r.field == "metadata.name";
+            fields.requirements().iter().find(named).map(|r| r.value.clone())
+        });
         let everything = labels.is_everything() && fields.is_everything() && name.is_none();
         Ok(Self { labels, fields, name, everything })
     }
@@ -45,6 +48,11 @@ impl Selection {
     /// Whether no selector narrows the collection.
     pub(crate) fn is_everything(&self) -> bool {
         self.everything
+    }
+
+    /// Whether only objects of one name are selected.
+    pub(crate) fn is_of_one_name(&self) -> bool {
+        self.name.is_some()
     }
 
     /// Whether a record belongs to the selection.

@@ -16,6 +16,7 @@ use kube::api::{Api, ListParams, WatchEvent, WatchParams};
 use kube::{Client, Resource, ResourceExt};
 use serde::de::DeserializeOwned;
 use tokio::sync::watch;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::held::{Form, Objects};
@@ -27,6 +28,9 @@ const WATCH_SECONDS: u32 = 24 * 3600;
 const FIRST_RETRY: Duration = Duration::from_millis(50);
 /// The longest such delay.
 const LAST_RETRY: Duration = Duration::from_secs(30);
+/// The time between two looks at a busy kind that nobody is in a hurry for. Each wakes a thread, which
+/// costs more than to take a change in.
+const CALM: Duration = Duration::from_millis(5);
 
 /// The name of an object within its kind.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -115,6 +119,8 @@ pub struct Cache<K> {
     /// applied and announced, so that handlers see changes in order.
     followed: Mutex<u64>,
     synced: watch::Sender<bool>,
+    /// The time between two looks at changes that do not come at once.
+    calm: Duration,
 }
 
 impl<K: Cached> Cache<K> {
@@ -125,11 +131,22 @@ impl<K: Cached> Cache<K> {
 
     /// An empty cache that holds its objects in that form.
     pub(crate) fn with_form(form: Form<K>) -> Arc<Self> {
+        Self::with(form, Duration::ZERO)
+    }
+
+    /// The same for a kind of which there may be many changes and nobody is in a hurry for them: a
+    /// change is seen at once after a quiet time, and some milliseconds later after a busy one.
+    pub(crate) fn calm(form: Form<K>) -> Arc<Self> {
+        Self::with(form, CALM)
+    }
+
+    fn with(form: Form<K>, calm: Duration) -> Arc<Self> {
         Arc::new(Self {
             objects: RwLock::new(Objects::new(form)),
             handlers: RwLock::new(Vec::new()),
             followed: Mutex::new(0),
             synced: watch::Sender::new(false),
+            calm,
         })
     }
 
@@ -272,7 +289,17 @@ impl<K: Cached> Cache<K> {
         };
         let stream = api.watch(&parameters, &from).await?;
         let mut stream = std::pin::pin!(stream);
-        while let Some(event) = stream.try_next().await? {
+        let mut looked = None;
+        loop {
+            let event = match stream.try_next().now_or_never() {
+                Some(event) => event?,
+                None => {
+                    let event = stream.try_next().await?;
+                    self.calm_down(&mut looked).await;
+                    event
+                }
+            };
+            let Some(event) = event else { return Ok(()) };
             match event {
                 WatchEvent::Added(OwnText(object)) | WatchEvent::Modified(OwnText(object)) => {
                     *version = object.resource_version();
@@ -297,7 +324,19 @@ impl<K: Cached> Cache<K> {
                 WatchEvent::Error(status) => return Err(kube::Error::Api(status)),
             }
         }
-        Ok(())
+    }
+
+    /// Waits after a busy time, so that several changes are taken in at once.
+    async fn calm_down(&self, looked: &mut Option<Instant>) {
+        if self.calm.is_zero() {
+            return;
+        }
+        if let Some(looked) = *looked
+            && looked.elapsed() < self.calm
+        {
+            tokio::time::sleep_until(looked + self.calm).await;
+        }
+        *looked = Some(Instant::now());
     }
 
     fn apply(&self, mut object: K, number: u64) {

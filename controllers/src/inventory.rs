@@ -123,7 +123,7 @@ impl Inventory {
                     object.metadata.annotations = None;
                     object.metadata.labels = None;
                 };
-                let cache = Cache::with_form(Form { trim, ..Form::packed() });
+                let cache = Cache::calm(Form { trim, ..Form::packed() });
                 self.listen(&cache, index);
                 self.caches.push((resource.clone(), cache));
             }

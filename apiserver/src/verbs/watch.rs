@@ -38,6 +38,8 @@ const DEFAULT_TIMEOUT_S: u64 = 1800;
 /// The longest that a client may ask for. As upstream, a watch is authorized when it begins and goes
 /// on when the right is revoked or the token expires; this bounds for how long.
 const TIMEOUT_S_MAX: u64 = 2 * DEFAULT_TIMEOUT_S;
+/// The time between two looks of a watch that is only woken by changes of others.
+const CALM: Duration = Duration::from_millis(5);
 /// Marks the bookmark behind the initial events of a streaming list.
 const INITIAL_EVENTS_END: &str = "k8s.io/initial-events-end";
 
@@ -209,6 +211,8 @@ impl Watcher {
 
     /// Waits for the next changes.
     async fn live(&mut self, mut watch: Watch<Meta>) -> Option<Lines> {
+        let is_narrow = !self.info.namespace.is_empty() || self.selection.is_of_one_name();
+        let mut looked_in_vain = None;
         loop {
             let batch = match watch.poll_at_most(PIECE_BYTES) {
                 Ok(batch) => batch,
@@ -238,6 +242,11 @@ impl Watcher {
             }
             let wake =
                 if self.bookmarks { self.next_bookmark.min(self.deadline) } else { self.deadline };
+            // A change wakes all that watch the kind, and a busy kind is not that of this watch.
+            if is_narrow && let Some(at) = looked_in_vain.replace(now).filter(|at| now - *at < CALM)
+            {
+                tokio::time::sleep_until(wake.min(at + CALM)).await;
+            }
             // Either way the loop looks again.
             let _ = tokio::time::timeout_at(wake, watch.changed()).await;
         }
