@@ -22,6 +22,7 @@ fn network_of_a_tenant_leaves_the_host_alone() {
     foreign_addresses_cannot_be_taken(&ground);
     services_leave_ports_of_the_host_alone(&ground);
     rules_come_back(&ground);
+    rules_of_one_namespace_leave_room(&ground);
 }
 
 fn with_port(port: Value) -> Value {
@@ -112,4 +113,67 @@ fn rules_come_back(ground: &Ground) {
     ground.is_sound("nft flush ruleset");
     ground.delete("web");
     ground.delete("after");
+}
+
+/// A Service and its slice: 15 kB of objects, and as many elements of maps as ports, addresses and
+/// endpoints multiplied.
+fn create_wide(ground: &Ground, name: &str, (ports, endpoints): (usize, usize), more: &Value) {
+    let ports: Vec<Value> =
+        (0..ports).map(|n| json!({"name": format!("p{n}"), "port": 1000 + n})).collect();
+    let mut service = json!({
+        "apiVersion": "v1", "kind": "Service", "metadata": {"name": name},
+        "spec": {"ports": ports},
+    });
+    for (member, value) in more.as_object().unwrap() {
+        service["spec"][member] = value.clone();
+    }
+    ground.create(&service);
+    let endpoint = |n: usize| json!({"addresses": [format!("198.18.{}.{}", n / 250, n % 250 + 1)]});
+    ground.create(&json!({
+        "apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice", "addressType": "IPv4",
+        "metadata": {"name": name, "labels": {"kubernetes.io/service-name": name}},
+        "endpoints": (0..endpoints).map(endpoint).collect::<Vec<_>>(), "ports": ports,
+    }));
+}
+
+fn rules_of_one_namespace_leave_room(ground: &Ground) {
+    ground.pod("web", SERVER, json!({}));
+    ground.tenant.ready("web");
+    let pod = ground.tenant.jsonpath(&["pod", "web"], "{.status.podIP}");
+    let addresses: Vec<String> = (1..=100).map(|n| format!("203.0.113.{n}")).collect();
+    for n in 0..3 {
+        let external = json!({"externalIPs": addresses});
+        create_wide(ground, &format!("wide-{n}"), (10, 150), &external);
+    }
+    create_wide(ground, "ports", (100, 1000), &json!({}));
+    let ranges: Vec<String> =
+        (0..4000).map(|n| format!("11.{}.{}.0/25", n / 250, n % 250)).collect();
+    let balancer = json!({"type": "LoadBalancer", "loadBalancerSourceRanges": ranges});
+    create_wide(ground, "ranges", (40, 1), &balancer);
+
+    // A Service of somebody else.
+    let labels = json!({"kubernetes.io/service-name": "other"});
+    for object in [
+        json!({"apiVersion": "v1", "kind": "Service", "metadata": {"name": "other"},
+            "spec": {"ports": [{"port": 80}]}}),
+        json!({"apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice", "addressType": "IPv4",
+            "metadata": {"name": "other", "labels": labels},
+            "endpoints": [{"addresses": [pod]}], "ports": [{"name": "", "port": 8080}]}),
+    ] {
+        ground.admin.apply(&object.to_string());
+    }
+    let address = ground.admin.jsonpath(&["service", "other"], "{.spec.clusterIP}");
+    let url = format!("http://{address}/");
+    within(20, "another namespace's Service answers", || {
+        let fetch = ["--silent", "--max-time", "1", &url];
+        let answer = ground.node.ns.command("curl").args(fetch).output().unwrap();
+        answer.stdout == b"from-the-pod\n"
+    });
+    let event = "a Service without room is reported";
+    within(30, event, || !ground.tenant.events("wide-2", "TooManyEndpoints").is_empty());
+    ground.is_sound("Services with many endpoints");
+    ground.admin.ok(&["delete", "service", "other"]);
+    ground.tenant.ok(&["delete", "services,endpointslices", "--all"]);
+    ground.delete("web");
+    ground.is_sound("the end of Services with many endpoints");
 }

@@ -44,10 +44,11 @@ pub enum ProxyError {
 
 /// Writes Service rules; nftables now, other mechanisms may follow.
 pub(crate) trait Backend: Send {
-    /// Replaces every rule by these frontends in one step: there is no moment without rules.
+    /// Replaces every rule by these frontends: there is no moment without rules. Many frontends take
+    /// several steps.
     fn replace(&mut self, frontends: &[Change]) -> Result<()>;
 
-    /// Changes some frontends in one step; established connections are not disturbed.
+    /// Changes some frontends, each in one step; established connections are not disturbed.
     fn update(&mut self, changes: &[Change]) -> Result<()>;
 
     /// Ends UDP flows of these frontends that lead elsewhere than to a current endpoint, and

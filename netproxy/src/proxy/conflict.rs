@@ -1,4 +1,5 @@
-//! Reports node ports that processes of the host have, once each, as Events of their Services.
+//! Reports node ports that processes of the host have, and Services without room, once each, as Events
+//! of the Services.
 
 use std::time::Duration;
 
@@ -13,6 +14,9 @@ use super::sync::{PortConflict, ServiceKey};
 
 /// Longest time for writing the Events of one look; those that are left are dropped.
 const PUBLISH_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// Services without room that are reported at a time.
+const SHORTAGES_MAX: usize = 64;
 
 /// The conflicts that were reported.
 pub(super) struct Conflicts {
@@ -43,40 +47,67 @@ impl Conflicts {
         let recorder = self.recorder.clone();
         tokio::spawn(tokio::time::timeout(PUBLISH_TIMEOUT, async move {
             for conflict in &new {
-                publish(&recorder, conflict).await;
+                report_port(&recorder, conflict).await;
+            }
+        }));
+    }
+
+    /// Reports Services that have no rules, in the background.
+    pub(super) fn report_shortages(&self, services: Vec<(ServiceKey, Option<String>)>) {
+        if services.is_empty() {
+            return;
+        }
+        let recorder = self.recorder.clone();
+        tokio::spawn(tokio::time::timeout(PUBLISH_TIMEOUT, async move {
+            for (service, uid) in services.into_iter().take(SHORTAGES_MAX) {
+                let ServiceKey { namespace, name } = &service;
+                tracing::warn!(namespace, name, "the maps have no room for a Service");
+                let note = "There is no room for more ports, addresses, endpoints or source ranges of \
+                            this namespace; what is missing leads nowhere until there is";
+                publish(&recorder, &service, uid, "TooManyEndpoints", note.into()).await;
             }
         }));
     }
 }
 
-async fn publish(recorder: &Recorder, conflict: &PortConflict) {
+async fn report_port(recorder: &Recorder, conflict: &PortConflict) {
     let inode = conflict.listener.inode;
     let process = tokio::task::spawn_blocking(move || process_of(inode)).await.ok().flatten();
     let process = process.map_or("a process of the machine".to_owned(), |process| {
         format!("process {} (pid {})", process.name, process.pid)
     });
     let port = conflict.frontend.port();
+    let note = format!(
+        "Node port {port}/{} is taken by {process}; it leads to the Service when the port is free",
+        protocol_name(conflict.frontend.protocol()),
+    );
+    let ServiceKey { namespace, name } = &conflict.service;
+    tracing::warn!(namespace, name, port, process, "a process of the host has a node port");
+    publish(recorder, &conflict.service, conflict.uid.clone(), "PortConflict", note).await;
+}
+
+async fn publish(
+    recorder: &Recorder,
+    service: &ServiceKey,
+    uid: Option<String>,
+    reason: &str,
+    note: String,
+) {
     let event = Event {
         type_: EventType::Warning,
-        reason: "PortConflict".into(),
-        note: Some(format!(
-            "Node port {port}/{} is taken by {process}; it leads to the Service when the port is \
-             free",
-            protocol_name(conflict.frontend.protocol()),
-        )),
+        reason: reason.into(),
+        note: Some(note),
         action: "Proxy".into(),
         secondary: None,
     };
     let service = ObjectReference {
         api_version: Some("v1".into()),
         kind: Some("Service".into()),
-        namespace: Some(conflict.service.namespace.clone()),
-        name: Some(conflict.service.name.clone()),
-        uid: conflict.uid.clone(),
+        namespace: Some(service.namespace.clone()),
+        name: Some(service.name.clone()),
+        uid,
         ..ObjectReference::default()
     };
-    let ServiceKey { namespace, name } = &conflict.service;
-    tracing::warn!(namespace, name, port, process, "a process of the host has a node port");
     if let Err(error) = recorder.publish(&event, &service).await {
         tracing::debug!(%error, "cannot write an Event");
     }

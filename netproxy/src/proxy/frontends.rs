@@ -11,6 +11,26 @@ use super::plan::{Endpoint, Frontend, Pool, Target, When};
 const EXACT: usize = 32;
 /// Beyond, endpoints are dealt out over so many slots; shares then differ slightly.
 const WIDE: [usize; 2] = [512, 4096];
+/// The most endpoints that share the fewer slots.
+const SHARING: usize = WIDE[0] / 4;
+
+/// Returns how many slots so many endpoints take.
+pub fn slots(endpoints: usize) -> usize {
+    match endpoints {
+        0..=EXACT => endpoints,
+        _ if endpoints <= SHARING => WIDE[0],
+        _ => WIDE[1],
+    }
+}
+
+/// Returns how many endpoints take at most so many slots; at least one.
+pub fn endpoints_within(slots: usize) -> usize {
+    match slots {
+        _ if slots >= WIDE[1] => WIDE[1],
+        _ if slots >= WIDE[0] => SHARING,
+        _ => slots.clamp(1, EXACT),
+    }
+}
 
 /// Names the chain that handles a packet.
 ///
@@ -65,7 +85,7 @@ impl Code {
             When::Reject if count == 0 => 0,
             When::Drop if count == 0 => 127,
             _ if count <= EXACT => count as u32,
-            _ if count <= WIDE[0] / 4 => EXACT as u32 + 1,
+            _ if count <= SHARING => EXACT as u32 + 1,
             _ => EXACT as u32 + 2,
         };
         let affinity = if count > 0 { affinity.unwrap_or(0) } else { 0 };
@@ -235,6 +255,11 @@ mod tests {
             assert_eq!(view.code.affinity(), Some(86_400));
             assert!(view.code.is_node_port() && view.code.masquerade());
             assert!(!view.code.ranges() && !view.code.is_outside());
+            assert_eq!(super::slots(count), slots);
+        }
+        for (slots, fitting) in [(0, 1), (31, 31), (511, 32), (512, 128), (4096, 4096)] {
+            assert_eq!(endpoints_within(slots), fitting);
+            assert!(super::slots(fitting) <= slots.max(1));
         }
     }
 }

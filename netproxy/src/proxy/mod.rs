@@ -9,6 +9,7 @@ mod frontends;
 mod health;
 mod nftables;
 mod plan;
+mod room;
 mod rules;
 mod run;
 mod sync;

@@ -19,6 +19,9 @@ use super::frontends::{Change, Code, Installed, View};
 use super::plan::{Endpoint, Frontend};
 use super::rules::{self, Maps, SOURCE_RANGES, TABLE};
 
+/// Map elements of one transaction, as a rule: for each, the kernel holds a notification of some
+/// kilobytes until the transaction is over.
+const TRANSACTION_ELEMENTS: usize = 8192;
 /// An element may expire between listing and deleting it, which fails the whole batch.
 const PURGE_ATTEMPTS: u32 = 3;
 
@@ -80,14 +83,23 @@ impl Nftables {
         known: &[(&'static str, Vec<Element>)],
     ) -> Result<(), NetlinkError> {
         self.chains.insert(family, HashSet::new());
+        let mut pieces = pieces(frontends);
         let mut batch = Batch::new(family, TABLE);
         rules::create_table(&mut batch, family, &self.config, &self.held);
-        let codes = self.write(&mut batch, family, frontends);
+        let codes = self.write(&mut batch, family, pieces.next().unwrap_or(&[]));
         for (map, elements) in known {
             batch.add(map, elements);
         }
         nft::send(&self.socket, batch)?;
         self.chains.insert(family, codes);
+        pieces.try_for_each(|piece| self.write_piece(family, piece))
+    }
+
+    fn write_piece(&mut self, family: Family, changes: &[Change]) -> Result<(), NetlinkError> {
+        let mut batch = Batch::new(family, TABLE);
+        let codes = self.write(&mut batch, family, changes);
+        nft::send(&self.socket, batch)?;
+        self.chains.entry(family).or_default().extend(codes);
         Ok(())
     }
 
@@ -185,6 +197,22 @@ impl Nftables {
     }
 }
 
+/// Cuts changes into transactions.
+fn pieces(changes: &[Change]) -> impl Iterator<Item = &[Change]> {
+    let elements = |installed: &Installed| {
+        installed.views().map(|view| 1 + view.slots.len()).sum::<usize>() + installed.ranges.len()
+    };
+    let mut sum = 0;
+    changes.chunk_by(move |change, _| {
+        sum += elements(&change.before) + elements(&change.after);
+        let goes_on = sum < TRANSACTION_ELEMENTS;
+        if !goes_on {
+            sum = 0;
+        }
+        goes_on
+    })
+}
+
 /// Whether clients of a frontend stay with their endpoints, of which this is one.
 fn sticks_to(installed: &Installed, endpoint: &Key) -> bool {
     installed.views().any(|view| {
@@ -226,10 +254,9 @@ impl Backend for Nftables {
 
     fn update(&mut self, changes: &[Change]) -> Result<()> {
         for family in self.families() {
-            let mut batch = Batch::new(family, TABLE);
-            let codes = self.write(&mut batch, family, changes);
-            nft::send(&self.socket, batch).map_err(kernel("change Service rules"))?;
-            self.chains.entry(family).or_default().extend(codes);
+            for piece in pieces(changes) {
+                self.write_piece(family, piece).map_err(kernel("change Service rules"))?;
+            }
         }
         Ok(())
     }

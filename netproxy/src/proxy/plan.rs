@@ -10,6 +10,8 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
 use crate::protocol::Protocol;
 
+use super::frontends::endpoints_within;
+
 /// A Service with this label belongs to another proxy.
 const FOREIGN_PROXY_LABEL: &str = "service.kubernetes.io/service-proxy-name";
 /// The older way to write `spec.loadBalancerSourceRanges`.
@@ -17,8 +19,15 @@ const RANGES_ANNOTATION: &str = "service.beta.kubernetes.io/load-balancer-source
 /// Upstream's default of `sessionAffinityConfig.clientIP.timeoutSeconds`.
 const DEFAULT_AFFINITY_SECONDS: u32 = 10_800;
 const MAX_AFFINITY_SECONDS: u32 = 86_400;
-/// Endpoints of all ports of a Service together; with more, each port gets its share of them.
-const MAX_ENDPOINTS_OF_PORTS: usize = 1 << 17;
+/// Map elements of all ports and addresses of a Service together; with more, each port has fewer
+/// endpoints.
+const SERVICE_ELEMENTS_MAX: usize = 1 << 15;
+/// Ports times addresses of a Service; those that are beyond lead nowhere.
+const SERVICE_FRONTENDS_MAX: usize = 1 << 15;
+/// External addresses of a Service, and as many of load balancers.
+const SERVICE_ADDRESSES_MAX: usize = 1 << 10;
+/// Networks of clients of a Service, in all its frontends together; clients of others are not let in.
+const SERVICE_RANGES_MAX: usize = 1 << 10;
 
 /// Where clients connect to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -137,6 +146,9 @@ pub fn plan_health_check<'a>(
 /// External and load balancer addresses inside the `internal` networks are ignored: they belong to
 /// pods and other Services, whose traffic a Service must not take (CVE-2020-8554). Upstream
 /// admits any other external address, and so do we.
+///
+/// Of what is beyond the bounds of one Service, ports, addresses and client networks that come first
+/// count, and the lowest addresses of endpoints.
 pub fn plan_service<'a>(
     service: &Service,
     slices: impl Iterator<Item = &'a EndpointSlice> + Clone,
@@ -150,17 +162,25 @@ pub fn plan_service<'a>(
     let external_local = spec.external_traffic_policy.as_deref() == Some("Local");
     let internal_local = spec.internal_traffic_policy.as_deref() == Some("Local");
     let affinity = affinity_seconds(spec);
-    let source_ranges = source_ranges(service, spec);
+    let mut source_ranges = source_ranges(service, spec);
     let may_claim = |address: &IpAddr| {
         !is_special(*address) && !internal.iter().any(|network| network.contains(address))
     };
-    let balancers: Vec<IpAddr> =
-        balancer_addresses(service).into_iter().filter(may_claim).collect();
-    let externals: Vec<IpAddr> =
-        addresses(spec.external_ips.iter().flatten()).filter(may_claim).collect();
+    let balancers = balancer_addresses(service).into_iter().filter(may_claim);
+    let balancers: Vec<IpAddr> = balancers.take(SERVICE_ADDRESSES_MAX).collect();
+    let externals = addresses(spec.external_ips.iter().flatten()).filter(may_claim);
+    let externals: Vec<IpAddr> = externals.take(SERVICE_ADDRESSES_MAX).collect();
 
     let ports = spec.ports.as_deref().unwrap_or_default();
-    let limit = (MAX_ENDPOINTS_OF_PORTS / ports.len().max(1)).max(1);
+    let at_node = usize::from(ports.iter().any(|port| node_port(port).is_some()));
+    let addresses = cluster_addresses(spec).count() + balancers.len() + externals.len() + at_node;
+    let ports = &ports[..ports.len().min(SERVICE_FRONTENDS_MAX / addresses)];
+    let views = if external_local { 2 } else { 1 };
+    let limit = SERVICE_ELEMENTS_MAX / (ports.len() * addresses * views).max(1);
+    let limit = endpoints_within(limit);
+    if let Some(ranges) = &mut source_ranges {
+        ranges.truncate((SERVICE_RANGES_MAX / (ports.len() * balancers.len()).max(1)).max(1));
+    }
     let endpoints = [false, true].map(|ipv6| Endpoints::of(slices.clone(), node_name, ipv6, limit));
     for port in ports {
         let (Some(protocol), Ok(number)) =

@@ -88,6 +88,7 @@ pub async fn run(
         {
             tracing::error!(error = %Chain(error), "cannot write Service rules; trying again");
         }
+        conflicts.report_shortages(proxy.take_shortages());
         failed = result.is_err();
         if !failed {
             questions.settle(&proxy);

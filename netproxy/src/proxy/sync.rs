@@ -20,10 +20,13 @@ use super::config::{Backend, ProxyConfig, ProxyError, Result};
 use super::frontends::{Change, Installed};
 use super::nftables::Nftables;
 use super::plan::{Frontend, HealthCheck, Target, plan_health_check, plan_service, trim};
+use super::room::{Cost, Room};
 
 /// The Service that an EndpointSlice belongs to.
 const SERVICE_NAME_LABEL: &str = "kubernetes.io/service-name";
 
+/// Services waiting for room that are looked at when there may be some.
+const WAITING_LOOKED_AT: usize = 1024;
 /// Room for Services that is not worth giving back.
 const SPARE_SERVICES: usize = 1024;
 
@@ -77,6 +80,7 @@ struct Known {
     service: Option<Packed<Service>>,
     slices: Vec<(String, Packed<EndpointSlice>)>,
     created: Option<Time>,
+    cost: Cost,
     /// In the order of the frontends. No tree: nearly every Service has one, and a node has room for
     /// eleven.
     targets: Box<[(Frontend, Target)]>,
@@ -102,6 +106,11 @@ pub struct Proxy {
     claims: HashMap<Frontend, Vec<Claim>>,
     installed: HashMap<Frontend, Installed>,
     health_checks: BTreeMap<ServiceKey, HealthCheck>,
+    room: Room,
+    /// Services that have no or too few rules because there was no room, and what they need.
+    waiting: BTreeMap<ServiceKey, Cost>,
+    /// Those that came to wait since they were told last, with their uid.
+    shortages: Vec<(ServiceKey, Option<String>)>,
     /// The number of frontends outside the cluster's own ranges, by port.
     claimed: HashMap<(Protocol, u16), usize>,
     /// The sockets that the host listens on, as of the last look.
@@ -132,6 +141,9 @@ impl Proxy {
             claims: HashMap::new(),
             installed: HashMap::new(),
             health_checks: BTreeMap::new(),
+            room: Room::default(),
+            waiting: BTreeMap::new(),
+            shortages: Vec::new(),
             claimed: HashMap::new(),
             listeners: Vec::new(),
             look_again: false,
@@ -392,6 +404,9 @@ impl Proxy {
         for key in std::mem::take(&mut self.dirty) {
             affected.extend(self.replan(&key));
         }
+        while let Some(key) = self.next_waiting() {
+            affected.extend(self.replan(&key));
+        }
         affected
             .into_iter()
             .filter_map(|frontend| {
@@ -404,6 +419,17 @@ impl Proxy {
                 (before != after).then_some(Change { frontend, before, after })
             })
             .collect()
+    }
+
+    /// A Service that waits for room and has it now.
+    fn next_waiting(&self) -> Option<ServiceKey> {
+        let fits = |(key, cost): &(&ServiceKey, &Cost)| self.room.fits(&key.namespace, **cost);
+        self.waiting.iter().take(WAITING_LOOKED_AT).find(fits).map(|(key, _)| key.clone())
+    }
+
+    /// The Services that have found no room since the last call, with their uid.
+    pub(super) fn take_shortages(&mut self) -> Vec<(ServiceKey, Option<String>)> {
+        std::mem::take(&mut self.shortages)
     }
 
     /// Gives the room of Services that are gone back.
@@ -421,12 +447,27 @@ impl Proxy {
         let Some(known) = self.services.get_mut(key) else { return Vec::new() };
         let old_claim = (known.created.take(), key.clone());
         let old = std::mem::take(&mut known.targets);
+        let had = std::mem::take(&mut known.cost);
+        self.room.give_back(&key.namespace, had);
+        let waited = self.waiting.remove(key).is_some();
         self.health_checks.remove(key);
         if let Some(service) = &known.service.as_ref().and_then(Packed::unpack) {
             let node_name = &self.config.node_name;
             let slices = unpacked(&known.slices);
             let targets = plan_service(service, slices.iter(), node_name, &self.internal);
-            known.targets = targets.into_iter().collect();
+            let mut targets: Box<[_]> = targets.into_iter().collect();
+            let cost = Cost::of(&targets);
+            if !cost.is_within(had) && !self.room.fits(&key.namespace, cost) {
+                // It keeps what it had, with the endpoints of now.
+                targets = cut_down(targets, &old);
+                self.waiting.insert(key.clone(), cost);
+                if !waited {
+                    self.shortages.push((key.clone(), service.metadata.uid.clone()));
+                }
+            }
+            known.cost = Cost::of(&targets);
+            known.targets = targets;
+            self.room.take(&key.namespace, known.cost);
             if let Some(check) = plan_health_check(service, slices.iter(), node_name) {
                 self.health_checks.insert(key.clone(), check);
             }
@@ -481,6 +522,27 @@ impl Proxy {
             }
         }
     }
+}
+
+/// The frontends of a Service that it had before, with no more endpoints and client networks.
+fn cut_down(
+    targets: Box<[(Frontend, Target)]>,
+    before: &[(Frontend, Target)],
+) -> Box<[(Frontend, Target)]> {
+    let cut = |(frontend, mut target): (Frontend, Target)| {
+        let at = before.binary_search_by_key(&frontend, |(known, _)| *known).ok()?;
+        let had = &before[at].1;
+        target.inside.endpoints.truncate(had.inside.endpoints.len());
+        let outside = had.outside.as_ref().map_or(0, |pool| pool.endpoints.len());
+        if let Some(pool) = &mut target.outside {
+            pool.endpoints.truncate(outside);
+        }
+        if let Some(ranges) = &mut target.source_ranges {
+            ranges.truncate(had.source_ranges.as_ref().map_or(0, Vec::len));
+        }
+        Some((frontend, target))
+    };
+    targets.into_iter().filter_map(cut).collect()
 }
 
 fn unpacked(slices: &[(String, Packed<EndpointSlice>)]) -> Vec<EndpointSlice> {

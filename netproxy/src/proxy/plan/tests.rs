@@ -4,6 +4,7 @@
 
 use serde_json::{Value, json};
 
+use super::super::room::Cost;
 use super::*;
 
 fn service(spec: Value) -> Service {
@@ -168,7 +169,45 @@ fn thousands_of_ports_are_planned_at_once() {
     assert!(start.elapsed() < std::time::Duration::from_secs(5), "{:?}", start.elapsed());
     assert_eq!(frontends.len(), PORTS);
     let endpoints: usize = frontends.values().map(|target| target.inside.endpoints.len()).sum();
-    assert!((PORTS..=MAX_ENDPOINTS_OF_PORTS).contains(&endpoints), "{endpoints}");
+    assert!((PORTS..=SERVICE_ELEMENTS_MAX).contains(&endpoints), "{endpoints}");
+}
+
+#[test]
+fn addresses_times_ports_times_endpoints_are_bounded() {
+    let ports = |count: usize| -> Value {
+        (1..=count).map(|n| json!({"name": format!("p{n}"), "port": n, "nodePort": n})).collect()
+    };
+    let mut slice = slice(&[]);
+    let endpoint = |n: usize| json!({"addresses": [format!("10.1.{}.{}", n / 250, n % 250)], "nodeName": "here"});
+    slice.endpoints = serde_json::from_value((0..1000).map(endpoint).collect()).unwrap();
+    slice.ports = serde_json::from_value(ports(100)).unwrap();
+    let addresses = |count: usize| -> Vec<String> {
+        (0..count).map(|n| format!("198.51.{}.{}", n / 250, n % 250)).collect()
+    };
+    let ingress = |count| addresses(count).iter().map(|ip| json!({"ip": ip})).collect::<Value>();
+    let networks = |count: usize| -> Vec<String> {
+        (0..count).map(|n| format!("11.{}.{}.0/25", n / 250, n % 250)).collect()
+    };
+    for (spec, ranges) in [
+        (json!({"ports": ports(1)}), false),
+        (json!({"ports": ports(100)}), false),
+        (json!({"ports": ports(10), "externalIPs": addresses(100)}), false),
+        (json!({"ports": ports(100), "externalIPs": addresses(60_000)}), false),
+        (
+            json!({"ports": ports(40), "type": "LoadBalancer", "externalTrafficPolicy": "Local",
+            "loadBalancerSourceRanges": networks(4000),
+            "status": {"loadBalancer": {"ingress": ingress(2)}}}),
+            true,
+        ),
+    ] {
+        let targets: Vec<_> = plan(spec, std::slice::from_ref(&slice)).into_iter().collect();
+        let cost = Cost::of(&targets);
+        assert!(cost.elements <= SERVICE_ELEMENTS_MAX + 2 * targets.len(), "{cost:?}");
+        assert!(targets.len() <= SERVICE_FRONTENDS_MAX && cost.ranges <= SERVICE_RANGES_MAX);
+        assert_eq!(cost.ranges > 0, ranges);
+        // Each has an endpoint.
+        assert!(targets.iter().all(|(_, target)| !target.inside.endpoints.is_empty()));
+    }
 }
 
 #[test]
