@@ -5,6 +5,8 @@
 
 mod config;
 mod conflict;
+#[cfg(test)]
+mod fake;
 mod frontends;
 mod health;
 mod nftables;

@@ -552,3 +552,6 @@ fn unpacked(slices: &[(String, Packed<EndpointSlice>)]) -> Vec<EndpointSlice> {
 pub(super) fn slice_id(metadata: &ObjectMeta) -> SliceId {
     (metadata.namespace.clone().unwrap_or_default(), metadata.name.clone().unwrap_or_default())
 }
+
+#[cfg(test)]
+mod tests;

@@ -77,34 +77,7 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-    use crate::proxy::config::{Backend, ProxyConfig, Result};
-    use crate::proxy::frontends::Change;
-
-    /// A kernel that takes everything.
-    struct Willing;
-
-    impl Backend for Willing {
-        fn replace(&mut self, _: &[Change]) -> Result<()> {
-            Ok(())
-        }
-        fn update(&mut self, _: &[Change]) -> Result<()> {
-            Ok(())
-        }
-        fn forget(&mut self, _: &[Change]) -> Result<()> {
-            Ok(())
-        }
-    }
-
-    fn proxy() -> Proxy {
-        let config = ProxyConfig {
-            node_name: "node".into(),
-            pod_cidrs: vec!["10.44.0.0/16".parse().unwrap()],
-            service_cidrs: vec!["10.47.240.0/20".parse().unwrap()],
-            dns_ip: None,
-            api: Vec::new(),
-        };
-        Proxy::with_backend(config, Box::new(Willing))
-    }
+    use crate::proxy::fake::proxy;
 
     fn service() -> Service {
         serde_json::from_value(json!({"metadata": {"namespace": "d", "name": "web"},
