@@ -193,8 +193,7 @@ fn the_network_follows_the_api() {
         ] {
             assert!(Command::new("ip").args(line.split(' ')).status().unwrap().success(), "{line}");
         }
-        let tokio = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-        tokio.block_on(names_and_rules_follow_the_api());
+        threads("node", 2, 8).unwrap().block_on(names_and_rules_follow_the_api());
     });
     inside.join().expect("the test passes inside");
 }
