@@ -6,7 +6,8 @@
 # privileges are needed. Exit code 77: this machine cannot do it.
 #
 # CORACLE_BINARY is what is tried, CORACLE_HOSTILE the test binary of the suite; VM_STAGES="first plain
-# hostile" are the boots; VM_KEEP=DIR keeps the disk.
+# hostile" are the boots; VM_TESTS=pulls runs only the tests of the suite with that in their names;
+# VM_KEEP=DIR keeps the disk.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 binary=${CORACLE_BINARY:?}
@@ -31,7 +32,7 @@ done
 # running a script of theirs.
 packages=(systemd-sysv udev kmod mount nftables iproute2 bash coreutils dash sed grep base-files
     base-passwd login util-linux procps mawk findutils busybox-static linux-image-cloud-amd64
-    curl python3 e2fsprogs)
+    curl python3 e2fsprogs docker-registry tar gzip)
 if [ "$(cat "$cache/complete" 2>/dev/null)" != "${packages[*]}" ]; then
     rm -rf "$cache"
     mkdir -p "$cache/archives/partial"
@@ -139,7 +140,9 @@ for stage in $stages; do
     case $stage in
         first) boot first "${VM_SECONDS:-1500}" && { grep -q '^stage reboot done$' "$work/first.log" || failed=1; } ;;
         plain) boot plain "${VM_SECONDS:-900}" init=/opt/coracle/plain.sh panic=-1 ;;
-        hostile) boot hostile "${VM_SECONDS:-3600}" init=/opt/coracle/hostile.sh panic=-1 ;;
+        hostile)
+            boot hostile "${VM_SECONDS:-3600}" init=/opt/coracle/hostile.sh panic=-1 ${VM_TESTS:+coracle.tests=$VM_TESTS}
+            ;;
     esac
 done
 passed=$(cat "$work"/*.log | grep -c '^ok ' || true)

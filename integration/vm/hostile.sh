@@ -6,7 +6,9 @@ mkdir -p /opt/coracle/integration
 export CORACLE_BINARY=/usr/local/bin/coracle CARGO_MANIFEST_DIR=/opt/coracle/integration
 export CORACLE_PATIENCE=10 CORACLE_SKIPS=/root/skips RUST_BACKTRACE=0
 : >$CORACLE_SKIPS
-for test in $(./hostile --list --format=terse | sed -n 's/: test$//p'); do
+tests=$(sed -n 's/.*coracle\.tests=\([^ ]*\).*/\1/p' /proc/cmdline)
+# Without a name, all of them.
+for test in $(./hostile --list --format=terse ${tests:+"$tests"} | sed -n 's/: test$//p'); do
     start=$SECONDS
     if ./hostile --exact "$test" --nocapture >/root/output 2>&1; then
         echo "ok $test ($((SECONDS - start)) s)"
