@@ -50,7 +50,7 @@ impl Selection {
         self.everything
     }
 
-    /// Whether only objects of one name are selected.
+    /// Returns whether only objects of one name are selected.
     pub(crate) fn is_of_one_name(&self) -> bool {
         self.name.is_some()
     }

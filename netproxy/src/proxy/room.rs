@@ -13,7 +13,7 @@ const RANGES_MAX: usize = 1 << 12;
 /// A namespace has at most the half of what others leave.
 const NAMESPACE_PART: usize = 2;
 
-/// What a Service takes of the kernel.
+/// The elements that a Service takes of the kernel.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Cost {
     /// Elements of maps.
@@ -23,12 +23,12 @@ pub struct Cost {
 }
 
 impl Cost {
-    /// Whether it is no more than another one.
+    /// Returns whether it is no more than another one.
     pub fn is_within(self, other: Self) -> bool {
         self.elements <= other.elements && self.ranges <= other.ranges
     }
 
-    /// What these frontends take.
+    /// Sums what these frontends take.
     pub fn of<'a>(targets: impl IntoIterator<Item = &'a (Frontend, Target)>) -> Self {
         targets.into_iter().fold(Self::default(), |sum, (_, target)| {
             let pools = std::iter::once(&target.inside).chain(&target.outside);
@@ -39,7 +39,7 @@ impl Cost {
     }
 }
 
-/// What all Services take.
+/// The sum of what all Services take.
 #[derive(Debug, Default)]
 pub struct Room {
     all: Cost,
@@ -47,7 +47,7 @@ pub struct Room {
 }
 
 impl Room {
-    /// Whether a Service of the namespace with this cost has room.
+    /// Returns whether a Service of the namespace with this cost has room.
     pub fn fits(&self, namespace: &str, cost: Cost) -> bool {
         let mine = self.namespaces.get(namespace).copied().unwrap_or_default();
         let within = |max: usize, all: usize, mine: usize, more: usize| {

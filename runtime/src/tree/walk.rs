@@ -18,7 +18,7 @@ pub trait Visitor {
     /// whether the walk goes into it if it is a directory.
     fn entry(&mut self, parent: BorrowedFd<'_>, name: &CStr, stat: &FileStat) -> bool;
 
-    /// Whether only directories are taken. Other entries then count, but cost no look at them.
+    /// Returns whether only directories are taken. Other entries then count, but cost no look at them.
     fn only_directories(&self) -> bool {
         false
     }
