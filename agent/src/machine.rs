@@ -98,7 +98,7 @@ pub enum ImageError {
     /// The reference cannot be parsed.
     #[error("{0}")]
     InvalidName(String),
-    /// No registry accepted a connection: nobody knows whether the image exists.
+    /// No registry accepted a connection: whether the image exists is unknown.
     #[error("{0}")]
     Unreachable(String),
     /// A registry answered that it will not give the image.

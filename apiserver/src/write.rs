@@ -23,7 +23,7 @@ const ATTEMPTS: usize = 64;
 /// The largest object, as the JSON in which it is stored: what is read as JSON can be written back
 /// as JSON.
 pub(crate) const OBJECT_BYTES_MAX: usize = 3 << 20;
-/// What status and the like may take beyond it, so that a full object can still be told about.
+/// Bytes beyond it for status, and for changes of an object that is being deleted.
 pub(crate) const REPORT_BYTES_MAX: usize = 256 << 10;
 /// Nested objects and lists in a stored object: less than every parser of them takes.
 pub(crate) const OBJECT_DEPTH_MAX: usize = 100;
@@ -33,7 +33,7 @@ pub(crate) const OBJECT_MEMORY_MAX: usize = 32 << 20;
 /// Memory of a stored object as the type of its kind.
 pub(crate) const DECODED_BYTES_MAX: u32 = 16 << 20;
 
-/// How far a write may fill an object. An object that has got larger may stay so large.
+/// The bounds for the size of a written object. An object that has got larger may stay so large.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Room {
     /// As far as any client may.
@@ -55,7 +55,7 @@ impl Room {
         }
     }
 
-    /// What is allowed where `most` is the bound of clients for something that grows with the bytes.
+    /// Returns the bound where `most` is the bound of clients for something that grows with the bytes.
     fn most(self, most: usize) -> usize {
         match self {
             Self::Object => most,

@@ -28,7 +28,7 @@ const WATCH_SECONDS: u32 = 24 * 3600;
 const FIRST_RETRY: Duration = Duration::from_millis(50);
 /// The longest such delay.
 const LAST_RETRY: Duration = Duration::from_secs(30);
-/// The time between two looks at a busy kind that nobody is in a hurry for. Each wakes a thread, which
+/// The time between two looks at a busy kind whose changes may come late. Each wakes a thread, which
 /// costs more than to take a change in.
 const CALM: Duration = Duration::from_millis(5);
 
@@ -134,8 +134,8 @@ impl<K: Cached> Cache<K> {
         Self::with(form, Duration::ZERO)
     }
 
-    /// The same for a kind of which there may be many changes and nobody is in a hurry for them: a
-    /// change is seen at once after a quiet time, and some milliseconds later after a busy one.
+    /// The same for a kind of which there may be many changes, which may come late: a change
+    /// is seen at once after a quiet time, and some milliseconds later after a busy one.
     pub(crate) fn calm(form: Form<K>) -> Arc<Self> {
         Self::with(form, CALM)
     }

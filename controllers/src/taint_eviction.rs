@@ -41,7 +41,7 @@ struct Controller {
 /// Pods that come although the node drives them out: their owners would replace them for ever.
 #[derive(Default)]
 struct Late {
-    /// When the taints of a node that has some changed last.
+    /// The time of the last change of a node's taints, for nodes that have some.
     tainted: HashMap<String, Timestamp>,
     pace: Pace,
 }
@@ -54,7 +54,7 @@ impl Late {
         }
     }
 
-    /// When a pod that was made after the taint is to be looked at again; `None` for now.
+    /// Returns the next attempt for a pod that was made after the taint; `None` to evict it now.
     fn hold(&mut self, pod: &Pod, now: Instant) -> Option<Instant> {
         let tainted = self.tainted.get(pod::node_name(pod)?)?;
         if pod::created(pod)? < *tainted {

@@ -1,4 +1,4 @@
-//! How soon one pod of an owner after the other is turned away. Its owner replaces it at once, and the
+//! The pace at which pods of one owner are turned away, one after the other. Its owner replaces it at once, and the
 //! replacement fits as little: where nothing slowed that down (upstream the limits of every client
 //! do), the node would be busy with nothing else.
 

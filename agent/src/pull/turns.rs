@@ -1,8 +1,8 @@
 //! The turns of pulls: few at the same time, and no namespace or registry has all of them.
 //!
 //! A pull that waits costs a few hundred bytes and no descriptor. Of those that may run, the one whose
-//! namespace has the fewest pulls under way is next, the oldest first. A turn has no end while nobody
-//! waits for it; otherwise it is taken back after [`TURN_TIME`], however fast its registry is.
+//! namespace has the fewest pulls under way is next, the oldest first. A turn has no end while no
+//! pull waits for it; otherwise it is taken back after [`TURN_TIME`], however fast its registry is.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -28,9 +28,9 @@ const NAMESPACE_PULLS_PER_REGISTRY: usize = 2;
 /// A namespace has at most the half of the pulls that other namespaces leave.
 const NAMESPACE_PART: usize = 2;
 
-/// How long a pull has its turn while others wait for it.
+/// Time that a pull keeps its turn while others wait for it.
 pub const TURN_TIME: Duration = Duration::from_secs(300);
-/// How often one that waits looks whether it may take a turn back.
+/// Time between two attempts of a waiting pull to take a turn back.
 const LOOK_INTERVAL: Duration = Duration::from_secs(10);
 
 /// Returns how many pulls a node with so much may have at the same time.
@@ -87,7 +87,7 @@ impl Turn {
     pub fn over(&mut self) -> impl Future<Output = ()> + use<> {
         let over = self.over.take();
         async move {
-            // Where nobody can take it back any more, it ends by itself.
+            // A turn whose sender is gone can no longer be taken back.
             let is_over = match over {
                 Some(over) => over.await.is_ok(),
                 None => false,
@@ -153,7 +153,7 @@ impl Turns {
 }
 
 impl State {
-    /// Whether a pull may run, if the one `without` did not.
+    /// Returns whether a pull may run, if the one `without` did not.
     fn may_run(&self, want: &Want, max: usize, without: Option<u64>) -> bool {
         let others = self.running.iter().filter(move |other| Some(other.id) != without);
         let running = || others.clone().map(|other| &other.want);
@@ -193,7 +193,7 @@ impl State {
         let worst = due.max_by_key(|due| (self.of_namespace(&due.want), due.since.elapsed()));
         let Some(id) = worst.map(|worst| worst.id) else { return };
         let running = self.running.iter_mut().find(|running| running.id == id);
-        // Whoever was told ends soon.
+        // The receiver ends its pull.
         let _ = running.and_then(|running| running.over.take()).map(|over| over.send(()));
     }
 }
@@ -321,7 +321,7 @@ mod tests {
             };
             over.iter_mut().map(is_over).collect::<Vec<_>>()
         };
-        // Nobody waits.
+        // No pull waits.
         assert_eq!(ended(&mut over), [false; 3]);
         let mut other = pull(&turns, "c", "4", "4");
         assert!(poll(&mut other).is_none());

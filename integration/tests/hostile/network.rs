@@ -151,7 +151,7 @@ fn rules_of_one_namespace_leave_room(ground: &Ground) {
     let balancer = json!({"type": "LoadBalancer", "loadBalancerSourceRanges": ranges});
     create_wide(ground, "ranges", (40, 1), &balancer);
 
-    // A Service of somebody else.
+    // A Service of another namespace.
     let labels = json!({"kubernetes.io/service-name": "other"});
     for object in [
         json!({"apiVersion": "v1", "kind": "Service", "metadata": {"name": "other"},

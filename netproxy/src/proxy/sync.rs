@@ -109,7 +109,7 @@ pub struct Proxy {
     room: Room,
     /// Services that have no or too few rules because there was no room, and what they need.
     waiting: BTreeMap<ServiceKey, Cost>,
-    /// Those that came to wait since they were told last, with their uid.
+    /// Those that came to wait since the last report, with their uid.
     shortages: Vec<(ServiceKey, Option<String>)>,
     /// The number of frontends outside the cluster's own ranges, by port.
     claimed: HashMap<(Protocol, u16), usize>,

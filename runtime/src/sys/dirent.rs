@@ -30,7 +30,7 @@ pub struct Directory {
 pub struct Entry<'a> {
     /// Its name.
     pub name: &'a CStr,
-    /// Whether it is a directory; `None` where the file system does not say.
+    /// True for a directory; `None` where the file system does not say.
     pub is_directory: Option<bool>,
     /// The position from which the directory has to be read to return this entry first.
     pub position: i64,

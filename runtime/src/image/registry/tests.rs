@@ -182,7 +182,7 @@ fn images_are_pulled_with_and_without_login() {
     assert_eq!(asked[asked.len() - 1].1.as_deref(), Some("Bearer secret"));
 }
 
-/// What is taken for an absent registry starts copies that are out of date, in every namespace; so it
+/// An error that counts as an absent registry starts copies that are out of date, in every namespace; so it
 /// must not be what a secret, an image or a token server of one of them can bring about.
 #[test]
 fn only_registries_without_connections_are_unreachable() {
