@@ -1,55 +1,54 @@
 //! TCP connections of clients. They tell that the client is gone also while the session does not read.
 
 use std::io::{self, IoSlice};
-use std::net::Shutdown;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Weak};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use futures::FutureExt;
-use socket2::SockRef;
 use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 use tokio::net::TcpStream;
+use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 
 /// Time between two checks that the client of an upgraded connection is still there.
 const GONE_INTERVAL: Duration = Duration::from_secs(2);
 
 /// The connection of a client.
-pub(crate) struct Socket(Arc<Shared>);
+pub(crate) struct Socket {
+    incoming: Arc<Incoming>,
+    outgoing: OwnedWriteHalf,
+}
 
+/// What the client sends. Reading needs the half for itself; the lock is never waited for.
 #[derive(Debug)]
-struct Shared {
-    stream: TcpStream,
+struct Incoming {
+    half: Mutex<OwnedReadHalf>,
     read_bytes: AtomicUsize,
 }
 
 /// The client at the other end of a connection.
 #[derive(Clone, Debug)]
-pub(crate) struct Client(Weak<Shared>);
+pub(crate) struct Client(Weak<Incoming>);
 
 impl Socket {
     pub(crate) fn new(stream: TcpStream) -> Self {
-        Self(Arc::new(Shared { stream, read_bytes: AtomicUsize::new(0) }))
+        let (half, outgoing) = stream.into_split();
+        let incoming = Incoming { half: Mutex::new(half), read_bytes: AtomicUsize::new(0) };
+        Self { incoming: Arc::new(incoming), outgoing }
     }
 
     pub(crate) fn client(&self) -> Client {
-        Client(Arc::downgrade(&self.0))
+        Client(Arc::downgrade(&self.incoming))
     }
+}
 
-    fn written(
-        &self,
-        context: &mut Context<'_>,
-        write: impl Fn(&TcpStream) -> io::Result<usize>,
-    ) -> Poll<io::Result<usize>> {
-        loop {
-            ready!(self.0.stream.poll_write_ready(context))?;
-            match write(&self.0.stream) {
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                result => return Poll::Ready(result),
-            }
-        }
+impl Incoming {
+    fn has_closed(&self) -> bool {
+        let half = self.half.lock().unwrap_or_else(PoisonError::into_inner);
+        let ready = half.ready(Interest::READABLE).now_or_never();
+        ready.is_some_and(|ready| ready.is_ok_and(|r| r.is_read_closed()))
     }
 }
 
@@ -60,11 +59,9 @@ impl Client {
         let mut read_before = None;
         loop {
             tokio::time::sleep(GONE_INTERVAL).await;
-            let Some(shared) = self.0.upgrade() else { return };
-            let ready = shared.stream.ready(Interest::READABLE).now_or_never();
-            let has_closed = ready.is_some_and(|ready| ready.is_ok_and(|r| r.is_read_closed()));
-            let read = shared.read_bytes.load(Ordering::Relaxed);
-            if has_closed && read_before == Some(read) {
+            let Some(incoming) = self.0.upgrade() else { return };
+            let read = incoming.read_bytes.load(Ordering::Relaxed);
+            if incoming.has_closed() && read_before == Some(read) {
                 return;
             }
             read_before = Some(read);
@@ -78,48 +75,42 @@ impl AsyncRead for Socket {
         context: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        loop {
-            ready!(self.0.stream.poll_read_ready(context))?;
-            match self.0.stream.try_read(buffer.initialize_unfilled()) {
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                Err(error) => return Poll::Ready(Err(error)),
-                Ok(count) => {
-                    buffer.advance(count);
-                    self.0.read_bytes.fetch_add(count, Ordering::Relaxed);
-                    return Poll::Ready(Ok(()));
-                }
-            }
-        }
+        let before = buffer.filled().len();
+        let mut half = self.incoming.half.lock().unwrap_or_else(PoisonError::into_inner);
+        ready!(Pin::new(&mut *half).poll_read(context, buffer))?;
+        let count = buffer.filled().len() - before;
+        self.incoming.read_bytes.fetch_add(count, Ordering::Relaxed);
+        Poll::Ready(Ok(()))
     }
 }
 
 impl AsyncWrite for Socket {
     fn poll_write(
-        self: Pin<&mut Self>,
+        mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
-        self.written(context, |stream| stream.try_write(bytes))
+        Pin::new(&mut self.outgoing).poll_write(context, bytes)
     }
 
     fn poll_write_vectored(
-        self: Pin<&mut Self>,
+        mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
         slices: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        self.written(context, |stream| stream.try_write_vectored(slices))
+        Pin::new(&mut self.outgoing).poll_write_vectored(context, slices)
     }
 
     fn is_write_vectored(&self) -> bool {
-        true
+        self.outgoing.is_write_vectored()
     }
 
-    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Poll::Ready(Ok(()))
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.outgoing).poll_flush(context)
     }
 
-    fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Poll::Ready(SockRef::from(&self.0.stream).shutdown(Shutdown::Write))
+    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.outgoing).poll_shutdown(context)
     }
 }
 
