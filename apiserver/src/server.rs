@@ -331,7 +331,12 @@ impl ApiServer {
         if info.verb.is_empty() {
             return Err(ApiError::method_not_allowed());
         }
-        let mut headers = parts.headers.clone();
+        let mut parts = parts;
+        let mut headers = match info.subresource.is_empty() {
+            true => std::mem::take(&mut parts.headers),
+            // Connections are upgraded and passed on with their headers.
+            false => parts.headers.clone(),
+        };
         if parts.extensions.get::<Arc<Origin>>().is_some_and(|origin| origin.on_this_machine) {
             headers.remove(ACCEPT_ENCODING);
         }
