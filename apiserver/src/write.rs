@@ -169,15 +169,14 @@ pub(crate) async fn modify(
             new["metadata"]["resourceVersion"] = record.revision.to_string().into();
             return Ok(Stored::Imagined(new));
         }
-        let plan = plan(call.resource, &mut new, &old);
+        let plan = plan(call.resource, &mut new, &old, Room::of(edit, &old));
         let durability = match plan {
             // The wish to delete is on disk already; that it came true can be found out again.
             Plan::Remove if object::is_deleting(&old) => lazy(call.durability(edit.subresource)),
             // Who hears that a pod has ended releases what could tell of it.
-            Plan::Put if ends(call.resource, &new, &old) => call.durability(Subresource::None),
+            Plan::Put(_) if ends(call.resource, &new, &old) => call.durability(Subresource::None),
             _ => call.durability(edit.subresource),
         };
-        let plan = (plan, Room::of(edit, &old));
         match commit(call, &key, &record, durability, plan, &new).await? {
             Committed::Done(stored) => {
                 reservation.keep(&call.server.services);
@@ -208,12 +207,13 @@ pub(crate) fn lazy(durability: Durability) -> Durability {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Plan {
     Keep,
-    Put,
+    /// It is stored, within these bounds.
+    Put(Room),
     Remove,
 }
 
 /// A deleted object goes when nothing holds it any longer.
-fn plan(resource: &Resource, new: &mut Value, old: &Value) -> Plan {
+fn plan(resource: &Resource, new: &mut Value, old: &Value, room: Room) -> Plan {
     let revision = old["metadata"]["resourceVersion"].clone();
     new["metadata"]["resourceVersion"] = revision;
     if object::is_deleting(new) && !is_held(resource, new) {
@@ -221,7 +221,7 @@ fn plan(resource: &Resource, new: &mut Value, old: &Value) -> Plan {
     } else if new == old {
         Plan::Keep
     } else {
-        Plan::Put
+        Plan::Put(room)
     }
 }
 
@@ -246,22 +246,22 @@ pub(crate) async fn commit(
     key: &str,
     record: &Arc<Record<Meta>>,
     durability: Durability,
-    (plan, room): (Plan, Room),
+    plan: Plan,
     new: &Value,
 ) -> Result<Committed, ApiError> {
     let meta = match plan {
         Plan::Keep => Meta::default(),
-        Plan::Remove | Plan::Put => Meta::of(call.resource, new),
+        Plan::Remove | Plan::Put(_) => Meta::of(call.resource, new),
     };
     let encoded = match plan {
         Plan::Keep => None,
         // What goes may be as large as it is.
         Plan::Remove => Some(Encoded::new(new, call.stored_as())),
-        Plan::Put => Some(encode(call, new, &meta, Some(record), room)?),
+        Plan::Put(room) => Some(encode(call, new, &meta, Some(record), room)?),
     };
     let decide = |current: Option<&Arc<Record<Meta>>>, revision: u64| match current {
         Some(current) if current.revision == record.revision => Ok(match (plan, encoded) {
-            (Plan::Put, Some(encoded)) => Action::Put { value: encoded.at(revision), meta },
+            (Plan::Put(_), Some(encoded)) => Action::Put { value: encoded.at(revision), meta },
             (Plan::Remove, Some(encoded)) => Action::Delete { value: encoded.at(revision), meta },
             _ => Action::Keep,
         }),

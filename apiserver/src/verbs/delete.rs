@@ -82,7 +82,7 @@ pub(crate) async fn delete(
         } else if new == old {
             Plan::Keep
         } else {
-            Plan::Put
+            Plan::Put(Room::Server)
         };
         if options.dry_run {
             return Ok(Stored::Imagined(new));
@@ -92,7 +92,7 @@ pub(crate) async fn delete(
             // The wish to delete is on disk already; that it came true can be found out again.
             durability = write::lazy(durability);
         }
-        match write::commit(call, &key, &record, durability, (plan, Room::Server), &new).await? {
+        match write::commit(call, &key, &record, durability, plan, &new).await? {
             Committed::Done(stored) => {
                 if matches!(stored, Stored::Removed(_)) {
                     call.server.services.release(call.resource, &old);
