@@ -321,7 +321,6 @@ impl Sandbox {
             tokio::spawn(reap(child));
         }
         let (engine, spec) = (&self.inner.engine, &self.inner.spec);
-        engine.cgroups.kill(&spec.cgroup);
         engine
             .cgroups
             .remove(&spec.cgroup)

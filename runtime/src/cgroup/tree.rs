@@ -13,10 +13,14 @@ use nix::sys::signal::{Signal, kill};
 use nix::sys::stat::{FileStat, Mode};
 use nix::unistd::{Pid, UnlinkatFlags, unlinkat};
 
+use crate::sys::dirent::Directory;
 use crate::tree::{Visitor, walk};
 
 /// Entries of one tree of groups that are looked at; each group has some 30 files.
 const MAX_GROUP_ENTRIES: u64 = 4 << 20;
+
+/// Groups of one level that are removed without a walk.
+const MAX_GROUPS_AT_ONCE: usize = 256;
 
 struct Each<F>(F);
 
@@ -74,6 +78,13 @@ pub(super) fn remove(group: &Path) -> io::Result<()> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
         other => return other,
     }
+    // Most of the others have one level.
+    remove_below(group)?;
+    match std::fs::remove_dir(group) {
+        Err(error) if error.raw_os_error() == Some(libc::EBUSY) => {}
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        other => return other,
+    }
     let mut removal = Remove { failed: None };
     match walk(group, MAX_GROUP_ENTRIES, &mut removal) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
@@ -84,6 +95,26 @@ pub(super) fn remove(group: &Path) -> io::Result<()> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
         Err(error) => Err(removal.failed.map_or(error, Into::into)),
     }
+}
+
+/// Removes the groups directly below one that can be removed.
+fn remove_below(group: &Path) -> io::Result<()> {
+    let mut directory = match File::open(group) {
+        Ok(file) => Directory::new(file.into()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(error) => return Err(error),
+    };
+    let mut below = Vec::new();
+    while let Some(entry) = directory.next()? {
+        if entry.is_directory != Some(false) && below.len() < MAX_GROUPS_AT_ONCE {
+            below.push(entry.name.to_owned());
+        }
+    }
+    for name in below {
+        // What stays is for the walk.
+        let _ = unlinkat(&directory, name.as_c_str(), UnlinkatFlags::RemoveDir);
+    }
+    Ok(())
 }
 
 /// The processes directly in a group.

@@ -44,7 +44,7 @@ pub fn remove(path: &Path) -> io::Result<()> {
     let name = CString::new(name.as_bytes())?;
     let mut error = None;
     for _ in 0..MAX_PASSES {
-        let opened = match Found::take(parent.as_fd(), &name) {
+        let opened = match Found::take(parent.as_fd(), &name, true) {
             Ok(Found::Nothing) => return Ok(()),
             Ok(Found::Directory(top)) => top,
             Err(errno) => return Err(errno.into()),
@@ -73,15 +73,18 @@ enum Found {
 }
 
 impl Found {
-    /// Removes the entry unless it is a directory, which is opened.
-    fn take(parent: BorrowedFd<'_>, name: &CStr) -> nix::Result<Self> {
-        // Two tries: it may be replaced by something of the other kind in between.
-        for _ in 0..2 {
-            match unlink(parent, name, UnlinkatFlags::NoRemoveDir) {
-                Ok(()) | Err(Errno::ENOENT) => return Ok(Self::Nothing),
-                // POSIX wants EPERM for a directory, Linux says EISDIR.
-                Err(Errno::EISDIR | Errno::EPERM) => {}
-                Err(errno) => return Err(errno),
+    /// Removes the entry unless it is a directory, which is opened. One that was a directory when its
+    /// name was read is taken for one first.
+    fn take(parent: BorrowedFd<'_>, name: &CStr, was_directory: bool) -> nix::Result<Self> {
+        // Some tries: it may be replaced by something of the other kind in between.
+        for attempt in 0..3 {
+            if attempt > 0 || !was_directory {
+                match unlink(parent, name, UnlinkatFlags::NoRemoveDir) {
+                    Ok(()) | Err(Errno::ENOENT) => return Ok(Self::Nothing),
+                    // POSIX wants EPERM for a directory, Linux says EISDIR.
+                    Err(Errno::EISDIR | Errno::EPERM) => {}
+                    Err(errno) => return Err(errno),
+                }
             }
             match open_directory(parent, name) {
                 Ok(fd) => return Ok(Self::Directory(Directory::new(fd))),
@@ -118,7 +121,7 @@ impl Removal {
         while next < self.moved {
             let name = moved_name(next);
             next += 1;
-            match Found::take(self.top.as_fd(), &name) {
+            match Found::take(self.top.as_fd(), &name, true) {
                 Ok(Found::Nothing) => {}
                 Ok(Found::Directory(directory)) => self.below(Level { directory, name }),
                 Err(errno) => self.failed(errno),
@@ -135,8 +138,8 @@ impl Removal {
         self.top.seek(0)?;
         loop {
             let Some(entry) = self.top.next()? else { return Ok(()) };
-            let name = entry.name.to_owned();
-            match Found::take(self.top.as_fd(), &name) {
+            let (name, is_directory) = (entry.name.to_owned(), entry.is_directory == Some(true));
+            match Found::take(self.top.as_fd(), &name, is_directory) {
                 Ok(Found::Nothing) => {}
                 Ok(Found::Directory(directory)) => self.below(Level { directory, name }),
                 Err(errno) => self.failed(errno),
@@ -149,14 +152,14 @@ impl Removal {
         let mut levels = vec![first];
         while let Some(mut level) = levels.pop() {
             let found = match level.directory.next() {
-                Ok(Some(entry)) => Some(entry.name.to_owned()),
+                Ok(Some(entry)) => Some((entry.name.to_owned(), entry.is_directory == Some(true))),
                 Ok(None) => None,
                 Err(errno) => {
                     self.failed(errno);
                     None
                 }
             };
-            let Some(name) = found else {
+            let Some((name, is_directory)) = found else {
                 let parent = levels.last().map_or(self.top.as_fd(), |l| l.directory.as_fd());
                 match unlink(parent, &level.name, UnlinkatFlags::RemoveDir) {
                     // ENOTDIR: renamed, and something else has its name.
@@ -166,7 +169,7 @@ impl Removal {
                 continue;
             };
             if levels.len() + 1 < MAX_HELD_DIRECTORIES {
-                match Found::take(level.directory.as_fd(), &name) {
+                match Found::take(level.directory.as_fd(), &name, is_directory) {
                     Ok(Found::Nothing) => levels.push(level),
                     Ok(Found::Directory(directory)) => {
                         levels.push(level);
