@@ -466,11 +466,12 @@ impl Worker {
         );
         let (logs, live) = (self.log_directory(), self.log_links());
         let links = self.node.config.container_log_dir.clone();
+        let pod = start::log_link_prefix(&self.pod);
         let remove = move || {
             if let Err(error) = runtime::tree::remove(&logs) {
                 tracing::warn!(%error, path = %logs.display(), "cannot remove the logs of a pod");
             }
-            start::remove_log_links(&links, &logs, &live);
+            start::remove_log_links(&links, &pod, &logs, &live);
         };
         let removed = blocking::run(&self.uid, "Removing a pod's logs", Deadline::Long, remove);
         if let Err(error) = removed.await {

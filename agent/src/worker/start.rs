@@ -159,14 +159,16 @@ impl Worker {
     }
 }
 
-/// Removes links to the logs of one pod: these, and all in `directory` that lead there. Another
-/// program may have removed some.
-pub(crate) fn remove_log_links(directory: &Path, logs: &Path, links: &[PathBuf]) {
+/// Removes links to the logs of one pod: these, and all in `directory` that begin with the pod's
+/// name and lead there. Another program may have removed some.
+pub(crate) fn remove_log_links(directory: &Path, pod: &str, logs: &Path, links: &[PathBuf]) {
     for link in links {
         let _ = std::fs::remove_file(link);
     }
     for entry in std::fs::read_dir(directory).into_iter().flatten().flatten() {
-        if std::fs::read_link(entry.path()).is_ok_and(|target| target.starts_with(logs)) {
+        let leads_there =
+            || std::fs::read_link(entry.path()).is_ok_and(|target| target.starts_with(logs));
+        if entry.file_name().as_encoded_bytes().starts_with(pod.as_bytes()) && leads_there() {
             let _ = std::fs::remove_file(entry.path());
         }
     }
@@ -181,10 +183,15 @@ pub(super) fn message_file(pod_directory: &Path, container: &str) -> PathBuf {
     pod_directory.join("containers").join(container).join("termination-log")
 }
 
-fn log_link(node: &Node, pod: &Pod, container: &str, id: &str) -> PathBuf {
+/// The beginning of the names of a pod's links.
+pub(crate) fn log_link_prefix(pod: &Pod) -> String {
     let name = pod.metadata.name.as_deref().unwrap_or_default();
     let namespace = pod.metadata.namespace.as_deref().unwrap_or_default();
-    node.config.container_log_dir.join(format!("{name}_{namespace}_{container}-{id}.log"))
+    format!("{name}_{namespace}_")
+}
+
+fn log_link(node: &Node, pod: &Pod, container: &str, id: &str) -> PathBuf {
+    node.config.container_log_dir.join(format!("{}{container}-{id}.log", log_link_prefix(pod)))
 }
 
 pub(super) fn hold(reason: &'static str, message: String, retry: bool) -> StartError {
