@@ -3,6 +3,7 @@
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Mutex, PoisonError};
 
 use nix::errno::Errno;
 use nix::sys::socket::{
@@ -102,16 +103,26 @@ pub struct Socket {
     port: u32,
     /// Transactions that the kernel took from this socket.
     commits: AtomicU32,
+    /// Room for one datagram, the same each time.
+    buffer: Mutex<Box<[u8]>>,
 }
 
 impl Socket {
     /// Opens a socket in the calling thread's network namespace.
     pub fn open(protocol: Protocol) -> Result<Self, NetlinkError> {
-        Self::try_open(protocol)
+        Self::try_open(protocol, 0)
             .map_err(|errno| NetlinkError::Open { protocol, source: errno.into() })
     }
 
-    fn try_open(protocol: Protocol) -> nix::Result<Self> {
+    /// As [`Socket::open`], with a port that is known beforehand unless another socket has it.
+    pub fn open_at(protocol: Protocol, port: u32) -> Result<Self, NetlinkError> {
+        match Self::try_open(protocol, port) {
+            Err(Errno::EADDRINUSE) => Self::open(protocol),
+            result => result.map_err(|errno| NetlinkError::Open { protocol, source: errno.into() }),
+        }
+    }
+
+    fn try_open(protocol: Protocol, port: u32) -> nix::Result<Self> {
         let number = match protocol {
             Protocol::Route => SockProtocol::NetlinkRoute,
             Protocol::Netfilter => SockProtocol::NetlinkNetFilter,
@@ -119,7 +130,7 @@ impl Socket {
         };
         let fd =
             socket(AddressFamily::Netlink, SockType::Raw, SockFlag::SOCK_CLOEXEC, Some(number))?;
-        bind(fd.as_raw_fd(), &NetlinkAddr::new(0, 0))?;
+        bind(fd.as_raw_fd(), &NetlinkAddr::new(port, 0))?;
         // Without CAP_NET_ADMIN in the initial namespace the plain limits stay; small batches work.
         if setsockopt(&fd, sockopt::SndBufForce, &SEND_BUFFER_BYTES).is_err() {
             let _ = setsockopt(&fd, sockopt::SndBuf, &SEND_BUFFER_BYTES);
@@ -128,7 +139,8 @@ impl Socket {
             let _ = setsockopt(&fd, sockopt::RcvBuf, &RECEIVE_BUFFER_BYTES);
         }
         let port = getsockname::<NetlinkAddr>(fd.as_raw_fd())?.pid();
-        Ok(Self { fd, port, commits: AtomicU32::new(0) })
+        let buffer = Mutex::new(vec![0; DATAGRAM_BYTES].into());
+        Ok(Self { fd, port, commits: AtomicU32::new(0), buffer })
     }
 
     /// The port by which notifications name this socket.
@@ -188,7 +200,7 @@ impl Socket {
             let mut state = State::default();
             let mut interrupted = false;
             self.send(writer)?;
-            let mut buffer = vec![0u8; DATAGRAM_BYTES];
+            let mut buffer = self.buffer.lock().unwrap_or_else(PoisonError::into_inner);
             'dump: loop {
                 let length = self.receive(&mut buffer, MsgFlags::empty())?;
                 for message in messages(&buffer[..length]) {
@@ -224,7 +236,7 @@ impl Socket {
     }
 
     fn drain(&self, mut visit: impl FnMut(Message<'_>)) -> Result<(), NetlinkError> {
-        let mut buffer = vec![0u8; DATAGRAM_BYTES];
+        let mut buffer = self.buffer.lock().unwrap_or_else(PoisonError::into_inner);
         loop {
             match self.receive(&mut buffer, MsgFlags::MSG_DONTWAIT) {
                 Ok(length) => messages(&buffer[..length]).for_each(&mut visit),

@@ -8,7 +8,7 @@ mod types;
 
 pub use batch::{Batch, Element, Expiring, Hook, SetSpec, dump_elements, dump_expiring};
 pub use expression::{Direction, FibResult, Meta, Register, Rule, Verdict};
-pub use monitor::{Baseline, Foreign, Monitor};
+pub use monitor::{Baseline, Foreign, Monitor, Sibling};
 pub use types::{DataType, Family, Key};
 
 use crate::netlink::{NetlinkError, Socket};

@@ -48,6 +48,15 @@ impl Foreign {
     }
 }
 
+/// A table of this crate whose changes are not a monitor's matter.
+#[derive(Debug, Clone, Copy)]
+pub struct Sibling {
+    /// The table's name, in every family.
+    pub table: &'static str,
+    /// The port of the socket that changes this table and no other, as a rule.
+    pub port: Option<u32>,
+}
+
 /// Watches the tables of one name in every family.
 #[derive(Debug)]
 pub struct Monitor {
@@ -58,13 +67,15 @@ pub struct Monitor {
 }
 
 impl Monitor {
-    /// Watches from now on; changes through `own` do not count.
+    /// Watches from now on; changes through `own` and through the sockets of siblings do not count.
     pub fn open(
         own: &Socket,
         table: &'static str,
-        siblings: &'static [&'static str],
+        siblings: &'static [Sibling],
     ) -> Result<Self, NetlinkError> {
-        let notifications = Notifications::open(NFNLGRP_NFTABLES)?;
+        let ports: Vec<u32> =
+            siblings.iter().filter_map(|sibling| sibling.port).chain([own.port()]).collect();
+        let notifications = Notifications::open(NFNLGRP_NFTABLES, &ports)?;
         let pending = Foreign::default();
         let watched = Watched { table, siblings, own_port: own.port() };
         Ok(Self { notifications, watched, pending })
@@ -99,8 +110,7 @@ impl Monitor {
 struct Watched {
     /// The tables of this name, in every family.
     table: &'static str,
-    /// Tables of this crate whose changes are not this monitor's matter.
-    siblings: &'static [&'static str],
+    siblings: &'static [Sibling],
     /// Netlink port of the socket whose changes do not count.
     own_port: u32,
 }
@@ -116,7 +126,7 @@ impl Watched {
             return Foreign::default();
         }
         let ours = table == self.table.as_bytes();
-        let sibling = self.siblings.iter().any(|name| name.as_bytes() == table);
+        let sibling = self.siblings.iter().any(|sibling| sibling.table.as_bytes() == table);
         Foreign { ours, others: kind < NEWSET && !ours && !sibling, lost: false }
     }
 }

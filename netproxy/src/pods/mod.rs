@@ -18,4 +18,4 @@ pub(crate) use files::Directories;
 pub(crate) use host::{Sysctls, remove_links};
 pub(crate) use network::Chain;
 pub use network::PodNetwork;
-pub(crate) use rules::{TABLE, to_localhost, to_this_node};
+pub(crate) use rules::{SIBLING, TABLE, to_localhost, to_this_node};

@@ -102,7 +102,7 @@ impl Node {
             }
         }
 
-        let netfilter = Socket::open(NetlinkProtocol::Netfilter)
+        let netfilter = Socket::open_at(NetlinkProtocol::Netfilter, rules::PORT)
             .map_err(NetworkError::kernel("open netfilter socket"))?;
         let openings =
             Openings { pods: config.pod_cidr, dns: config.dns_ip, api: config.api.clone() };
@@ -149,7 +149,7 @@ impl Node {
 
     /// Subscribes to changes of rules by other programs.
     pub fn monitor(&self) -> Result<Monitor, NetlinkError> {
-        Monitor::open(&self.netfilter(), rules::TABLE, &[proxy::TABLE])
+        Monitor::open(&self.netfilter(), rules::TABLE, &[proxy::SIBLING])
     }
 
     /// Returns whether a pod has a host port.

@@ -11,7 +11,7 @@ use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use crate::held::{self, Held};
 use crate::nft::{
     Batch, DataType, Direction, Element, Family, FibResult, Hook, Key, Meta, Register, Rule,
-    SetSpec, Verdict,
+    SetSpec, Sibling, Verdict,
 };
 use crate::protocol::Protocol;
 use crate::route::POD_LINK_GROUP;
@@ -20,6 +20,10 @@ use super::config::{HostPort, NetworkConfig};
 
 /// The table's name.
 pub(crate) const TABLE: &str = "coracle-pods";
+/// The netlink port of the socket that writes the table: the letters of `CORB`.
+pub(crate) const PORT: u32 = 0x434f_5242;
+/// The table, for those who watch others.
+pub(crate) const SIBLING: Sibling = Sibling { table: TABLE, port: Some(PORT) };
 
 const HAIRPIN: &str = "hairpin";
 const HOST_PORTS: &str = "hostports";

@@ -9,8 +9,10 @@ use kube::runtime::events::{Event, EventType, Recorder};
 use crate::listeners::process_of;
 use crate::protocol::Protocol;
 
+use super::keys::ServiceKey;
 use super::plan::Frontend;
-use super::sync::{PortConflict, ServiceKey};
+use super::room::{Bounded, Shortage};
+use super::sync::PortConflict;
 
 /// Longest time for writing the Events of one look; those that are left are dropped.
 const PUBLISH_TIMEOUT: Duration = Duration::from_secs(30);
@@ -52,18 +54,26 @@ impl Conflicts {
         }));
     }
 
-    /// Reports Services that have no rules, in the background.
-    pub(super) fn report_shortages(&self, services: Vec<(ServiceKey, Option<String>)>) {
-        if services.is_empty() {
+    /// Reports Services that have too few rules, in the background.
+    pub(super) fn report_shortages(&self, shortages: Vec<Shortage>) {
+        if shortages.is_empty() {
             return;
         }
         let recorder = self.recorder.clone();
         tokio::spawn(tokio::time::timeout(PUBLISH_TIMEOUT, async move {
-            for (service, uid) in services.into_iter().take(SHORTAGES_MAX) {
+            for Shortage { service, uid, of } in shortages.into_iter().take(SHORTAGES_MAX) {
                 let ServiceKey { namespace, name } = &service;
-                tracing::warn!(namespace, name, "the maps have no room for a Service");
-                let note = "There is no room for more ports, addresses, endpoints or source ranges of \
-                            this namespace; what is missing leads nowhere until there is";
+                tracing::warn!(namespace, name, "the maps have no room for all of a Service");
+                let note = match of {
+                    Bounded::Service => {
+                        "The Service has more ports, addresses, endpoints or source ranges than one \
+                         may have; some of them lead nowhere"
+                    }
+                    Bounded::Namespace => {
+                        "There is no room for more ports, addresses, endpoints or source ranges of \
+                         this namespace; what is missing leads nowhere until there is"
+                    }
+                };
                 publish(&recorder, &service, uid, "TooManyEndpoints", note.into()).await;
             }
         }));

@@ -5,6 +5,8 @@ use std::collections::HashMap;
 
 use ipnet::IpNet;
 
+use crate::protocol::Protocol;
+
 use super::plan::{Endpoint, Frontend, Pool, Target, When};
 
 /// Up to this many endpoints each gets one slot, and every endpoint exactly its share.
@@ -136,6 +138,23 @@ pub struct Change {
     pub before: Installed,
     /// What it shall have; default when nothing.
     pub after: Installed,
+}
+
+impl Change {
+    /// The most map elements that it removes and adds.
+    pub fn elements(&self) -> usize {
+        let of = |installed: &Installed| {
+            let views = installed.views().map(|view| 1 + view.slots.len()).sum::<usize>();
+            views + installed.ranges.len()
+        };
+        of(&self.before) + of(&self.after)
+    }
+
+    /// Returns whether connections or clients that the kernel knows may have to be forgotten.
+    pub fn concerns_clients(&self) -> bool {
+        self.frontend.protocol() == Protocol::Udp
+            || self.before.views().any(|view| view.code.affinity().is_some())
+    }
 }
 
 impl Installed {

@@ -13,8 +13,8 @@ use tokio::sync::Semaphore;
 use tokio::time::timeout;
 use tokio_util::task::AbortOnDropHandle;
 
+use super::keys::ServiceKey;
 use super::plan::HealthCheck;
-use super::sync::ServiceKey;
 
 /// Askers that are served at once for one Service.
 const MAX_CONNECTIONS: usize = 16;

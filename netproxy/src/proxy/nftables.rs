@@ -9,7 +9,8 @@ use crate::conntrack::{Flow, forget_udp};
 use crate::held::Held;
 use crate::netlink::{NetlinkError, Protocol as NetlinkProtocol, Socket};
 use crate::nft::{
-    self, Baseline, Batch, Element, Expiring, Family, Key, Monitor, dump_elements, dump_expiring,
+    self, Baseline, Batch, Element, Expiring, Family, Key, Monitor, Sibling, dump_elements,
+    dump_expiring,
 };
 use crate::pods;
 use crate::protocol::Protocol;
@@ -22,6 +23,10 @@ use super::rules::{self, Maps, SOURCE_RANGES, TABLE};
 /// Map elements of one transaction, as a rule: for each, the kernel holds a notification of some
 /// kilobytes until the transaction is over.
 const TRANSACTION_ELEMENTS: usize = 8192;
+/// The netlink port of the socket that writes Service rules: the letters of `CORA`.
+const PORT: u32 = 0x434f_5241;
+/// The table of Service rules, for those who watch others.
+pub const SIBLING: Sibling = Sibling { table: TABLE, port: Some(PORT) };
 /// An element may expire between listing and deleting it, which fails the whole batch.
 const PURGE_ATTEMPTS: u32 = 3;
 
@@ -40,8 +45,8 @@ pub struct Nftables {
 impl Nftables {
     /// Opens a socket in the calling thread's network namespace.
     pub fn open(config: ProxyConfig) -> Result<Self> {
-        let socket =
-            Socket::open(NetlinkProtocol::Netfilter).map_err(kernel("open netfilter socket"))?;
+        let socket = Socket::open_at(NetlinkProtocol::Netfilter, PORT)
+            .map_err(kernel("open netfilter socket"))?;
         let mut chains = HashMap::new();
         for cidr in &config.service_cidrs {
             let family = if cidr.addr().is_ipv6() { Family::Ipv6 } else { Family::Ipv4 };
@@ -199,12 +204,9 @@ impl Nftables {
 
 /// Cuts changes into transactions.
 fn pieces(changes: &[Change]) -> impl Iterator<Item = &[Change]> {
-    let elements = |installed: &Installed| {
-        installed.views().map(|view| 1 + view.slots.len()).sum::<usize>() + installed.ranges.len()
-    };
     let mut sum = 0;
     changes.chunk_by(move |change, _| {
-        sum += elements(&change.before) + elements(&change.after);
+        sum += change.elements();
         let goes_on = sum < TRANSACTION_ELEMENTS;
         if !goes_on {
             sum = 0;
@@ -283,7 +285,9 @@ impl Backend for Nftables {
     }
 
     fn monitor(&self) -> Result<Option<Monitor>> {
-        Monitor::open(&self.socket, TABLE, &[pods::TABLE]).map(Some).map_err(kernel("watch rules"))
+        Monitor::open(&self.socket, TABLE, &[pods::SIBLING])
+            .map(Some)
+            .map_err(kernel("watch rules"))
     }
 
     fn may_be_changed(&mut self) -> Result<bool> {

@@ -1,5 +1,6 @@
 //! Says what one Service needs of the kernel: pure, (Service, EndpointSlices, node) → frontends.
 
+use std::cell::Cell;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::IpAddr;
 
@@ -141,7 +142,16 @@ pub fn plan_health_check<'a>(
     Some(HealthCheck { port, local: addresses.len() })
 }
 
-/// What the kernel needs for one Service: nothing for headless, ExternalName and foreign ones.
+/// What one Service needs of the kernel.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Plan {
+    /// Where its frontends lead.
+    pub targets: BTreeMap<Frontend, Target>,
+    /// True if it wants more than one Service may have.
+    pub is_cut: bool,
+}
+
+/// Plans one Service: nothing for headless, ExternalName and foreign ones.
 ///
 /// External and load balancer addresses inside the `internal` networks are ignored: they belong to
 /// pods and other Services, whose traffic a Service must not take (CVE-2020-8554). Upstream
@@ -154,10 +164,10 @@ pub fn plan_service<'a>(
     slices: impl Iterator<Item = &'a EndpointSlice> + Clone,
     node_name: &str,
     internal: &[IpNet],
-) -> BTreeMap<Frontend, Target> {
+) -> Plan {
     let mut frontends = BTreeMap::new();
     let Some(spec) = service.spec.as_ref().filter(|spec| proxied(service, spec)) else {
-        return frontends;
+        return Plan::default();
     };
     let external_local = spec.external_traffic_policy.as_deref() == Some("Local");
     let internal_local = spec.internal_traffic_policy.as_deref() == Some("Local");
@@ -167,19 +177,23 @@ pub fn plan_service<'a>(
         !is_special(*address) && !internal.iter().any(|network| network.contains(address))
     };
     let balancers = balancer_addresses(service).into_iter().filter(may_claim);
-    let balancers: Vec<IpAddr> = balancers.take(SERVICE_ADDRESSES_MAX).collect();
     let externals = addresses(spec.external_ips.iter().flatten()).filter(may_claim);
-    let externals: Vec<IpAddr> = externals.take(SERVICE_ADDRESSES_MAX).collect();
+    let (balancers, more_balancers) = first(balancers, SERVICE_ADDRESSES_MAX);
+    let (externals, more_externals) = first(externals, SERVICE_ADDRESSES_MAX);
 
     let ports = spec.ports.as_deref().unwrap_or_default();
     let at_node = usize::from(ports.iter().any(|port| node_port(port).is_some()));
     let addresses = cluster_addresses(spec).count() + balancers.len() + externals.len() + at_node;
-    let ports = &ports[..ports.len().min(SERVICE_FRONTENDS_MAX / addresses)];
+    let all_ports = ports.len();
+    let ports = &ports[..all_ports.min(SERVICE_FRONTENDS_MAX / addresses)];
     let views = if external_local { 2 } else { 1 };
     let limit = SERVICE_ELEMENTS_MAX / (ports.len() * addresses * views).max(1);
     let limit = endpoints_within(limit);
+    let mut is_cut = more_balancers || more_externals || ports.len() < all_ports;
     if let Some(ranges) = &mut source_ranges {
-        ranges.truncate((SERVICE_RANGES_MAX / (ports.len() * balancers.len()).max(1)).max(1));
+        let most = (SERVICE_RANGES_MAX / (ports.len() * balancers.len()).max(1)).max(1);
+        is_cut |= ranges.len() > most;
+        ranges.truncate(most);
     }
     let endpoints = [false, true].map(|ipv6| Endpoints::of(slices.clone(), node_name, ipv6, limit));
     for port in ports {
@@ -190,6 +204,7 @@ pub fn plan_service<'a>(
         };
         for family in [false, true] {
             let pools = endpoints[usize::from(family)].at(port, protocol);
+            is_cut |= pools.is_cut;
             let same_family = |address: &IpAddr| address.is_ipv6() == family;
             let at = |address| Frontend::Address { address, protocol, port: number };
             let inside = if internal_local { pools.local() } else { pools.cluster() };
@@ -227,7 +242,7 @@ pub fn plan_service<'a>(
             }
         }
     }
-    frontends
+    Plan { targets: frontends, is_cut }
 }
 
 /// The usable endpoints of one slice.
@@ -302,16 +317,19 @@ impl<'a> Endpoints<'a> {
 
     fn at(&self, port: &ServicePort, protocol: Protocol) -> Pools {
         let found = self.ports.get(&(port.name.as_deref().unwrap_or(""), protocol));
+        let is_cut = Cell::new(false);
         let choose = |terminating: bool, local_only: bool| {
             let candidates = found.into_iter().flatten().flat_map(|(index, number)| {
                 let usable = &self.slices[*index];
                 let addresses = if terminating { &usable.terminating } else { &usable.ready };
                 let wanted = addresses.iter().filter(move |(_, local)| *local || !local_only);
-                wanted.take(self.limit).map(|(address, _)| (*address, *number))
+                // With one more, it is known that some are missing.
+                wanted.take(self.limit + 1).map(|(address, _)| (*address, *number))
             });
             let mut endpoints: Vec<Endpoint> = candidates.collect();
             endpoints.sort_unstable();
             endpoints.dedup();
+            is_cut.set(is_cut.get() || endpoints.len() > self.limit);
             endpoints.truncate(self.limit);
             endpoints
         };
@@ -320,7 +338,8 @@ impl<'a> Endpoints<'a> {
             let ready = choose(false, local_only);
             if ready.is_empty() { choose(true, local_only) } else { ready }
         };
-        Pools { cluster: best(false), local: best(true) }
+        let (cluster, local) = (best(false), best(true));
+        Pools { cluster, local, is_cut: is_cut.get() }
     }
 }
 
@@ -328,6 +347,8 @@ impl<'a> Endpoints<'a> {
 struct Pools {
     cluster: Vec<Endpoint>,
     local: Vec<Endpoint>,
+    /// True if there are more.
+    is_cut: bool,
 }
 
 impl Pools {
@@ -339,6 +360,24 @@ impl Pools {
         let empty = if self.cluster.is_empty() { When::Reject } else { When::Drop };
         Pool { endpoints: self.local.clone(), empty }
     }
+}
+
+/// Returns the most frontends that a Service may have, from the lengths of its lists; those with
+/// networks of clients count as very many, since each network takes long.
+pub fn most_frontends(service: &Service) -> usize {
+    let Some(spec) = &service.spec else { return 0 };
+    let has_ranges = spec.load_balancer_source_ranges.as_ref().is_some_and(|r| !r.is_empty())
+        || service.metadata.annotations.as_ref().is_some_and(|a| a.contains_key(RANGES_ANNOTATION));
+    if has_ranges {
+        return usize::MAX;
+    }
+    let status = service.status.as_ref().and_then(|status| status.load_balancer.as_ref());
+    let balancers = status.and_then(|balancer| balancer.ingress.as_ref()).map_or(0, Vec::len);
+    let externals = spec.external_ips.as_ref().map_or(0, Vec::len);
+    let clusters = spec.cluster_ips.as_ref().map_or(0, Vec::len).max(1);
+    // In either family a port at the node.
+    let addresses = clusters + balancers + externals + 2;
+    spec.ports.as_ref().map_or(0, Vec::len) * addresses
 }
 
 /// Takes away what no rule and no event depends on.
@@ -372,6 +411,14 @@ fn cluster_addresses(spec: &ServiceSpec) -> impl Iterator<Item = IpAddr> + '_ {
     let listed = spec.cluster_ips.as_deref().unwrap_or(&[]);
     let single = spec.cluster_ip.iter().filter(move |_| listed.is_empty());
     addresses(listed.iter().chain(single))
+}
+
+/// The first of these, and whether there are more.
+fn first<T>(items: impl Iterator<Item = T>, most: usize) -> (Vec<T>, bool) {
+    let mut found: Vec<T> = items.take(most + 1).collect();
+    let more = found.len() > most;
+    found.truncate(most);
+    (found, more)
 }
 
 fn addresses<'a>(texts: impl Iterator<Item = &'a String>) -> impl Iterator<Item = IpAddr> {

@@ -3,7 +3,10 @@
 
 use std::collections::HashMap;
 
+use k8s_openapi::api::core::v1::Service;
+
 use super::frontends::slots;
+use super::keys::ServiceKey;
 use super::plan::{Frontend, Target};
 
 /// Map elements of all Services together: some 50 MiB of the kernel and of this process.
@@ -28,6 +31,14 @@ impl Cost {
         self.elements <= other.elements && self.ranges <= other.ranges
     }
 
+    /// Returns what it is more than another one.
+    pub fn beyond(self, other: Self) -> Self {
+        Self {
+            elements: self.elements.saturating_sub(other.elements),
+            ranges: self.ranges.saturating_sub(other.ranges),
+        }
+    }
+
     /// Sums what these frontends take.
     pub fn of<'a>(targets: impl IntoIterator<Item = &'a (Frontend, Target)>) -> Self {
         targets.into_iter().fold(Self::default(), |sum, (_, target)| {
@@ -36,6 +47,33 @@ impl Cost {
             let ranges = target.source_ranges.as_ref().map_or(0, Vec::len);
             Self { elements: sum.elements + elements, ranges: sum.ranges + ranges }
         })
+    }
+}
+
+/// A Service that has fewer rules than it asks for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Shortage {
+    /// The Service.
+    pub service: ServiceKey,
+    /// The Service's uid.
+    pub uid: Option<String>,
+    /// What is bounded.
+    pub of: Bounded,
+}
+
+/// Whose share of the kernel's maps is used up.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Bounded {
+    /// That of one Service.
+    Service,
+    /// That of a namespace.
+    Namespace,
+}
+
+impl Shortage {
+    /// A shortage of this Service.
+    pub fn of(key: &ServiceKey, service: &Service, of: Bounded) -> Self {
+        Self { service: key.clone(), uid: service.metadata.uid.clone(), of }
     }
 }
 

@@ -20,7 +20,8 @@ use crate::pods::Chain;
 use super::config::{ProxyConfig, ProxyError, Result};
 use super::conflict::Conflicts;
 use super::health::HealthServer;
-use super::sync::{PortConflict, Proxy, ServiceKey, SliceId, slice_id};
+use super::keys::{ServiceKey, SliceId, slice_id};
+use super::sync::{PortConflict, Proxy};
 use super::withdrawal::Questions;
 
 /// Wait before a failed write is tried again.
@@ -97,21 +98,34 @@ pub async fn run(
     }
 }
 
-/// Writes what is due, waiting for the kernel: the thread's other tasks go on on another one
-/// meanwhile. Returns the conflicts with the host if they were looked for.
+/// Writes what is due. What may take the kernel or this process long is done aside: the thread's other
+/// tasks go on on another one meanwhile. Returns the conflicts with the host if they were looked for.
 fn write(
     proxy: &mut Proxy,
     foreign: Option<Foreign>,
     look: bool,
 ) -> Result<Option<Vec<PortConflict>>> {
-    tokio::task::block_in_place(|| {
-        if let Some(foreign) = foreign {
-            proxy.note(foreign)?;
-        }
-        let found = if look { Some(proxy.follow_listeners()?) } else { None };
-        proxy.flush()?;
-        Ok(found)
-    })
+    if foreign.is_some() || look {
+        return aside(|| {
+            if let Some(foreign) = foreign {
+                proxy.note(foreign)?;
+            }
+            let found = if look { Some(proxy.follow_listeners()?) } else { None };
+            proxy.flush()?;
+            Ok(found)
+        });
+    }
+    let changes = if proxy.plans_little() { proxy.plan() } else { aside(|| proxy.plan()) };
+    if proxy.writes_little(&changes) {
+        proxy.write(&changes)?;
+    } else {
+        aside(|| proxy.write(&changes))?;
+    }
+    Ok(None)
+}
+
+fn aside<T>(work: impl FnOnce() -> T) -> T {
+    tokio::task::block_in_place(work)
 }
 
 async fn changed(monitor: &mut Option<Monitor>) -> Result<Foreign, NetlinkError> {

@@ -3,6 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::net::SocketAddr;
+use std::ops::Bound;
 
 use ipnet::IpNet;
 use k8s_openapi::api::core::v1::Service;
@@ -18,45 +19,16 @@ use crate::protocol::Protocol;
 
 use super::config::{Backend, ProxyConfig, ProxyError, Result};
 use super::frontends::{Change, Installed};
+use super::keys::{ServiceKey, SliceId, slice_id};
+use super::known::{Known, KnownSlice, cut_down, unpacked};
 use super::nftables::Nftables;
-use super::plan::{Frontend, HealthCheck, Target, plan_health_check, plan_service, trim};
-use super::room::{Cost, Room};
+use super::plan::{Frontend, HealthCheck, most_frontends, plan_health_check, plan_service, trim};
+use super::room::{Bounded, Cost, Room, Shortage};
 
-/// The Service that an EndpointSlice belongs to.
-const SERVICE_NAME_LABEL: &str = "kubernetes.io/service-name";
-
-/// Services waiting for room that are looked at when there may be some.
-const WAITING_LOOKED_AT: usize = 1024;
+/// What is planned or written at once, in Services, frontends and map elements; more is done aside.
+const LITTLE: usize = 512;
 /// Room for Services that is not worth giving back.
 const SPARE_SERVICES: usize = 1024;
-
-/// Namespace and name of a Service.
-#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct ServiceKey {
-    /// Its namespace.
-    pub namespace: String,
-    /// Its name.
-    pub name: String,
-}
-
-impl ServiceKey {
-    /// The key of a Service.
-    pub fn of(metadata: &ObjectMeta) -> Self {
-        Self {
-            namespace: metadata.namespace.clone().unwrap_or_default(),
-            name: metadata.name.clone().unwrap_or_default(),
-        }
-    }
-
-    /// The Service that a slice belongs to, when it belongs to one.
-    pub fn of_slice(metadata: &ObjectMeta) -> Option<Self> {
-        let name = metadata.labels.as_ref()?.get(SERVICE_NAME_LABEL)?.clone();
-        Some(Self { namespace: metadata.namespace.clone().unwrap_or_default(), name })
-    }
-}
-
-/// Namespace and name of an EndpointSlice.
-pub type SliceId = (String, String);
 
 /// A port of a Service at the node that a process of the host has: its packets go to the process.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -74,25 +46,6 @@ pub struct PortConflict {
 /// Orders Services that claim the same frontend: the oldest has it.
 type Claim = (Option<Time>, ServiceKey);
 
-#[derive(Debug, Default)]
-struct Known {
-    /// Packed, as are the slices: they are read when one of them changes, and there may be many.
-    service: Option<Packed<Service>>,
-    slices: Vec<(String, Packed<EndpointSlice>)>,
-    created: Option<Time>,
-    cost: Cost,
-    /// In the order of the frontends. No tree: nearly every Service has one, and a node has room for
-    /// eleven.
-    targets: Box<[(Frontend, Target)]>,
-}
-
-impl Known {
-    fn target(&self, frontend: &Frontend) -> Option<&Target> {
-        let at = self.targets.binary_search_by_key(&frontend, |(known, _)| known).ok()?;
-        Some(&self.targets[at].1)
-    }
-}
-
 /// Keeps the kernel's Service rules equal to the objects that it is told of.
 pub struct Proxy {
     config: ProxyConfig,
@@ -109,8 +62,8 @@ pub struct Proxy {
     room: Room,
     /// Services that have no or too few rules because there was no room, and what they need.
     waiting: BTreeMap<ServiceKey, Cost>,
-    /// Those that came to wait since the last report, with their uid.
-    shortages: Vec<(ServiceKey, Option<String>)>,
+    /// Those since the last report.
+    shortages: Vec<Shortage>,
     /// The number of frontends outside the cluster's own ranges, by port.
     claimed: HashMap<(Protocol, u16), usize>,
     /// The sockets that the host listens on, as of the last look.
@@ -156,7 +109,9 @@ impl Proxy {
     pub fn set_service(&mut self, mut service: Service) {
         let key = ServiceKey::of(&service.metadata);
         trim(&mut service);
-        self.services.entry(key.clone()).or_default().service = Packed::new(&service);
+        let known = self.services.entry(key.clone()).or_default();
+        known.frontends = most_frontends(&service);
+        known.service = Packed::new(&service);
         self.dirty.insert(key);
     }
 
@@ -178,13 +133,19 @@ impl Proxy {
         let Some(owner) = owner else { return };
         slice.metadata = ObjectMeta::default();
         let known = self.services.entry(owner.clone()).or_default();
-        known.slices.retain(|(name, _)| *name != id.1);
+        known.slices.retain(|known| known.name != id.1);
         if known.slices.is_empty() {
             // Nearly every Service has one.
             known.slices.reserve_exact(1);
         }
-        known.slices.extend(Packed::new(&slice).map(|slice| (id.1.clone(), slice)));
-        known.slices.sort_unstable_by(|(a, _), (b, _)| a.cmp(b));
+        let endpoints = slice.endpoints.len();
+        let packed = Packed::new(&slice);
+        known.slices.extend(packed.map(|slice| KnownSlice {
+            name: id.1.clone(),
+            slice,
+            endpoints,
+        }));
+        known.slices.sort_unstable_by(|a, b| a.name.cmp(&b.name));
         self.slices.insert(id, owner.clone());
         self.dirty.insert(owner);
     }
@@ -193,7 +154,7 @@ impl Proxy {
     pub fn remove_slice(&mut self, id: &SliceId) {
         let Some(owner) = self.slices.remove(id) else { return };
         if let Some(known) = self.services.get_mut(&owner) {
-            known.slices.retain(|(name, _)| *name != id.1);
+            known.slices.retain(|known| known.name != id.1);
         }
         self.dirty.insert(owner);
     }
@@ -210,26 +171,36 @@ impl Proxy {
     }
 
     /// Writes what changed since the last time; the first time, everything. When the kernel
-    /// refuses a change (somebody flushed the rules), everything is written anew.
+    /// refuses a change (somebody flushed the rules), everything is written again. Returns the number
+    /// of frontends that changed.
     pub fn flush(&mut self) -> Result<usize> {
-        if self.started && self.dirty.is_empty() {
-            return Ok(0);
-        }
+        let changes = self.plan();
+        self.write(&changes)
+    }
+
+    /// Returns whether [`Proxy::plan`] is a matter of microseconds: few Services changed, and each is
+    /// small.
+    pub(super) fn plans_little(&self) -> bool {
+        let work = |key: &ServiceKey| self.services.get(key).map_or(0, Known::work);
+        self.waiting.is_empty()
+            && self.dirty.len() <= LITTLE
+            && self.dirty.iter().map(work).sum::<usize>() <= LITTLE
+    }
+
+    /// Returns whether [`Proxy::write`] is one short transaction, without a look at the connections
+    /// and clients that the kernel knows.
+    pub(super) fn writes_little(&self, changes: &[Change]) -> bool {
+        let elements = changes.iter().map(Change::elements).sum::<usize>();
+        self.started
+            && !self.look_again
+            && elements <= LITTLE
+            && !changes.iter().any(Change::concerns_clients)
+    }
+
+    /// Takes the changes since the last time in; returns how the kernel's rules are to change, for
+    /// [`Proxy::write`].
+    pub(super) fn plan(&mut self) -> Vec<Change> {
         let changes = self.changes();
-        if self.look_again {
-            // A process of the host keeps its port from the first packet on.
-            self.look_at_listeners()?;
-        }
-        self.hold()?;
-        if self.started
-            && let Err(error) = self.backend.update(&changes)
-        {
-            tracing::warn!(
-                error = %Chain(&error),
-                "the kernel's Service rules are not as expected; replacing them"
-            );
-            self.started = false;
-        }
         for change in &changes {
             if change.after == Installed::default() {
                 self.installed.remove(&change.frontend);
@@ -237,12 +208,40 @@ impl Proxy {
                 self.installed.insert(change.frontend, change.after.clone());
             }
         }
+        changes
+    }
+
+    /// Writes what was planned. After an error everything is written by the next call.
+    pub(super) fn write(&mut self, changes: &[Change]) -> Result<usize> {
+        if self.started && changes.is_empty() && !self.look_again {
+            return Ok(0);
+        }
+        let written = self.try_write(changes);
+        self.started = written.is_ok();
+        written.map(|()| changes.len())
+    }
+
+    fn try_write(&mut self, changes: &[Change]) -> Result<()> {
+        if self.look_again {
+            // A process of the host keeps its port from the first packet on.
+            self.look_at_listeners()?;
+        }
+        self.hold()?;
+        if self.started
+            && let Err(error) = self.backend.update(changes)
+        {
+            tracing::warn!(
+                error = %Chain(&error),
+                "the kernel's Service rules are not as expected; replacing them"
+            );
+            self.started = false;
+        }
         if !self.started {
             self.replace()?;
             self.hold()?;
         }
-        self.forget(&changes);
-        Ok(changes.len())
+        self.forget(changes);
+        Ok(())
     }
 
     fn replace(&mut self) -> Result<()> {
@@ -404,8 +403,10 @@ impl Proxy {
         for key in std::mem::take(&mut self.dirty) {
             affected.extend(self.replan(&key));
         }
-        while let Some(key) = self.next_waiting() {
+        let mut looked_at = None;
+        while let Some(key) = self.next_waiting(looked_at.as_ref()) {
             affected.extend(self.replan(&key));
+            looked_at = Some(key);
         }
         affected
             .into_iter()
@@ -421,14 +422,20 @@ impl Proxy {
             .collect()
     }
 
-    /// A Service that waits for room and has it now.
-    fn next_waiting(&self) -> Option<ServiceKey> {
-        let fits = |(key, cost): &(&ServiceKey, &Cost)| self.room.fits(&key.namespace, **cost);
-        self.waiting.iter().take(WAITING_LOOKED_AT).find(fits).map(|(key, _)| key.clone())
+    /// The next Service after `after` that waits for room and has it now. Those before have none:
+    /// others that get room only take it.
+    fn next_waiting(&self, after: Option<&ServiceKey>) -> Option<ServiceKey> {
+        let fits = |(key, cost): &(&ServiceKey, &Cost)| {
+            let has = self.services.get(key).map(|known| known.cost).unwrap_or_default();
+            self.room.fits(&key.namespace, cost.beyond(has))
+        };
+        let from = after.map_or(Bound::Unbounded, Bound::Excluded);
+        let waiting = self.waiting.range::<ServiceKey, _>((from, Bound::Unbounded));
+        waiting.into_iter().find(fits).map(|(key, _)| key.clone())
     }
 
-    /// The Services that have found no room since the last call, with their uid.
-    pub(super) fn take_shortages(&mut self) -> Vec<(ServiceKey, Option<String>)> {
+    /// The Services that have come to have too few rules since the last call.
+    pub(super) fn take_shortages(&mut self) -> Vec<Shortage> {
         std::mem::take(&mut self.shortages)
     }
 
@@ -454,15 +461,19 @@ impl Proxy {
         if let Some(service) = &known.service.as_ref().and_then(Packed::unpack) {
             let node_name = &self.config.node_name;
             let slices = unpacked(&known.slices);
-            let targets = plan_service(service, slices.iter(), node_name, &self.internal);
-            let mut targets: Box<[_]> = targets.into_iter().collect();
+            let plan = plan_service(service, slices.iter(), node_name, &self.internal);
+            let mut targets: Box<[_]> = plan.targets.into_iter().collect();
+            if plan.is_cut && !known.is_cut {
+                self.shortages.push(Shortage::of(key, service, Bounded::Service));
+            }
+            known.is_cut = plan.is_cut;
             let cost = Cost::of(&targets);
             if !cost.is_within(had) && !self.room.fits(&key.namespace, cost) {
                 // It keeps what it had, with the endpoints of now.
                 targets = cut_down(targets, &old);
                 self.waiting.insert(key.clone(), cost);
                 if !waited {
-                    self.shortages.push((key.clone(), service.metadata.uid.clone()));
+                    self.shortages.push(Shortage::of(key, service, Bounded::Namespace));
                 }
             }
             known.cost = Cost::of(&targets);
@@ -522,35 +533,6 @@ impl Proxy {
             }
         }
     }
-}
-
-/// The frontends of a Service that it had before, with no more endpoints and client networks.
-fn cut_down(
-    targets: Box<[(Frontend, Target)]>,
-    before: &[(Frontend, Target)],
-) -> Box<[(Frontend, Target)]> {
-    let cut = |(frontend, mut target): (Frontend, Target)| {
-        let at = before.binary_search_by_key(&frontend, |(known, _)| *known).ok()?;
-        let had = &before[at].1;
-        target.inside.endpoints.truncate(had.inside.endpoints.len());
-        let outside = had.outside.as_ref().map_or(0, |pool| pool.endpoints.len());
-        if let Some(pool) = &mut target.outside {
-            pool.endpoints.truncate(outside);
-        }
-        if let Some(ranges) = &mut target.source_ranges {
-            ranges.truncate(had.source_ranges.as_ref().map_or(0, Vec::len));
-        }
-        Some((frontend, target))
-    };
-    targets.into_iter().filter_map(cut).collect()
-}
-
-fn unpacked(slices: &[(String, Packed<EndpointSlice>)]) -> Vec<EndpointSlice> {
-    slices.iter().filter_map(|(_, slice)| slice.unpack()).collect()
-}
-
-pub(super) fn slice_id(metadata: &ObjectMeta) -> SliceId {
-    (metadata.namespace.clone().unwrap_or_default(), metadata.name.clone().unwrap_or_default())
 }
 
 #[cfg(test)]

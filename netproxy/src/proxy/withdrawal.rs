@@ -2,7 +2,8 @@
 
 use tokio::sync::{mpsc, oneshot};
 
-use super::sync::{Proxy, ServiceKey};
+use super::keys::ServiceKey;
+use super::sync::Proxy;
 
 struct Question {
     services: Vec<ServiceKey>,

@@ -5,8 +5,8 @@ use crate::netlink::messages;
 
 /// Port of the socket through which this program changes rules.
 const OWN_PORT: u32 = 7;
-const WATCHED: Watched =
-    Watched { table: "coracle", siblings: &["coracle-pods"], own_port: OWN_PORT };
+const SIBLING: Sibling = Sibling { table: "coracle-pods", port: None };
+const WATCHED: Watched = Watched { table: "coracle", siblings: &[SIBLING], own_port: OWN_PORT };
 
 /// Reads notifications: this program's own changes count for nothing, and a change is either one of
 /// the watched table or of another.

@@ -41,7 +41,7 @@ fn slice(endpoints: &[(u8, bool, bool, bool, &str)]) -> EndpointSlice {
 }
 
 fn plan(spec: Value, slices: &[EndpointSlice]) -> BTreeMap<Frontend, Target> {
-    plan_service(&service(spec), slices.iter(), "here", &["10.0.0.0/8".parse().unwrap()])
+    plan_service(&service(spec), slices.iter(), "here", &["10.0.0.0/8".parse().unwrap()]).targets
 }
 
 fn at(address: &str, port: u16) -> Frontend {
@@ -188,19 +188,24 @@ fn addresses_times_ports_times_endpoints_are_bounded() {
     let networks = |count: usize| -> Vec<String> {
         (0..count).map(|n| format!("11.{}.{}.0/25", n / 250, n % 250)).collect()
     };
-    for (spec, ranges) in [
-        (json!({"ports": ports(1)}), false),
-        (json!({"ports": ports(100)}), false),
-        (json!({"ports": ports(10), "externalIPs": addresses(100)}), false),
-        (json!({"ports": ports(100), "externalIPs": addresses(60_000)}), false),
+    for (spec, is_cut, ranges) in [
+        (json!({"ports": ports(1)}), false, false),
+        (json!({"ports": ports(100)}), true, false),
+        (json!({"ports": ports(10), "externalIPs": addresses(100)}), true, false),
+        (json!({"ports": ports(100), "externalIPs": addresses(60_000)}), true, false),
         (
             json!({"ports": ports(40), "type": "LoadBalancer", "externalTrafficPolicy": "Local",
             "loadBalancerSourceRanges": networks(4000),
             "status": {"loadBalancer": {"ingress": ingress(2)}}}),
             true,
+            true,
         ),
     ] {
-        let targets: Vec<_> = plan(spec, std::slice::from_ref(&slice)).into_iter().collect();
+        let most = most_frontends(&service(spec.clone()));
+        let plan = plan_service(&service(spec), std::iter::once(&slice), "here", &[]);
+        assert_eq!(plan.is_cut, is_cut);
+        let targets: Vec<_> = plan.targets.into_iter().collect();
+        assert!(targets.len() <= most);
         let cost = Cost::of(&targets);
         assert!(cost.elements <= SERVICE_ELEMENTS_MAX + 2 * targets.len(), "{cost:?}");
         assert!(targets.len() <= SERVICE_FRONTENDS_MAX && cost.ranges <= SERVICE_RANGES_MAX);
