@@ -34,6 +34,9 @@ pub struct Adopted {
 
 /// Makes and finds sandboxes.
 pub trait ContainerRuntime: Send + Sync {
+    /// Gets ready for a sandbox that is made a few milliseconds later.
+    fn warm_up(&self) {}
+
     /// Makes the namespaces, the cgroup and the shim of a pod.
     fn create_sandbox(
         &self,

@@ -41,6 +41,10 @@ pub fn machine(
 struct RealRuntime(Runtime);
 
 impl ContainerRuntime for RealRuntime {
+    fn warm_up(&self) {
+        self.0.warm_up();
+    }
+
     fn create_sandbox(
         &self,
         spec: SandboxSpec,

@@ -33,6 +33,8 @@ pub struct NodeOptions {
     pub arguments: Vec<String>,
     /// Load no images.
     pub without_images: bool,
+    /// As on a machine without CA certificates.
+    pub without_certificates: bool,
     /// A disk of its own of this size (as tmpfs writes it) for the data directory. The calling
     /// thread gets a mount namespace of its own for it.
     pub disk: Option<&'static str>,
@@ -191,6 +193,9 @@ impl Node {
             .env("NOTIFY_SOCKET", notify)
             .env("RUST_LOG", std::env::var("RUST_LOG").unwrap_or_else(|_| "info".into()))
             .stdin(Stdio::null());
+        if self.options.without_certificates {
+            command.env("SSL_CERT_FILE", "/nonexistent").env("SSL_CERT_DIR", "/nonexistent");
+        }
         command
     }
 

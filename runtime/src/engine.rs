@@ -74,13 +74,17 @@ impl Runtime {
         Arc::clone(&self.inner)
     }
 
+    /// Begins what the start of a sandbox waits for longest, and which needs to know nothing of it: for
+    /// one that is made a few milliseconds later.
+    pub fn warm_up(&self) {
+        let inner = Arc::clone(&self.inner);
+        drop(tokio::task::spawn_blocking(move || inner.cgroups.warm_up(&inner.config.shim_group)));
+    }
+
     /// Makes a sandbox: its cgroup with limits, and a shim that holds its namespaces.
     pub async fn create_sandbox(&self, spec: SandboxSpec) -> Result<Sandbox> {
         let inner = Arc::clone(&self.inner);
         let id = spec.id.clone();
-        let warm = Arc::clone(&inner);
-        // Overlaps with the start of the shim, and is over when the first process needs it.
-        drop(tokio::task::spawn_blocking(move || warm.cgroups.warm_up(&warm.config.shim_group)));
         let prepared = {
             let inner = Arc::clone(&inner);
             let spec = spec.clone();

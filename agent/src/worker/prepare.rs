@@ -76,40 +76,24 @@ pub struct Work {
 }
 
 impl Work {
-    /// Network and sandbox beside the volumes.
+    /// Network and sandbox beside directories and volumes.
     pub async fn run(self) -> Result<SandboxMade, PrepareError> {
-        let directory = self.node.config.pod_dir(&self.uid);
-        let logs = self.logs.clone();
-        let make = move || {
-            std::fs::create_dir_all(&directory).and_then(|()| std::fs::create_dir_all(&logs))
-        };
-        blocking::run(&self.uid, "Making the directories of a pod", Deadline::Short, make)
-            .await
-            .unwrap_or_else(|error| Err(error.into()))
-            .map_err(PrepareError::Directory)?;
-        let needs_address = needs_address(&self.pod);
-        let volumes = self.volumes.clone();
-        let (sandbox, prepared) = tokio::join!(self.sandbox(), async {
-            if needs_address {
-                return None;
+        if self.sandbox.is_none() {
+            let host_users = self.pod.spec.as_ref().and_then(|spec| spec.host_users);
+            if host_users == Some(false) {
+                return Err(PrepareError::UserNamespace);
             }
-            let prepared = volumes.run().await;
-            if prepared.is_ok() {
-                self.done(Step::Volumes);
-            }
-            Some(prepared)
-        });
-        let (link, sandbox) = sandbox?;
-        let prepared = match prepared {
-            Some(prepared) => prepared,
-            None => {
-                let mut volumes = self.volumes.clone();
-                if let Some(link) = &link {
-                    volumes.around.pod_ips = link.addresses.clone();
-                }
-                volumes.run().await
-            }
-        };
+            self.node.machine.runtime.warm_up();
+        }
+        let (made, link) = tokio::join!(self.directories(), self.link());
+        made?;
+        let link = link?;
+        let mut volumes = self.volumes.clone();
+        if let Some(link) = &link {
+            volumes.around.pod_ips = link.addresses.clone();
+        }
+        let (sandbox, prepared) = tokio::join!(self.sandbox(link.as_ref()), volumes.run());
+        let sandbox = sandbox?;
         let volumes = match prepared {
             Ok(prepared) => {
                 self.done(Step::Volumes);
@@ -130,49 +114,43 @@ impl Work {
         Ok(SandboxMade { link, sandbox, volumes })
     }
 
-    async fn sandbox(&self) -> Result<(Option<Link>, Arc<dyn PodSandbox>), PrepareError> {
-        let spec = self.pod.spec.clone().unwrap_or_default();
-        if spec.host_users == Some(false) && self.sandbox.is_none() {
-            return Err(PrepareError::UserNamespace);
-        }
-        let link = if spec.host_network.unwrap_or(false) {
-            None
-        } else {
-            let ports = host_ports(&self.pod);
-            let link = self.node.machine.network.attach(&self.uid, &ports).await;
-            let link = link.map_err(PrepareError::Network)?;
-            self.done(Step::Network);
-            Some(link)
+    async fn directories(&self) -> Result<(), PrepareError> {
+        let (directory, logs) = (self.node.config.pod_dir(&self.uid), self.logs.clone());
+        let make = move || {
+            std::fs::create_dir_all(&directory).and_then(|()| std::fs::create_dir_all(&logs))
         };
-        if let Some(sandbox) = &self.sandbox {
-            return Ok((link, sandbox.clone()));
+        blocking::run(&self.uid, "Making the directories of a pod", Deadline::Short, make)
+            .await
+            .unwrap_or_else(|error| Err(error.into()))
+            .map_err(PrepareError::Directory)
+    }
+
+    /// The place in the network; `None` for a pod on the machine's own.
+    async fn link(&self) -> Result<Option<Link>, PrepareError> {
+        if self.pod.spec.as_ref().and_then(|spec| spec.host_network) == Some(true) {
+            return Ok(None);
         }
-        let wanted = sandbox_spec(&self.pod, &self.uid, link.as_ref(), &self.node);
+        let ports = host_ports(&self.pod);
+        let link = self.node.machine.network.attach(&self.uid, &ports).await;
+        let link = link.map_err(PrepareError::Network)?;
+        self.done(Step::Network);
+        Ok(Some(link))
+    }
+
+    async fn sandbox(&self, link: Option<&Link>) -> Result<Arc<dyn PodSandbox>, PrepareError> {
+        if let Some(sandbox) = &self.sandbox {
+            return Ok(sandbox.clone());
+        }
+        let wanted = sandbox_spec(&self.pod, &self.uid, link, &self.node);
         let made = self.node.machine.runtime.create_sandbox(wanted).await;
         let made = made.map_err(PrepareError::Sandbox)?;
         self.done(Step::Sandbox);
-        Ok((link, made))
+        Ok(made)
     }
 
     fn done(&self, step: Step) {
         self.node.start_ups.note(&self.uid, step, Timestamp::now());
     }
-}
-
-/// Whether a volume shows the pod's address, so that it must be known first.
-fn needs_address(pod: &Pod) -> bool {
-    let volumes = pod.spec.iter().flat_map(|spec| spec.volumes.iter().flatten());
-    let paths = volumes.flat_map(|volume| {
-        let own = volume.downward_api.iter().flat_map(|api| api.items.iter().flatten());
-        let projected = volume.projected.iter().flat_map(|p| p.sources.iter().flatten());
-        let projected = projected
-            .flat_map(|source| source.downward_api.iter())
-            .flat_map(|api| api.items.iter().flatten());
-        own.chain(projected)
-    });
-    paths
-        .filter_map(|item| item.field_ref.as_ref())
-        .any(|field| field.field_path.starts_with("status.podIP"))
 }
 
 fn host_ports(pod: &Pod) -> Vec<HostPort> {

@@ -67,11 +67,16 @@ impl PodNetwork {
         request: AttachRequest,
         reply: oneshot::Sender<Result<PodLink>>,
     ) -> (oneshot::Sender<Result<PodLink>>, Result<PodLink>) {
-        let asked = request.clone();
-        let pin = match self.blocking(move |node| node.attached_link(&asked)).await {
-            Ok(Some(link)) => return (reply, Ok(link)),
-            Ok(None) => self.take_or_prepare().await,
-            Err(error) => Err(error),
+        let (node, asked) = (Arc::clone(&self.node), request.clone());
+        let attached = tokio::task::spawn_blocking(move || {
+            let result = node.attach_at_once(&asked, || !reply.is_closed());
+            (reply, result)
+        });
+        let (reply, pin) = match attached.await {
+            Ok((reply, Ok(Some(link)))) => return (reply, Ok(link)),
+            Ok((reply, Ok(None))) => (reply, prepare(&self.node).await),
+            Ok((reply, Err(error))) => (reply, Err(error)),
+            Err(_) => return (oneshot::channel().0, Err(NetworkError::ShutDown)),
         };
         let pin = match pin {
             Ok(pin) => pin,
@@ -85,13 +90,6 @@ impl PodNetwork {
         match claimed.await {
             Ok(claimed) => claimed,
             Err(_) => (oneshot::channel().0, Err(NetworkError::ShutDown)),
-        }
-    }
-
-    async fn take_or_prepare(&self) -> Result<Pin> {
-        match self.blocking(|node| Ok(node.state().ready.pop_front())).await? {
-            Some(pin) => Ok(pin),
-            None => prepare(&self.node).await,
         }
     }
 

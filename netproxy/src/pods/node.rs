@@ -319,7 +319,7 @@ impl Node {
     }
 
     /// The link of a pod that is attached already, after bringing its host ports up to date.
-    pub fn attached_link(&self, request: &AttachRequest) -> Result<Option<PodLink>> {
+    fn attached_link(&self, request: &AttachRequest) -> Result<Option<PodLink>> {
         self.directories.record_path(&request.uid)?;
         let mut state = self.state();
         let Some(record) = state.attached.get(&request.uid) else { return Ok(None) };
@@ -333,6 +333,20 @@ impl Node {
         }
         let record = Record { host_ports: request.host_ports.clone(), ..record.clone() };
         self.install(&mut state, &request.uid, record).map(Some)
+    }
+
+    /// Attaches a pod that is attached already, or for which a namespace is ready; `None` where one
+    /// must be prepared first.
+    pub fn attach_at_once(
+        &self,
+        request: &AttachRequest,
+        is_wanted: impl FnOnce() -> bool,
+    ) -> Result<Option<PodLink>> {
+        if let Some(link) = self.attached_link(request)? {
+            return Ok(Some(link));
+        }
+        let ready = self.state().ready.pop_front();
+        ready.map(|pin| self.claim(request, pin, is_wanted)).transpose()
     }
 
     /// Gives a prepared namespace to a pod, or to the pool when its caller was cancelled.

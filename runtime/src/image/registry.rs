@@ -88,14 +88,20 @@ impl<'a> Client<'a> {
         let scheme = if speaks_plain_http(host, &options.plain_http) { "http" } else { "https" };
         let base = format!("{scheme}://{host}/v2/{}/", reference.repository());
         let base = Url::parse(&base).map_err(|e| RegistryError::Client(format!("{base}: {e}")))?;
-        let http = reqwest::Client::builder()
-            .user_agent(concat!("coracle/", env!("CARGO_PKG_VERSION")))
-            .connect_timeout(options.connect_timeout.unwrap_or(CONNECT_TIMEOUT))
-            .read_timeout(READ_TIMEOUT)
-            .referer(false)
-            .redirect(redirects())
-            .build()
-            .map_err(|e| RegistryError::Client(chain(&e)))?;
+        let builder = || {
+            reqwest::Client::builder()
+                .user_agent(concat!("coracle/", env!("CARGO_PKG_VERSION")))
+                .connect_timeout(options.connect_timeout.unwrap_or(CONNECT_TIMEOUT))
+                .read_timeout(READ_TIMEOUT)
+                .referer(false)
+                .redirect(redirects())
+        };
+        let http = match builder().build() {
+            // A machine without CA certificates trusts no registry, and needs none in plain HTTP.
+            Err(_) if scheme == "http" => builder().tls_certs_only([]).build(),
+            result => result,
+        };
+        let http = http.map_err(|e| RegistryError::Client(chain(&e)))?;
         Ok(Self {
             http,
             base,
