@@ -27,6 +27,8 @@ pub async fn run(server: Arc<ApiServer>) {
             sleep(WATCHED_AFTER).await;
             // What has gone lies in memory between what the history of watches still holds.
             server.store().forget_history_until(revision);
+            // So does what the journal holds. An error is that of the next writer.
+            let _ = server.store().settle().await;
             trim().await;
             if server.take_churn() <= FEW {
                 break;

@@ -10,7 +10,11 @@ tests=$(sed -n 's/.*coracle\.tests=\([^ ]*\).*/\1/p' /proc/cmdline)
 # Without a name, all of them.
 for test in $(./hostile --list --format=terse ${tests:+"$tests"} | sed -n 's/: test$//p'); do
     start=$SECONDS
-    if ./hostile --exact "$test" --nocapture >/root/output 2>&1; then
+    ./hostile --exact "$test" --nocapture >/root/output 2>&1
+    failed=$?
+    # What others have written to the console may not end its line.
+    echo
+    if [ $failed = 0 ]; then
         echo "ok $test ($((SECONDS - start)) s)"
     else
         echo "FAILED $test"

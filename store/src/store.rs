@@ -66,8 +66,8 @@ struct Front<M> {
     unsaved: HashMap<Box<str>, Option<Arc<Record<M>>>>,
     unsaved_since: Option<Instant>,
     usage: Usage,
-    /// The next commit goes to disk even if it changes nothing.
-    probe: bool,
+    /// The next commit has the state file take over what the journal holds, also if it changes nothing.
+    settle: bool,
     closed: bool,
 }
 
@@ -145,7 +145,7 @@ impl<M: Weigh + Send + Sync + 'static> Store<M> {
                 unsaved: HashMap::new(),
                 unsaved_since: None,
                 usage,
-                probe: false,
+                settle: false,
                 closed: false,
             }),
             work: Condvar::new(),
@@ -361,13 +361,18 @@ impl<M: Weigh + Send + Sync + 'static> Store<M> {
         if lock(&self.shared.trouble).is_none() {
             return Ok(());
         }
+        self.settle().await
+    }
+
+    /// Has the state file take over what the journal holds, which takes memory until then.
+    pub async fn settle(&self) -> Result<(), Arc<DiskError>> {
         let (done, wait) = oneshot::channel();
         {
             let mut front = lock(&self.shared.front);
             if front.closed {
                 return lock(&self.shared.trouble).clone().map_or(Ok(()), Err);
             }
-            front.probe = true;
+            front.settle = true;
             let (durability, growth) = (Durability::Durable, Growth::default());
             front.queue.push(Queued { change: None, growth, durability, done });
             front.wake(&self.shared.work);

@@ -56,8 +56,8 @@ fn commit<M>(
     let ceiling = batch.new_ceiling();
     let writes: Vec<Write<'_>> = batch.writes().collect();
     let committed = catch_unwind(AssertUnwindSafe(|| {
-        if batch.probe {
-            // The question is whether there is room, which only the database can tell.
+        if batch.settle {
+            // Also when the question is whether there is room, which only the database can tell.
             disk.settle(&writes, ceiling, everything)
         } else if ceiling.is_none() && writes.is_empty() {
             Ok(())
@@ -77,7 +77,7 @@ struct Batch<M> {
     unsaved: HashMap<Box<str>, Option<Arc<Record<M>>>>,
     reserved: Revision,
     ceiling: Revision,
-    probe: bool,
+    settle: bool,
 }
 
 impl<M> Batch<M> {
@@ -133,7 +133,7 @@ fn next_batch<M>(shared: &Shared<M>) -> Option<Batch<M>> {
         unsaved: std::mem::take(&mut front.unsaved),
         reserved,
         ceiling,
-        probe: std::mem::take(&mut front.probe),
+        settle: std::mem::take(&mut front.settle),
     })
 }
 

@@ -1,5 +1,6 @@
 //! Failures of single operations, and of all from one on.
 
+use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -7,9 +8,10 @@ use rand::SeedableRng;
 use rand::rngs::StdRng;
 
 use super::simulated::{Fault, Plan, Simulated};
-use super::{JOURNAL, Model, PATH, load, open, recover, write};
+use super::{JOURNAL, Model, PATH, load, open, recover, wait, write};
 use crate::WriteError;
 use crate::disk::Disk;
+use crate::files::Files;
 
 /// Places that one test tries, spread over all operations.
 const PLACES: u64 = 40;
@@ -126,4 +128,24 @@ fn opening_changes_no_database() {
         drop(disk);
         assert!(files.contents(path).unwrap() == before, "closed: {closes}");
     }
+}
+
+#[test]
+fn settled_journal_holds_nothing() {
+    let files = Simulated::new();
+    let store = open(&files).unwrap();
+    let key = |i: usize| format!("core.configmaps/a/c{i}");
+    for i in 0..20 {
+        write(&store, &key(i), Some(format!("{i}").as_bytes())).unwrap();
+    }
+    for i in 0..5 {
+        write(&store, &key(i), None).unwrap();
+    }
+    wait(store.settle()).unwrap();
+    std::mem::forget(store);
+    files.remove(Path::new("/data/state.journal")).unwrap();
+    let store = open(&files).unwrap();
+    let found: BTreeSet<String> =
+        store.list("", None, 0, |_| true).records.iter().map(|r| r.key.to_string()).collect();
+    assert_eq!(found, (5..20).map(key).collect());
 }
