@@ -287,6 +287,28 @@ fn changes_are_incremental_and_leave_connections_alone() {
 }
 
 #[test]
+fn chains_that_nothing_uses_go() {
+    on_a_node(|node| async move {
+        let (network, [(a, _), _]) = two_backends(&node).await;
+        let (_, in_c) = pod(&network, "c").await;
+        let mut proxy = node.proxy();
+        proxy.set_slice(slice("web", "TCP", 8080, &[(a, true)]));
+        for seconds in 1..=300 {
+            let affinity = json!({"sessionAffinity": "ClientIP",
+                "sessionAffinityConfig": {"clientIP": {"timeoutSeconds": seconds}}});
+            proxy.set_service(service("web", "10.47.240.77", affinity));
+            proxy.flush().unwrap();
+        }
+        assert!(in_c.ask(CLUSTER_IP, 80).starts_with("a "));
+        let listing = run("nft", "list ruleset");
+        let is_chain = |line: &&str| line.trim_start().starts_with("chain service-1-affinity");
+        let chains = listing.lines().filter(is_chain).count();
+        assert!((1..=65).contains(&chains), "{chains}");
+        assert!(listing.contains("service-1-affinity300"), "{listing}");
+    });
+}
+
+#[test]
 fn node_ports_and_load_balancers_from_outside() {
     on_a_node(|node| async move {
         let (network, [(a, in_a), (b, _)]) = two_backends(&node).await;

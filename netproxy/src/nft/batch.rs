@@ -15,6 +15,7 @@ const NLM_F_APPEND: u16 = 0x800;
 const NEWTABLE: u16 = 0;
 const DELTABLE: u16 = 2;
 const NEWCHAIN: u16 = 3;
+const DELCHAIN: u16 = 5;
 const NEWRULE: u16 = 6;
 const DELRULE: u16 = 8;
 const NEWSET: u16 = 9;
@@ -202,6 +203,11 @@ impl Batch {
     /// Makes a chain that others jump to.
     pub fn chain(&mut self, name: &str) {
         self.push("create chain", NEWCHAIN, CREATE, |a, _| a.string(3, name));
+    }
+
+    /// Deletes a chain with its rules, to which nothing may lead any more.
+    pub fn delete_chain(&mut self, name: &str) {
+        self.push("delete chain", DELCHAIN, 0, |a, _| a.string(3, name));
     }
 
     /// Makes a base chain with policy accept. `kind` is `nat`, `filter`.

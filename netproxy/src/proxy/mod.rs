@@ -3,6 +3,7 @@
 //! [`plan`] is pure and says what each Service needs; [`sync`] remembers what the kernel has and
 //! writes the difference; [`run`](run()) connects both to the API.
 
+mod chains;
 mod config;
 mod conflict;
 #[cfg(test)]

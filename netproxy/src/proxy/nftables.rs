@@ -1,6 +1,6 @@
 //! The nftables backend: turns frontend changes into map elements.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap};
 use std::net::{IpAddr, SocketAddr};
 
 use ipnet::IpNet;
@@ -15,8 +15,9 @@ use crate::nft::{
 use crate::pods;
 use crate::protocol::Protocol;
 
+use super::chains::{Chains, Turnover};
 use super::config::{Backend, ProxyConfig, ProxyError, Result};
-use super::frontends::{Change, Code, Installed, View};
+use super::frontends::{Change, Installed, View};
 use super::plan::{Endpoint, Frontend};
 use super::rules::{self, Maps, SOURCE_RANGES, TABLE};
 
@@ -35,8 +36,7 @@ const PURGE_ATTEMPTS: u32 = 3;
 pub struct Nftables {
     socket: Socket,
     config: ProxyConfig,
-    /// The codes that have a chain, by family.
-    chains: HashMap<Family, HashSet<Code>>,
+    chains: HashMap<Family, Chains>,
     /// The ports of the host, as the kernel has them.
     held: Held,
     baseline: Baseline,
@@ -50,7 +50,7 @@ impl Nftables {
         let mut chains = HashMap::new();
         for cidr in &config.service_cidrs {
             let family = if cidr.addr().is_ipv6() { Family::Ipv6 } else { Family::Ipv4 };
-            chains.insert(family, HashSet::new());
+            chains.insert(family, Chains::default());
         }
         let held = Held::reserved(config.api.iter().map(SocketAddr::port));
         // Without it, the first notifications that are lost lead to one rewrite too many.
@@ -62,22 +62,20 @@ impl Nftables {
         self.chains.keys().copied().collect()
     }
 
-    /// Appends the changes of one family; returns the codes that got a chain.
-    fn write(&self, batch: &mut Batch, family: Family, changes: &[Change]) -> HashSet<Code> {
-        let present = self.chains.get(&family);
-        let mut elements = Elements::default();
-        let mut new = HashSet::new();
-        for change in changes.iter().filter(|c| in_family(c.frontend, family)) {
-            for view in change.after.views() {
-                if !present.is_some_and(|codes| codes.contains(&view.code)) && new.insert(view.code)
-                {
-                    rules::create_chain(batch, family, &self.config, view.code);
-                }
-            }
-            elements.diff(change);
+    /// Appends the changes of one family; returns what becomes of its chains.
+    fn write(&mut self, batch: &mut Batch, family: Family, changes: &[Change]) -> Turnover {
+        let changes = || changes.iter().filter(|change| in_family(change.frontend, family));
+        let turnover = self.chains.entry(family).or_default().turnover(changes());
+        for code in &turnover.new {
+            rules::create_chain(batch, family, &self.config, *code);
         }
+        let mut elements = Elements::default();
+        changes().for_each(|change| elements.diff(change));
         elements.write(batch);
-        new
+        for code in &turnover.gone {
+            batch.delete_chain(&rules::chain_name(*code));
+        }
+        turnover
     }
 
     /// Replaces the table by one for these frontends, and for clients that have an endpoint.
@@ -87,24 +85,32 @@ impl Nftables {
         frontends: &[Change],
         known: &[(&'static str, Vec<Element>)],
     ) -> Result<(), NetlinkError> {
-        self.chains.insert(family, HashSet::new());
+        self.chains.insert(family, Chains::default());
         let mut pieces = pieces(frontends);
         let mut batch = Batch::new(family, TABLE);
         rules::create_table(&mut batch, family, &self.config, &self.held);
-        let codes = self.write(&mut batch, family, pieces.next().unwrap_or(&[]));
+        let turnover = self.write(&mut batch, family, pieces.next().unwrap_or(&[]));
         for (map, elements) in known {
             batch.add(map, elements);
         }
-        nft::send(&self.socket, batch)?;
-        self.chains.insert(family, codes);
+        self.send(family, batch, &turnover)?;
         pieces.try_for_each(|piece| self.write_piece(family, piece))
     }
 
     fn write_piece(&mut self, family: Family, changes: &[Change]) -> Result<(), NetlinkError> {
         let mut batch = Batch::new(family, TABLE);
-        let codes = self.write(&mut batch, family, changes);
+        let turnover = self.write(&mut batch, family, changes);
+        self.send(family, batch, &turnover)
+    }
+
+    fn send(
+        &mut self,
+        family: Family,
+        batch: Batch,
+        turnover: &Turnover,
+    ) -> Result<(), NetlinkError> {
         nft::send(&self.socket, batch)?;
-        self.chains.entry(family).or_default().extend(codes);
+        self.chains.entry(family).or_default().apply(turnover);
         Ok(())
     }
 
