@@ -264,7 +264,7 @@ impl ApiServer {
             ui::refuse_foreign_pages(parts, info)?;
         }
         let identified = User::sends(&parts.extensions).is_some();
-        if !identified && let Some(user) = self.ui.user_of_cookie(parts) {
+        if !identified && let Some(user) = self.ui.user_of_cookie(parts, info) {
             ui::check_host(parts, &self.config.ui_hosts)?;
             ui::refuse_application(info)?;
             Arc::new(user).send(&mut parts.extensions);

@@ -1,8 +1,15 @@
 // Written by dashboard/pack.mjs.
 #[cfg(test)]
-const SOURCES: &str = "d3ab2bc56c56b3402d08ba74eb1e47c8cffe7a444bd46b78f6b9c6f2a9d3a4f1";
+const SOURCES: &str = "b682f720e08a1f65dea51289ad914b621bfcc233e3fe58671587a0e57c8a4c04";
 
 const ASSETS: &[Asset] = &[
+    Asset {
+        path: "assets/ConfigMapPage-C26OoXc1.js",
+        media_type: "text/javascript; charset=utf-8",
+        etag: "\"e5bbf7020160007a397d\"",
+        immutable: true,
+        gzip: include_bytes!("assets.ConfigMapPage-C26OoXc1.js.gz"),
+    },
     Asset {
         path: "assets/ConfigMapPage-CGXmM3aJ.css",
         media_type: "text/css; charset=utf-8",
@@ -11,18 +18,11 @@ const ASSETS: &[Asset] = &[
         gzip: include_bytes!("assets.ConfigMapPage-CGXmM3aJ.css.gz"),
     },
     Asset {
-        path: "assets/ConfigMapPage-CdUXMFOz.js",
+        path: "assets/Create-BQWW5iZc.js",
         media_type: "text/javascript; charset=utf-8",
-        etag: "\"145f710be417af3c588e\"",
+        etag: "\"0d19b6951436d7a7defa\"",
         immutable: true,
-        gzip: include_bytes!("assets.ConfigMapPage-CdUXMFOz.js.gz"),
-    },
-    Asset {
-        path: "assets/Create-BuqqaX_g.js",
-        media_type: "text/javascript; charset=utf-8",
-        etag: "\"918a9e31d15d73b24a30\"",
-        immutable: true,
-        gzip: include_bytes!("assets.Create-BuqqaX_g.js.gz"),
+        gzip: include_bytes!("assets.Create-BQWW5iZc.js.gz"),
     },
     Asset {
         path: "assets/Create-CoTdGKen.css",
@@ -32,18 +32,25 @@ const ASSETS: &[Asset] = &[
         gzip: include_bytes!("assets.Create-CoTdGKen.css.gz"),
     },
     Asset {
-        path: "assets/Delete-BRycDpRO.js",
-        media_type: "text/javascript; charset=utf-8",
-        etag: "\"bb465075368950a32e06\"",
-        immutable: true,
-        gzip: include_bytes!("assets.Delete-BRycDpRO.js.gz"),
-    },
-    Asset {
         path: "assets/Delete-BnG2Ptzg.css",
         media_type: "text/css; charset=utf-8",
         etag: "\"af618215a0b5600655eb\"",
         immutable: true,
         gzip: include_bytes!("assets.Delete-BnG2Ptzg.css.gz"),
+    },
+    Asset {
+        path: "assets/Delete-CRANmIsy.js",
+        media_type: "text/javascript; charset=utf-8",
+        etag: "\"ea174948fe310cbdd669\"",
+        immutable: true,
+        gzip: include_bytes!("assets.Delete-CRANmIsy.js.gz"),
+    },
+    Asset {
+        path: "assets/Diff-CUzUNC7r.js",
+        media_type: "text/javascript; charset=utf-8",
+        etag: "\"d86457c6b807ab208e4b\"",
+        immutable: true,
+        gzip: include_bytes!("assets.Diff-CUzUNC7r.js.gz"),
     },
     Asset {
         path: "assets/Diff-D48G2QMZ.css",
@@ -53,18 +60,11 @@ const ASSETS: &[Asset] = &[
         gzip: include_bytes!("assets.Diff-D48G2QMZ.css.gz"),
     },
     Asset {
-        path: "assets/Diff-P4g3kyCv.js",
+        path: "assets/Edit-BDPHH03l.js",
         media_type: "text/javascript; charset=utf-8",
-        etag: "\"edc9afbda0653a855d6d\"",
+        etag: "\"8f7a82bfaaa43fb9122f\"",
         immutable: true,
-        gzip: include_bytes!("assets.Diff-P4g3kyCv.js.gz"),
-    },
-    Asset {
-        path: "assets/Edit-DvIL2b9l.js",
-        media_type: "text/javascript; charset=utf-8",
-        etag: "\"29074237b0b86b02ca10\"",
-        immutable: true,
-        gzip: include_bytes!("assets.Edit-DvIL2b9l.js.gz"),
+        gzip: include_bytes!("assets.Edit-BDPHH03l.js.gz"),
     },
     Asset {
         path: "assets/Edit-at8-VmOE.css",
@@ -74,6 +74,13 @@ const ASSETS: &[Asset] = &[
         gzip: include_bytes!("assets.Edit-at8-VmOE.css.gz"),
     },
     Asset {
+        path: "assets/Editor-C5F5wUCI.js",
+        media_type: "text/javascript; charset=utf-8",
+        etag: "\"493ced9382e9dce71f13\"",
+        immutable: true,
+        gzip: include_bytes!("assets.Editor-C5F5wUCI.js.gz"),
+    },
+    Asset {
         path: "assets/Editor-CTEr5NJN.css",
         media_type: "text/css; charset=utf-8",
         etag: "\"0e5336dc37ddde258db8\"",
@@ -81,11 +88,11 @@ const ASSETS: &[Asset] = &[
         gzip: include_bytes!("assets.Editor-CTEr5NJN.css.gz"),
     },
     Asset {
-        path: "assets/Editor-qE8LU8PA.js",
+        path: "assets/History-BhlqA2zB.js",
         media_type: "text/javascript; charset=utf-8",
-        etag: "\"1e9c4aca4900f69fd9b7\"",
+        etag: "\"128e5fb95b5267473e09\"",
         immutable: true,
-        gzip: include_bytes!("assets.Editor-qE8LU8PA.js.gz"),
+        gzip: include_bytes!("assets.History-BhlqA2zB.js.gz"),
     },
     Asset {
         path: "assets/History-BnM2rMG5.css",
@@ -95,18 +102,18 @@ const ASSETS: &[Asset] = &[
         gzip: include_bytes!("assets.History-BnM2rMG5.css.gz"),
     },
     Asset {
-        path: "assets/History-CLC17vIB.js",
+        path: "assets/JobsOf-BEV1s7F2.js",
         media_type: "text/javascript; charset=utf-8",
-        etag: "\"8be512fd4cfcac3ce725\"",
+        etag: "\"8700f2386a98843658c3\"",
         immutable: true,
-        gzip: include_bytes!("assets.History-CLC17vIB.js.gz"),
+        gzip: include_bytes!("assets.JobsOf-BEV1s7F2.js.gz"),
     },
     Asset {
-        path: "assets/JobsOf-CfZ3z4pw.js",
+        path: "assets/Logs-BXH8kb-Y.js",
         media_type: "text/javascript; charset=utf-8",
-        etag: "\"0d76bf6a53040cbe72da\"",
+        etag: "\"fe635c637b4fa9bf9dc0\"",
         immutable: true,
-        gzip: include_bytes!("assets.JobsOf-CfZ3z4pw.js.gz"),
+        gzip: include_bytes!("assets.Logs-BXH8kb-Y.js.gz"),
     },
     Asset {
         path: "assets/Logs-Be8NXqsp.css",
@@ -116,20 +123,6 @@ const ASSETS: &[Asset] = &[
         gzip: include_bytes!("assets.Logs-Be8NXqsp.css.gz"),
     },
     Asset {
-        path: "assets/Logs-CoCfdRFf.js",
-        media_type: "text/javascript; charset=utf-8",
-        etag: "\"3cf0792f3f9aba8ec41d\"",
-        immutable: true,
-        gzip: include_bytes!("assets.Logs-CoCfdRFf.js.gz"),
-    },
-    Asset {
-        path: "assets/Meter-CplqQKRl.js",
-        media_type: "text/javascript; charset=utf-8",
-        etag: "\"350aaf8b724b82c57549\"",
-        immutable: true,
-        gzip: include_bytes!("assets.Meter-CplqQKRl.js.gz"),
-    },
-    Asset {
         path: "assets/Meter-Dra8s54a.css",
         media_type: "text/css; charset=utf-8",
         etag: "\"94d39e7ce47cc4e6ab39\"",
@@ -137,11 +130,18 @@ const ASSETS: &[Asset] = &[
         gzip: include_bytes!("assets.Meter-Dra8s54a.css.gz"),
     },
     Asset {
-        path: "assets/NamespacePage-BlW6dX-R.js",
+        path: "assets/Meter-g9J9PTYx.js",
         media_type: "text/javascript; charset=utf-8",
-        etag: "\"424e0d4c648e0b3647c8\"",
+        etag: "\"8c13dcdff28deab6ef68\"",
         immutable: true,
-        gzip: include_bytes!("assets.NamespacePage-BlW6dX-R.js.gz"),
+        gzip: include_bytes!("assets.Meter-g9J9PTYx.js.gz"),
+    },
+    Asset {
+        path: "assets/NamespacePage-Dc4GibuC.js",
+        media_type: "text/javascript; charset=utf-8",
+        etag: "\"3f5997b51a72184a04a4\"",
+        immutable: true,
+        gzip: include_bytes!("assets.NamespacePage-Dc4GibuC.js.gz"),
     },
     Asset {
         path: "assets/NamespacePage-DodyNpY8.css",
@@ -151,6 +151,13 @@ const ASSETS: &[Asset] = &[
         gzip: include_bytes!("assets.NamespacePage-DodyNpY8.css.gz"),
     },
     Asset {
+        path: "assets/NodePods-7ic8iJY8.js",
+        media_type: "text/javascript; charset=utf-8",
+        etag: "\"484e1cd353e1b06b3b15\"",
+        immutable: true,
+        gzip: include_bytes!("assets.NodePods-7ic8iJY8.js.gz"),
+    },
+    Asset {
         path: "assets/NodePods-ClT_N69K.css",
         media_type: "text/css; charset=utf-8",
         etag: "\"cab770ba53bf2f90e24f\"",
@@ -158,18 +165,11 @@ const ASSETS: &[Asset] = &[
         gzip: include_bytes!("assets.NodePods-ClT_N69K.css.gz"),
     },
     Asset {
-        path: "assets/NodePods-DTiWN9kD.js",
+        path: "assets/PodPage-CWGPMI90.js",
         media_type: "text/javascript; charset=utf-8",
-        etag: "\"97f30601094b0d36c033\"",
+        etag: "\"d8f4060f990b83b3fe63\"",
         immutable: true,
-        gzip: include_bytes!("assets.NodePods-DTiWN9kD.js.gz"),
-    },
-    Asset {
-        path: "assets/PodPage-B9lF1aTs.js",
-        media_type: "text/javascript; charset=utf-8",
-        etag: "\"ad2a31ce038fc8769e92\"",
-        immutable: true,
-        gzip: include_bytes!("assets.PodPage-B9lF1aTs.js.gz"),
+        gzip: include_bytes!("assets.PodPage-CWGPMI90.js.gz"),
     },
     Asset {
         path: "assets/PodPage-CvWhW8iu.css",
@@ -179,18 +179,18 @@ const ASSETS: &[Asset] = &[
         gzip: include_bytes!("assets.PodPage-CvWhW8iu.css.gz"),
     },
     Asset {
-        path: "assets/PodsOf-Dl4NjAmV.js",
+        path: "assets/PodsOf-CLSLLbLO.js",
         media_type: "text/javascript; charset=utf-8",
-        etag: "\"a5459c218f6ee3ce8a04\"",
+        etag: "\"bffe433a6425e679f839\"",
         immutable: true,
-        gzip: include_bytes!("assets.PodsOf-Dl4NjAmV.js.gz"),
+        gzip: include_bytes!("assets.PodsOf-CLSLLbLO.js.gz"),
     },
     Asset {
-        path: "assets/Rollout-DL9nis7Z.js",
+        path: "assets/Rollout-Bpf5AaSf.js",
         media_type: "text/javascript; charset=utf-8",
-        etag: "\"6b889b969b52306b1924\"",
+        etag: "\"b873d0c18644068dfcfd\"",
         immutable: true,
-        gzip: include_bytes!("assets.Rollout-DL9nis7Z.js.gz"),
+        gzip: include_bytes!("assets.Rollout-Bpf5AaSf.js.gz"),
     },
     Asset {
         path: "assets/Rollout-fHNUjGtY.css",
@@ -200,11 +200,11 @@ const ASSETS: &[Asset] = &[
         gzip: include_bytes!("assets.Rollout-fHNUjGtY.css.gz"),
     },
     Asset {
-        path: "assets/Scale-D-dl0uwG.js",
+        path: "assets/Scale-9fgvu3RA.js",
         media_type: "text/javascript; charset=utf-8",
-        etag: "\"298887a3d883bdcedc11\"",
+        etag: "\"854950e9d031b1cfbb98\"",
         immutable: true,
-        gzip: include_bytes!("assets.Scale-D-dl0uwG.js.gz"),
+        gzip: include_bytes!("assets.Scale-9fgvu3RA.js.gz"),
     },
     Asset {
         path: "assets/Scale-dMnKu5Wg.css",
@@ -214,18 +214,18 @@ const ASSETS: &[Asset] = &[
         gzip: include_bytes!("assets.Scale-dMnKu5Wg.css.gz"),
     },
     Asset {
+        path: "assets/SecretPage-BN71jJs7.js",
+        media_type: "text/javascript; charset=utf-8",
+        etag: "\"a465296079035a0bb4c5\"",
+        immutable: true,
+        gzip: include_bytes!("assets.SecretPage-BN71jJs7.js.gz"),
+    },
+    Asset {
         path: "assets/SecretPage-D7FJPL-a.css",
         media_type: "text/css; charset=utf-8",
         etag: "\"2b7a8ddcde19a6dc7778\"",
         immutable: true,
         gzip: include_bytes!("assets.SecretPage-D7FJPL-a.css.gz"),
-    },
-    Asset {
-        path: "assets/SecretPage-lLqWMTc3.js",
-        media_type: "text/javascript; charset=utf-8",
-        etag: "\"598e26aad385ace47f98\"",
-        immutable: true,
-        gzip: include_bytes!("assets.SecretPage-lLqWMTc3.js.gz"),
     },
     Asset {
         path: "assets/ServicePage-B7API4Gy.css",
@@ -235,18 +235,11 @@ const ASSETS: &[Asset] = &[
         gzip: include_bytes!("assets.ServicePage-B7API4Gy.css.gz"),
     },
     Asset {
-        path: "assets/ServicePage-DEKgbCYL.js",
+        path: "assets/ServicePage-Ckd1HF7T.js",
         media_type: "text/javascript; charset=utf-8",
-        etag: "\"5c383fbd734205c28813\"",
+        etag: "\"f9ed7cf35de5e806c2dd\"",
         immutable: true,
-        gzip: include_bytes!("assets.ServicePage-DEKgbCYL.js.gz"),
-    },
-    Asset {
-        path: "assets/SetRollout-Cnh56iV8.js",
-        media_type: "text/javascript; charset=utf-8",
-        etag: "\"0adc2a8072206742632c\"",
-        immutable: true,
-        gzip: include_bytes!("assets.SetRollout-Cnh56iV8.js.gz"),
+        gzip: include_bytes!("assets.ServicePage-Ckd1HF7T.js.gz"),
     },
     Asset {
         path: "assets/SetRollout-Dm_CenM0.css",
@@ -256,6 +249,20 @@ const ASSETS: &[Asset] = &[
         gzip: include_bytes!("assets.SetRollout-Dm_CenM0.css.gz"),
     },
     Asset {
+        path: "assets/SetRollout-HVSVLwOh.js",
+        media_type: "text/javascript; charset=utf-8",
+        etag: "\"7de3ed091131d808b590\"",
+        immutable: true,
+        gzip: include_bytes!("assets.SetRollout-HVSVLwOh.js.gz"),
+    },
+    Asset {
+        path: "assets/Shell-1qnGkx6l.js",
+        media_type: "text/javascript; charset=utf-8",
+        etag: "\"f484c15a82694c0eb780\"",
+        immutable: true,
+        gzip: include_bytes!("assets.Shell-1qnGkx6l.js.gz"),
+    },
+    Asset {
         path: "assets/Shell-C5WjddCA.css",
         media_type: "text/css; charset=utf-8",
         etag: "\"ed82acb2ed650d7b4a35\"",
@@ -263,18 +270,11 @@ const ASSETS: &[Asset] = &[
         gzip: include_bytes!("assets.Shell-C5WjddCA.css.gz"),
     },
     Asset {
-        path: "assets/Shell-CDVD5uiK.js",
+        path: "assets/Topology-DZx-pGfv.js",
         media_type: "text/javascript; charset=utf-8",
-        etag: "\"66bb07dd896da21b0ec9\"",
+        etag: "\"0a789ba4d4bfc8fe4779\"",
         immutable: true,
-        gzip: include_bytes!("assets.Shell-CDVD5uiK.js.gz"),
-    },
-    Asset {
-        path: "assets/Topology-BXOZtKem.js",
-        media_type: "text/javascript; charset=utf-8",
-        etag: "\"f0c8b79eb338743ef291\"",
-        immutable: true,
-        gzip: include_bytes!("assets.Topology-BXOZtKem.js.gz"),
+        gzip: include_bytes!("assets.Topology-DZx-pGfv.js.gz"),
     },
     Asset {
         path: "assets/Topology-KnEfxs_6.css",
@@ -284,25 +284,18 @@ const ASSETS: &[Asset] = &[
         gzip: include_bytes!("assets.Topology-KnEfxs_6.css.gz"),
     },
     Asset {
+        path: "assets/UsedBy--hdXC3rr.js",
+        media_type: "text/javascript; charset=utf-8",
+        etag: "\"e8563b90dde559485de9\"",
+        immutable: true,
+        gzip: include_bytes!("assets.UsedBy--hdXC3rr.js.gz"),
+    },
+    Asset {
         path: "assets/UsedBy-Bh_7VTM8.css",
         media_type: "text/css; charset=utf-8",
         etag: "\"e268f1e7b712af9be9ab\"",
         immutable: true,
         gzip: include_bytes!("assets.UsedBy-Bh_7VTM8.css.gz"),
-    },
-    Asset {
-        path: "assets/UsedBy-D15lAhmx.js",
-        media_type: "text/javascript; charset=utf-8",
-        etag: "\"7354b4b797a2f53008b0\"",
-        immutable: true,
-        gzip: include_bytes!("assets.UsedBy-D15lAhmx.js.gz"),
-    },
-    Asset {
-        path: "assets/Yaml-Br9-8fPK.js",
-        media_type: "text/javascript; charset=utf-8",
-        etag: "\"ee62627f5246f9fd8451\"",
-        immutable: true,
-        gzip: include_bytes!("assets.Yaml-Br9-8fPK.js.gz"),
     },
     Asset {
         path: "assets/Yaml-DDJ8HC2y.css",
@@ -312,11 +305,18 @@ const ASSETS: &[Asset] = &[
         gzip: include_bytes!("assets.Yaml-DDJ8HC2y.css.gz"),
     },
     Asset {
-        path: "assets/api-DMYJMcvc.js",
+        path: "assets/Yaml-RWS-GJhZ.js",
         media_type: "text/javascript; charset=utf-8",
-        etag: "\"794b7f8b41aa0d503cdd\"",
+        etag: "\"ea545216fc88b92fac2d\"",
         immutable: true,
-        gzip: include_bytes!("assets.api-DMYJMcvc.js.gz"),
+        gzip: include_bytes!("assets.Yaml-RWS-GJhZ.js.gz"),
+    },
+    Asset {
+        path: "assets/api-CXmLm2yE.js",
+        media_type: "text/javascript; charset=utf-8",
+        etag: "\"cc711d3fedc76aba3642\"",
+        immutable: true,
+        gzip: include_bytes!("assets.api-CXmLm2yE.js.gz"),
     },
     Asset {
         path: "assets/format-BZICSqiF.js",
@@ -326,18 +326,18 @@ const ASSETS: &[Asset] = &[
         gzip: include_bytes!("assets.format-BZICSqiF.js.gz"),
     },
     Asset {
+        path: "assets/index-CXE6nF4O.js",
+        media_type: "text/javascript; charset=utf-8",
+        etag: "\"83f92585307e12da5d72\"",
+        immutable: true,
+        gzip: include_bytes!("assets.index-CXE6nF4O.js.gz"),
+    },
+    Asset {
         path: "assets/index-DTFKYshu.css",
         media_type: "text/css; charset=utf-8",
         etag: "\"d184606bf623d8dcffd6\"",
         immutable: true,
         gzip: include_bytes!("assets.index-DTFKYshu.css.gz"),
-    },
-    Asset {
-        path: "assets/index-DqDCPOsW.js",
-        media_type: "text/javascript; charset=utf-8",
-        etag: "\"e71c2695a2d9ca92e182\"",
-        immutable: true,
-        gzip: include_bytes!("assets.index-DqDCPOsW.js.gz"),
     },
     Asset {
         path: "assets/uPlot-CnsZ1jie.css",
@@ -370,7 +370,7 @@ const ASSETS: &[Asset] = &[
     Asset {
         path: "index.html",
         media_type: "text/html; charset=utf-8",
-        etag: "\"537feb7e51ceb65ac09a\"",
+        etag: "\"bb91258d61475bb2bf56\"",
         immutable: false,
         gzip: include_bytes!("index.html.gz"),
     },

@@ -64,7 +64,7 @@ pub(crate) fn refuse_foreign_pages(parts: &Parts, info: &RequestInfo) -> Result<
     let upgrade_by_token = headers.contains_key(UPGRADE) && headers.contains_key(AUTHORIZATION);
     let same = same_host(origin, text(headers, HOST).or_else(|| authority(parts)));
     // A terminal brings a token that only our own page can read.
-    let terminal = info.path.starts_with("/ui/terminal/");
+    let terminal = info.path.starts_with(super::terminal::PREFIX);
     if same || reads || terminal || upgrade_by_token || headers.contains_key(PAGE_HEADER) {
         return Ok(());
     }

@@ -34,8 +34,9 @@ pub(crate) use guard::{
 use logins::Logins;
 use sessions::Sessions;
 
-/// The header that our page puts on what it asks of `/ui/`: a page of another origin cannot send
-/// it, since no cross-origin request with it is ever allowed.
+/// The header that our page puts on what it asks for: a page of another origin cannot send it, since
+/// no cross-origin request with it is ever allowed. Its value is the page's token of the session:
+/// browsers send the cookie to every port of the host, where a tenant may listen.
 const PAGE_HEADER: &str = "x-coracle-dashboard";
 /// The session's cookie; the prefix makes browsers insist on `Secure`, `Path=/` and one host.
 const COOKIE_NAME: &str = "__Host-coracle";
@@ -68,14 +69,19 @@ impl Dashboard {
         self.sessions.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
     }
 
-    /// The user of the session cookie, if the request carries a good one and no credential of
-    /// another kind.
-    pub(crate) fn user_of_cookie(&self, parts: &Parts) -> Option<User> {
+    /// The user of the session, if the request carries a good cookie with the page's token and no
+    /// credential of another kind.
+    pub(crate) fn user_of_cookie(&self, parts: &Parts, info: &RequestInfo) -> Option<User> {
         if parts.headers.contains_key(AUTHORIZATION) {
             return None;
         }
-        let token = cookie(&parts.headers)?;
-        self.sessions().user(token, Instant::now())
+        let (token, now) = (cookie(&parts.headers)?, Instant::now());
+        if info.path.starts_with(terminal::PREFIX) {
+            // A WebSocket has no such header. It brings a token that only the page can ask for.
+            return self.sessions().user_by_cookie(token, now);
+        }
+        let page = parts.headers.get(PAGE_HEADER)?.to_str().ok()?;
+        self.sessions().user(token, page, now)
     }
 }
 
@@ -144,13 +150,12 @@ async fn log_in(
     body: Body,
 ) -> Result<Response<Body>, ApiError> {
     let token = login_token(server, parts, body).await?;
-    let (session, user) =
-        server.ui.sessions().exchange(&token, Instant::now()).ok_or_else(spent_link)?;
+    let begun = server.ui.sessions().exchange(&token, Instant::now()).ok_or_else(spent_link)?;
     if let Some(before) = cookie(&parts.headers) {
         server.ui.sessions().end(before);
     }
-    let mut response = json_answer(&json!({ "user": user.name }));
-    set_cookie(&mut response, &format!("{COOKIE_NAME}={session}; {COOKIE_RULES}"))?;
+    let mut response = json_answer(&json!({ "user": begun.user.name, "page": begun.page }));
+    set_cookie(&mut response, &format!("{COOKIE_NAME}={}; {COOKIE_RULES}", begun.session))?;
     Ok(response)
 }
 

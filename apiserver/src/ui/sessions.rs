@@ -26,15 +26,26 @@ const TOKEN_BYTES: usize = 32;
 
 type Digest = [u8; 32];
 
+/// A session that has begun.
+pub(super) struct Begun {
+    /// The token of the cookie.
+    pub(super) session: String,
+    /// The token that the page itself keeps and sends.
+    pub(super) page: String,
+    pub(super) user: User,
+}
+
 struct Kept {
     user: User,
+    /// That of the page's token, of a session.
+    page: Option<Digest>,
     ends: Instant,
     used: Instant,
 }
 
 impl Kept {
     fn new(user: User, now: Instant, lifetime: Duration) -> Self {
-        Self { user, ends: now + lifetime, used: now }
+        Self { user, page: None, ends: now + lifetime, used: now }
     }
 }
 
@@ -59,14 +70,26 @@ impl Sessions {
     }
 
     /// Turns a login token into a session; the token is used up.
-    pub(super) fn exchange(&mut self, token: &str, now: Instant) -> Option<(String, User)> {
+    pub(super) fn exchange(&mut self, token: &str, now: Instant) -> Option<Begun> {
         let login = self.logins.remove(&digest_of(token)).filter(|kept| kept.ends > now)?;
-        let user = login.user.clone();
-        Some((keep(&mut self.sessions, Kept::new(login.user, now, SESSION_LIFETIME), now), user))
+        let (user, page) = (login.user.clone(), random_token());
+        let session = Kept::new(login.user, now, SESSION_LIFETIME);
+        let session = Kept { page: Some(digest_of(&page)), ..session };
+        Some(Begun { session: keep(&mut self.sessions, session, now), page, user })
     }
 
-    /// The user of a live session.
-    pub(super) fn user(&mut self, token: &str, now: Instant) -> Option<User> {
+    /// The user of a live session, for requests with the page's token.
+    pub(super) fn user(&mut self, token: &str, page: &str, now: Instant) -> Option<User> {
+        let page = digest_of(page);
+        let kept = self.sessions.get(&digest_of(token))?;
+        if kept.page != Some(page) {
+            return None;
+        }
+        self.user_by_cookie(token, now)
+    }
+
+    /// The user of a live session, for what shows in another way that it comes from the page.
+    pub(super) fn user_by_cookie(&mut self, token: &str, now: Instant) -> Option<User> {
         let key = digest_of(token);
         let kept = self.sessions.get_mut(&key)?;
         if kept.ends <= now || kept.used + SESSION_IDLE <= now {
@@ -109,9 +132,13 @@ fn keep(map: &mut HashMap<Digest, Kept>, entry: Kept, now: Instant) -> String {
             map.remove(&first);
         }
     }
-    let token = URL_SAFE_NO_PAD.encode(rand::random::<[u8; TOKEN_BYTES]>());
+    let token = random_token();
     map.insert(digest_of(&token), entry);
     token
+}
+
+fn random_token() -> String {
+    URL_SAFE_NO_PAD.encode(rand::random::<[u8; TOKEN_BYTES]>())
 }
 
 /// Tokens are looked up by digest, so that neither the memory nor the time a look-up takes tells
@@ -137,9 +164,14 @@ mod tests {
         let token = sessions.login_token(jane(), start);
         assert_eq!(sessions.offered(&token, start), Some(jane()));
         assert!(sessions.offered(&token, start + LOGIN_LIFETIME).is_none(), "too late");
-        let (session, user) = sessions.exchange(&token, start).expect("a fresh link works");
-        assert_eq!(user, jane());
-        assert_eq!(sessions.user(&session, start), Some(jane()));
+        let begun = sessions.exchange(&token, start).expect("a fresh link works");
+        assert_eq!(begun.user, jane());
+        let (session, page) = (&begun.session, &begun.page);
+        assert_eq!(sessions.user(session, page, start), Some(jane()));
+        for wrong in ["", "1", session] {
+            assert_eq!(sessions.user(session, wrong, start), None, "of another page");
+        }
+        assert_eq!(sessions.user(page, page, start), None);
         assert!(sessions.exchange(&token, start).is_none(), "once only");
         assert!(sessions.offered(&token, start).is_none());
         let late = sessions.login_token(jane(), start);
@@ -153,20 +185,20 @@ mod tests {
         let start = Instant::now();
         let open = |sessions: &mut Sessions| {
             let token = sessions.login_token(jane(), start);
-            sessions.exchange(&token, start).expect("a fresh link works").0
+            sessions.exchange(&token, start).expect("a fresh link works").session
         };
         let idle = open(&mut sessions);
-        assert!(sessions.user(&idle, start + SESSION_IDLE).is_none());
+        assert!(sessions.user_by_cookie(&idle, start + SESSION_IDLE).is_none());
         let old = open(&mut sessions);
         let mut now = start;
         while now + SESSION_IDLE / 2 < start + SESSION_LIFETIME {
             now += SESSION_IDLE / 2;
-            assert!(sessions.user(&old, now).is_some());
+            assert!(sessions.user_by_cookie(&old, now).is_some());
         }
-        assert!(sessions.user(&old, start + SESSION_LIFETIME).is_none());
+        assert!(sessions.user_by_cookie(&old, start + SESSION_LIFETIME).is_none());
         let ended = open(&mut sessions);
         sessions.end(&ended);
-        assert!(sessions.user(&ended, start).is_none());
+        assert!(sessions.user_by_cookie(&ended, start).is_none());
     }
 
     #[test]

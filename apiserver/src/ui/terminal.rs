@@ -18,6 +18,8 @@ use crate::public;
 use crate::security::User;
 use crate::server::ApiServer;
 
+/// Where terminals are.
+pub(super) const PREFIX: &str = "/ui/terminal/";
 /// What the token is written behind.
 const TOKEN_PREFIX: &str = "coracle.terminal.";
 

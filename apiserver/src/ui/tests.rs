@@ -111,7 +111,14 @@ async fn a_login_link_makes_one_session_for_our_page_only() {
     assert_eq!(log_in(true).of(&cluster).await.status(), StatusCode::UNAUTHORIZED, "once only");
 
     let cookie = set.split(';').next().unwrap();
-    let pods = || Ask::get("/api/v1/pods").with("cookie", cookie);
+    let page = json_of(session).await["page"].as_str().unwrap().to_owned();
+    // Whoever listens at another port of the host is sent the cookie, and nothing else.
+    let stolen = Ask::get("/api/v1/pods").with("cookie", cookie);
+    assert_eq!(stolen.of(&cluster).await.status(), StatusCode::FORBIDDEN);
+    let guessed = Ask::get("/api/v1/pods").with("cookie", cookie).with("x-coracle-dashboard", "1");
+    assert_eq!(guessed.of(&cluster).await.status(), StatusCode::FORBIDDEN);
+    let pods =
+        || Ask::get("/api/v1/pods").with("cookie", cookie).with("x-coracle-dashboard", &page);
     assert_eq!(pods().of(&cluster).await.status(), StatusCode::OK);
     let foreign = pods().with("sec-fetch-site", "cross-site").of(&cluster).await;
     assert_eq!(foreign.status(), StatusCode::FORBIDDEN);
@@ -147,13 +154,17 @@ async fn page_learns_whose_session_a_link_begins() {
     assert_eq!(session.status(), StatusCode::OK, "the offer has not used it up");
     let cookie = session.headers()[SET_COOKIE].to_str().unwrap();
     let cookie = cookie.split(';').next().unwrap().to_owned();
+    let page = json_of(session).await["page"].as_str().unwrap().to_owned();
     let spent = post("/ui/session/offer", first, no_cookie()).await;
     assert_eq!(spent.status(), StatusCode::UNAUTHORIZED);
 
     let second = login_token(&cluster).await;
     let refused = post("/ui/session", "wrong".to_owned(), cookie.clone()).await;
     assert_eq!(refused.status(), StatusCode::UNAUTHORIZED);
-    let pods = || Ask::get("/api/v1/pods").with("cookie", &cookie).of(&cluster);
+    let pods = || {
+        let ask = Ask::get("/api/v1/pods").with("cookie", &cookie);
+        ask.with("x-coracle-dashboard", &page).of(&cluster)
+    };
     assert_eq!(pods().await.status(), StatusCode::OK, "the session is as good as before");
     assert_eq!(post("/ui/session", second, cookie.clone()).await.status(), StatusCode::OK);
     assert_eq!(pods().await.status(), StatusCode::FORBIDDEN, "another took its place");
@@ -257,25 +268,27 @@ async fn a_terminal_needs_a_token_of_our_page() {
     assert_eq!(open(&protocols).of(&cluster).await.status(), StatusCode::FORBIDDEN, "once only");
 }
 
-/// A session's cookie.
-async fn cookie(cluster: &Cluster) -> String {
+/// A session's cookie and the token of its page.
+async fn session(cluster: &Cluster) -> (String, String) {
     let token = login_token(cluster).await;
     let mut ask = Ask::new(Method::POST, "/ui/session").with("x-coracle-dashboard", "1");
     ask.body = &token;
     let session = ask.of(cluster).await;
     let set = session.headers()[SET_COOKIE].to_str().unwrap();
-    set.split(';').next().unwrap().to_owned()
+    let cookie = set.split(';').next().unwrap().to_owned();
+    (cookie, json_of(session).await["page"].as_str().unwrap().to_owned())
 }
 
 #[tokio::test]
 async fn session_opens_no_application() {
     let cluster = Cluster::new().await;
-    let cookie = cookie(&cluster).await;
+    let (cookie, page) = session(&cluster).await;
     for path in [
         "/api/v1/namespaces/default/pods/p:80/proxy/",
         "/api/v1/namespaces/default/services/s/proxy/",
     ] {
-        let refused = Ask::get(path).with("cookie", &cookie).of(&cluster).await;
+        let ask = Ask::get(path).with("cookie", &cookie).with("x-coracle-dashboard", &page);
+        let refused = ask.of(&cluster).await;
         assert_eq!(refused.status(), StatusCode::FORBIDDEN);
         let text = json_of(refused).await["message"].to_string();
         assert!(text.contains("kubectl proxy"), "{text}");

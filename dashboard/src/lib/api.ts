@@ -22,7 +22,31 @@ export type Obj = { apiVersion?: string; kind?: string; metadata: Meta; [field: 
 /** Where the API is: the page is at `<root>ui/`, whatever prefix a proxy puts before it. */
 export const root = new URL('../', new URL('.', location.href)).pathname;
 
-export const MARK = { 'X-Coracle-Dashboard': '1' };
+const PAGE_KEY = 'coracle-page';
+let pageToken = '';
+
+/** Keeps the session's token of this page, or forgets it. A browser sends the session's cookie to every port of
+ *  the host; what is kept here, only scripts of this origin have. */
+export function keepPageToken(token: string) {
+  pageToken = token;
+  try {
+    localStorage.setItem(PAGE_KEY, token);
+  } catch {
+    // Without storage the session ends with the page.
+  }
+}
+
+/** What shows that a request comes from this page. */
+export function mark(): Record<string, string> {
+  let token = pageToken;
+  try {
+    // Another tab may have begun another session.
+    token = localStorage.getItem(PAGE_KEY) ?? token;
+  } catch {
+    // As above.
+  }
+  return { 'X-Coracle-Dashboard': token || '1' };
+}
 
 export interface Cause {
   field?: string;
@@ -56,7 +80,7 @@ export async function failureOf(response: Response): Promise<ApiFailure> {
 type Init = { method?: string; accept?: string; type?: string; body?: string; signal?: AbortSignal };
 
 export async function send(path: string, init: Init = {}): Promise<Response> {
-  const headers: Record<string, string> = { ...MARK, Accept: init.accept ?? 'application/json' };
+  const headers: Record<string, string> = { ...mark(), Accept: init.accept ?? 'application/json' };
   if (init.type) headers['Content-Type'] = init.type;
   const response = await fetch(root + path.replace(/^\//, ''), {
     method: init.method ?? 'GET',

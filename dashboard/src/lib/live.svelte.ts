@@ -1,7 +1,7 @@
 // Live collections: every watch of the page over one connection, paused while the page is hidden,
 // resumed from the last resourceVersion.
 
-import { ApiFailure, MARK, failureOf, root, type Obj } from './api';
+import { ApiFailure, failureOf, mark, root, type Obj } from './api';
 import { pathOf, type Kind } from './kinds.svelte';
 
 export type Form = 'object' | 'table' | 'metadata';
@@ -286,7 +286,7 @@ class Live {
 
   private async follow(active: Collection[], abort: AbortController) {
     const query = active.map((c) => `w=${encodeURIComponent(c.query)}`).join('&');
-    const response = await fetch(`${root}ui/watch?${query}`, { headers: MARK, signal: abort.signal, cache: 'no-store' });
+    const response = await fetch(`${root}ui/watch?${query}`, { headers: mark(), signal: abort.signal, cache: 'no-store' });
     if (!response.ok || !response.body) throw await failureOf(response);
     this.state = 'live';
     this.retries = 0;

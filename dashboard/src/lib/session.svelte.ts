@@ -1,6 +1,6 @@
 // Who the page acts as: the user of a proxy's credential, or of a session that a login link began.
 
-import { get, send, text } from './api';
+import { get, keepPageToken, send, text } from './api';
 import { live } from './live.svelte';
 
 class Session {
@@ -29,7 +29,7 @@ class Session {
             return true;
           }
         }
-        await this.post('ui/session', token);
+        await this.start(token);
       } catch (error) {
         this.failure = text(error);
       }
@@ -42,9 +42,14 @@ class Session {
     const offer = this.offer;
     this.offer = undefined;
     if (!offer || !accepted) return;
-    await this.post('ui/session', offer.token);
+    await this.start(offer.token);
     // Nothing of the former user's stays on the page.
     location.reload();
+  }
+
+  private async start(token: string): Promise<void> {
+    const { page } = await (await this.post('ui/session', token)).json();
+    keepPageToken(page);
   }
 
   private post(path: string, token: string): Promise<Response> {
@@ -62,6 +67,7 @@ class Session {
 
   async end() {
     await send('ui/session', { method: 'DELETE' });
+    keepPageToken('');
     await this.check();
     live.reset();
   }
