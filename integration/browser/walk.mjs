@@ -405,6 +405,9 @@ spec:
     expect(!page.url().includes('login'), 'the token stays out of the history');
     const cookie = (await page.context().cookies()).find((c) => c.name === '__Host-coracle');
     expect(cookie?.httpOnly && cookie.secure && cookie.sameSite === 'Strict', JSON.stringify(cookie));
+    // Whoever listens at another port of the host is sent it.
+    const alone = await page.evaluate(async () => (await (await fetch('session')).json()).anonymous);
+    expect(alone === true, 'the cookie alone is worth nothing');
     const other = await open('dark');
     await other.goto(LINK);
     await other.locator('[role=alert]', { hasText: 'has been used' }).waitFor();
@@ -419,7 +422,10 @@ spec:
     await d.see('Log in as mallory to');
     await d.button('Stay kubernetes-admin').click();
     await page.locator('nav').waitFor();
-    const me = () => page.evaluate(async () => (await (await fetch('session')).json()).user).catch(() => '');
+    const me = () => page.evaluate(async () => {
+      const headers = { 'X-Coracle-Dashboard': localStorage.getItem('coracle-page') ?? '' };
+      return (await (await fetch('session', { headers })).json()).user;
+    }).catch(() => '');
     expect((await me()) === 'kubernetes-admin', await me());
     await page.goto('about:blank');
     await page.goto(DIRECT + link.path);
