@@ -3,6 +3,7 @@
 
 use std::collections::{BTreeSet, HashSet};
 use std::net::IpAddr;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -34,8 +35,16 @@ pub(crate) struct Machine;
 
 impl HostPorts for Machine {
     fn holders(&self, address: IpAddr, ports: &BTreeSet<NodePort>) -> Option<Holders> {
-        let found = listeners::scan()
-            .inspect_err(|error| tracing::warn!(%error, "cannot list the machine's listeners"))
+        // Asked for each Service again and again: said once.
+        static FAILS: AtomicBool = AtomicBool::new(false);
+        let found = listeners::scan();
+        let failed = FAILS.swap(found.is_err(), Ordering::Relaxed);
+        let found = found
+            .inspect_err(|error| {
+                if !failed {
+                    tracing::warn!(%error, "cannot list the machine's listeners");
+                }
+            })
             .ok()?;
         let conflict = |(protocol, number): &NodePort| -> Option<&Listener> {
             let protocol = Protocol::parse(Some(protocol))?;

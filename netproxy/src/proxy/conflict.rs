@@ -63,7 +63,7 @@ impl Conflicts {
         tokio::spawn(tokio::time::timeout(PUBLISH_TIMEOUT, async move {
             for Shortage { service, uid, of } in shortages.into_iter().take(SHORTAGES_MAX) {
                 let ServiceKey { namespace, name } = &service;
-                tracing::warn!(namespace, name, "the maps have no room for all of a Service");
+                tracing::warn!(namespace, name, ?of, "there is no room for all of a Service");
                 let note = match of {
                     Bounded::Service => {
                         "The Service has more ports, addresses, endpoints or source ranges than one \
@@ -73,8 +73,16 @@ impl Conflicts {
                         "There is no room for more ports, addresses, endpoints or source ranges of \
                          this namespace; what is missing leads nowhere until there is"
                     }
+                    Bounded::HealthChecks => {
+                        "There is no room for more health check node ports of this namespace; load \
+                         balancers get no answer there until there is"
+                    }
                 };
-                publish(&recorder, &service, uid, "TooManyEndpoints", note.into()).await;
+                let reason = match of {
+                    Bounded::HealthChecks => "TooManyHealthChecks",
+                    Bounded::Service | Bounded::Namespace => "TooManyEndpoints",
+                };
+                publish(&recorder, &service, uid, reason, note.into()).await;
             }
         }));
     }

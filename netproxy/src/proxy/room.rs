@@ -61,13 +61,15 @@ pub struct Shortage {
     pub of: Bounded,
 }
 
-/// Whose share of the kernel's maps is used up.
+/// What is used up: a share of the kernel's maps, as a rule.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Bounded {
     /// That of one Service.
     Service,
     /// That of a namespace.
     Namespace,
+    /// The ports at which load balancers ask for a namespace's Services.
+    HealthChecks,
 }
 
 impl Shortage {

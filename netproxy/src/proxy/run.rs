@@ -10,6 +10,7 @@ use k8s_openapi::api::discovery::v1::EndpointSlice;
 use kube::runtime::events::{Recorder, Reporter};
 use kube::runtime::watcher::{self, Error, Event};
 use kube::{Api, Client};
+use nix::sys::resource::{Resource, getrlimit};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
@@ -21,6 +22,7 @@ use super::config::{ProxyConfig, ProxyError, Result};
 use super::conflict::Conflicts;
 use super::health::HealthServer;
 use super::keys::{ServiceKey, SliceId, slice_id};
+use super::room::Bounded;
 use super::sync::{PortConflict, Proxy};
 use super::withdrawal::Questions;
 
@@ -51,7 +53,7 @@ pub async fn run(
     let slices = watch::follow::<EndpointSlice>(Api::all(client), everything());
     let mut services = Feed::new("Services", services.boxed());
     let mut slices = Feed::new("EndpointSlices", slices.boxed());
-    let mut health = HealthServer::default();
+    let mut health = HealthServer::new(descriptors());
     let (mut failed, mut refused) = (false, false);
     let mut next_scan = Instant::now() + LISTENERS_INTERVAL;
     loop {
@@ -93,7 +95,10 @@ pub async fn run(
         failed = result.is_err();
         if !failed {
             questions.settle(&proxy);
-            refused = !health.follow(proxy.health_checks()).await;
+            let followed = health.follow(proxy.health_checks()).await;
+            refused = followed.refused;
+            let shortage = |key: &ServiceKey| proxy.shortage(key, Bounded::HealthChecks);
+            conflicts.report_shortages(followed.shortages.iter().map(shortage).collect());
         }
     }
 }
@@ -126,6 +131,11 @@ fn write(
 
 fn aside<T>(work: impl FnOnce() -> T) -> T {
     tokio::task::block_in_place(work)
+}
+
+/// The descriptors that this process may have.
+fn descriptors() -> u64 {
+    getrlimit(Resource::RLIMIT_NOFILE).map_or(0, |(soft, _)| soft)
 }
 
 async fn changed(monitor: &mut Option<Monitor>) -> Result<Foreign, NetlinkError> {

@@ -439,6 +439,13 @@ impl Proxy {
         std::mem::take(&mut self.shortages)
     }
 
+    /// A shortage of a Service.
+    pub(super) fn shortage(&self, key: &ServiceKey, of: Bounded) -> Shortage {
+        let known = self.services.get(key).and_then(|known| known.service.as_ref()?.unpack());
+        let uid = known.and_then(|service| service.metadata.uid);
+        Shortage { service: key.clone(), uid, of }
+    }
+
     /// Gives the room of Services that are gone back.
     fn shrink(&mut self) {
         if self.services.capacity() > SPARE_SERVICES + 4 * self.services.len() {
