@@ -11,6 +11,8 @@ use tokio::time::sleep;
 const FOLLOWED_AFTER: Duration = Duration::from_secs(10);
 /// Until every watch that follows has got further.
 const WATCHED_AFTER: Duration = Duration::from_secs(15);
+/// Until the threads that had work have ended, and given back what they kept for their next calls.
+const THREADS_ENDED_AFTER: Duration = Duration::from_secs(15);
 /// Creations and removals that may go on meanwhile without another round.
 const FEW: u64 = 50;
 
@@ -34,6 +36,8 @@ pub async fn run(server: Arc<ApiServer>) {
                 break;
             }
         }
+        sleep(THREADS_ENDED_AFTER).await;
+        trim().await;
     }
 }
 
