@@ -43,7 +43,7 @@ const MAX_REDIRECTS: usize = 10;
 /// here.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum RegistryError {
-    /// No client can be made: a machine without CA certificates has none to verify with.
+    /// No client can be made.
     #[error("{0}")]
     Client(String),
     /// The registry accepts no connection: nothing that was sent to it can be the reason.
@@ -98,7 +98,7 @@ impl<'a> Client<'a> {
         };
         let http = match builder().build() {
             // A machine without CA certificates trusts no registry, and needs none in plain HTTP.
-            Err(_) if scheme == "http" => builder().tls_certs_only([]).build(),
+            Err(_) => builder().tls_certs_only([]).build(),
             result => result,
         };
         let http = http.map_err(|e| RegistryError::Client(chain(&e)))?;
