@@ -85,6 +85,8 @@ impl Runtime {
     pub async fn create_sandbox(&self, spec: SandboxSpec) -> Result<Sandbox> {
         let inner = Arc::clone(&self.inner);
         let id = spec.id.clone();
+        // Again, for one that had to wait since. It overlaps with the start of the shim.
+        self.warm_up();
         let prepared = {
             let inner = Arc::clone(&inner);
             let spec = spec.clone();
