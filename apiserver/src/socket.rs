@@ -21,7 +21,7 @@ pub(crate) struct Socket {
     outgoing: OwnedWriteHalf,
 }
 
-/// What the client sends. Reading needs the half for itself; the lock is never waited for.
+/// The bytes that the client sends. Reading needs the half for itself; the lock is never waited for.
 #[derive(Debug)]
 struct Incoming {
     half: Mutex<OwnedReadHalf>,

@@ -18,7 +18,7 @@ use crate::public;
 use crate::security::User;
 use crate::server::ApiServer;
 
-/// Where terminals are.
+/// The path of terminals.
 pub(super) const PREFIX: &str = "/ui/terminal/";
 /// What the token is written behind.
 const TOKEN_PREFIX: &str = "coracle.terminal.";

@@ -99,7 +99,7 @@ fn filter(except: &[u32]) -> Vec<SockFilter> {
     const LOAD_WORD: u16 = (libc::BPF_LD | libc::BPF_W | libc::BPF_ABS) as u16;
     const JUMP_IF_EQUAL: u16 = (libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K) as u16;
     const RETURN: u16 = (libc::BPF_RET | libc::BPF_K) as u16;
-    /// Where a message has the port of its cause, in the machine's order of bytes; the program sees it
+    /// The place of the port of a message's cause, in the machine's order of bytes; the program sees it
     /// in the network's.
     const PORT_OFFSET: u32 = 12;
     let keep = |bytes| SockFilter::new(RETURN, 0, 0, bytes);

@@ -12,11 +12,11 @@ const SPARE_CHAINS: usize = 64;
 #[derive(Debug, Default)]
 pub struct Chains {
     users: HashMap<Code, usize>,
-    /// Those of them that have none.
+    /// The chains among them that have none.
     unused: HashSet<Code>,
 }
 
-/// What changes in some transaction.
+/// The changes of one transaction.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Turnover {
     users: HashMap<Code, isize>,

@@ -40,13 +40,13 @@ pub(super) struct HealthServer {
     /// Places for the askers of all Services.
     connections: Arc<Semaphore>,
     listeners: BTreeMap<ServiceKey, Listener>,
-    /// Services whose port could not be had, so that each is told of once.
+    /// Services whose port could not be had, so that each is reported once.
     refused: BTreeMap<ServiceKey, u16>,
-    /// Services for which there are too many others, told of once too.
+    /// Services for which there are too many others, also reported once.
     without_room: BTreeSet<ServiceKey>,
 }
 
-/// What became of the Services that are to be answered for.
+/// The outcome for the Services that are to be answered for.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Followed {
     /// True if a port cannot be had now.

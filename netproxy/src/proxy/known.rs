@@ -1,4 +1,4 @@
-//! What the proxy remembers of one Service.
+//! The proxy's memory of one Service.
 
 use k8s_openapi::api::core::v1::Service;
 use k8s_openapi::api::discovery::v1::EndpointSlice;

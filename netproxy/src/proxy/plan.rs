@@ -142,10 +142,10 @@ pub fn plan_health_check<'a>(
     Some(HealthCheck { port, local: addresses.len() })
 }
 
-/// What one Service needs of the kernel.
+/// The needs of one Service.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Plan {
-    /// Where its frontends lead.
+    /// The frontends, each with its target.
     pub targets: BTreeMap<Frontend, Target>,
     /// True if it wants more than one Service may have.
     pub is_cut: bool,

@@ -57,16 +57,16 @@ pub struct Shortage {
     pub service: ServiceKey,
     /// The Service's uid.
     pub uid: Option<String>,
-    /// What is bounded.
+    /// The bound that was met.
     pub of: Bounded,
 }
 
-/// What is used up: a share of the kernel's maps, as a rule.
+/// The thing that is used up: a share of the kernel's maps, as a rule.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Bounded {
-    /// That of one Service.
+    /// The share of one Service.
     Service,
-    /// That of a namespace.
+    /// The share of a namespace.
     Namespace,
     /// The ports at which load balancers ask for a namespace's Services.
     HealthChecks,

@@ -171,7 +171,7 @@ impl Proxy {
     }
 
     /// Writes what changed since the last time; the first time, everything. When the kernel
-    /// refuses a change (somebody flushed the rules), everything is written again. Returns the number
+    /// refuses a change (after a foreign flush), everything is written again. Returns the number
     /// of frontends that changed.
     pub fn flush(&mut self) -> Result<usize> {
         let changes = self.plan();
