@@ -40,8 +40,8 @@ pub struct Notifications {
 }
 
 impl Notifications {
-    /// Subscribes to a multicast group of the netfilter subsystem, where the kernel can tell them
-    /// apart without what the sockets with these ports cause. Must be called within a Tokio runtime.
+    /// Subscribes to a multicast group of the netfilter subsystem, where the kernel can filter
+    /// without what the sockets with these ports cause. Must be called within a Tokio runtime.
     pub fn open(group: u32, except: &[u32]) -> Result<Self, NetlinkError> {
         Self::try_open(group, except)
             .map_err(|source| NetlinkError::Open { protocol: Protocol::Netfilter, source })

@@ -84,12 +84,16 @@ impl HealthServer {
         self.refused.retain(|key, port| wanted.get(key).is_some_and(|check| check.port == *port));
         self.without_room.retain(|key| wanted.contains_key(key));
         let mut shortages = Vec::new();
+        // One that is full stays so here: listeners are only added.
+        let mut full = BTreeSet::new();
         for (key, check) in wanted {
             if let Some(listener) = self.listeners.get(key) {
                 listener.local.store(check.local, Ordering::Relaxed);
                 continue;
             }
-            if !self.has_room(&key.namespace) {
+            let namespace = key.namespace.as_str();
+            if full.contains(namespace) || !self.has_room(namespace) {
+                full.insert(namespace);
                 if self.without_room.insert(key.clone()) {
                     shortages.push(key.clone());
                 }

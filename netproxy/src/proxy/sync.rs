@@ -25,7 +25,7 @@ use super::nftables::Nftables;
 use super::plan::{Frontend, HealthCheck, most_frontends, plan_health_check, plan_service, trim};
 use super::room::{Bounded, Cost, Room, Shortage};
 
-/// What is planned or written at once, in Services, frontends and map elements; more is done aside.
+/// Services, frontends and map elements that are planned or written at once; more is done aside.
 const LITTLE: usize = 512;
 /// Room for Services that is not worth giving back.
 const SPARE_SERVICES: usize = 1024;
