@@ -57,9 +57,9 @@ fn workload(kind: &str, name: &str, template: &Value, more: Value) -> Value {
     json!({"apiVersion": "apps/v1", "kind": kind, "metadata": {"name": name}, "spec": spec})
 }
 
-/// The Job leaves a mark for every pod that ran.
+/// The Job leaves a mark for every pod that ran, with the pod's name behind it.
 fn job_spec(app: &str, out: &Path, completions: i64) -> Value {
-    let command = "sleep 0.3; echo $PLACE >> /out/marks";
+    let command = "sleep 0.3; echo $PLACE $HOSTNAME >> /out/marks";
     let index = "metadata.annotations['batch.kubernetes.io/job-completion-index']";
     let place = if completions > 1 { index } else { "metadata.labels['job-name']" };
     let mut spec = json!({
@@ -223,10 +223,12 @@ impl World {
             for pod in &pods {
                 assert!(pod["metadata"]["finalizers"].is_null(), "{pod}");
             }
-            let mut marks = lines(&self.out(&name).join("marks"));
-            marks.sort();
+            let mut lines = lines(&self.out(&name).join("marks"));
+            lines.sort();
+            let marks: Vec<&str> =
+                lines.iter().map(|line| line.split_once(' ').unwrap().0).collect();
             let expected: Vec<String> = (0..COMPLETIONS).map(|index| index.to_string()).collect();
-            assert_eq!(marks, expected, "{name}: every index ran once");
+            assert_eq!(marks, expected, "{name}: every index ran once: {lines:?}");
         }
     }
 
@@ -244,13 +246,15 @@ impl World {
         for number in 0..CRON_JOBS {
             let cron_job = format!("tick-{number}");
             let mut fired: BTreeMap<u64, u32> = BTreeMap::new();
-            for mark in lines(&self.out(&cron_job).join("marks")) {
+            let lines = lines(&self.out(&cron_job).join("marks"));
+            for line in &lines {
+                let (mark, _) = line.split_once(' ').unwrap();
                 let minute = mark.strip_prefix(&format!("{cron_job}-")).unwrap().parse().unwrap();
                 *fired.entry(minute).or_default() += 1;
             }
             let (first, last) = (self.began / 60 + 1, *fired.keys().max().expect("it fired"));
             let expected: BTreeMap<u64, u32> = (first..=last).map(|minute| (minute, 1)).collect();
-            assert_eq!(fired, expected, "{cron_job}: once for every minute");
+            assert_eq!(fired, expected, "{cron_job}: once for every minute: {lines:?}");
         }
     }
 }

@@ -73,9 +73,6 @@ impl Controller {
         for notice in plan.notices {
             self.recorder.record(cron_job.as_ref(), notice);
         }
-        for job in &plan.expired {
-            self.delete(&cron_job, job).await?;
-        }
         let mut status = plan.status;
         for job in &plan.replace {
             self.delete(&cron_job, job).await?;
@@ -92,6 +89,10 @@ impl Controller {
             }
         }
         self.write_status(&cron_job, status).await?;
+        // Not before the status says that they were started: without them nothing else does.
+        for job in &plan.expired {
+            self.delete(&cron_job, job).await?;
+        }
         outcome?;
         Ok(plan.requeue_after.into())
     }

@@ -58,12 +58,23 @@ pub fn plan(observed: &Observed<'_>) -> Plan {
     plan
 }
 
-/// Brings the list of active Jobs up to date.
+/// Brings the list of active Jobs and the time of the last one up to date.
 fn follow(observed: &Observed<'_>, plan: &mut Plan) {
     let mut active = plan.status.active.take().unwrap_or_default();
     for job in observed.jobs {
         let name = job.metadata.name.as_deref().unwrap_or_default();
-        let listed = active.iter().position(|reference| reference.uid == job.metadata.uid);
+        let mut listed = active.iter().position(|reference| reference.uid == job.metadata.uid);
+        let noted = plan.status.last_schedule_time.as_ref().map(|time| time.0);
+        if let Some(at) = scheduled_for(job).filter(|at| *at <= observed.now)
+            && noted.is_none_or(|noted| at > noted)
+        {
+            // Created before a crash that kept the status from being written.
+            plan.status.last_schedule_time = Some(Time(at));
+            if listed.is_none() {
+                listed = Some(active.len());
+                active.push(reference_to(job));
+            }
+        }
         match (listed, condition::ended(job)) {
             (None, None) => plan.notices.push(Notice::warning(
                 "UnexpectedJob",
@@ -213,9 +224,20 @@ fn job(
     }
 }
 
-/// Notes in the status that `job` was started for that time.
-pub fn started(status: &mut CronJobStatus, job: &Job, at: Timestamp) {
-    let reference = ObjectReference {
+/// The time that a CronJob started the Job for, as its annotation says.
+fn scheduled_for(job: &Job) -> Option<Timestamp> {
+    job.metadata.annotations.as_ref()?.get(SCHEDULED)?.parse().ok()
+}
+
+/// Says whether the CronJob's status tells that the Job was started. One that is deleted before
+/// would be started a second time for the same minute.
+pub fn knows(cron_job: &CronJob, job: &Job) -> bool {
+    let last = cron_job.status.as_ref().and_then(|status| status.last_schedule_time.as_ref());
+    scheduled_for(job).is_none_or(|at| last.is_some_and(|last| last.0 >= at))
+}
+
+fn reference_to(job: &Job) -> ObjectReference {
+    ObjectReference {
         api_version: Some("batch/v1".to_owned()),
         kind: Some("Job".to_owned()),
         namespace: job.metadata.namespace.clone(),
@@ -223,7 +245,12 @@ pub fn started(status: &mut CronJobStatus, job: &Job, at: Timestamp) {
         uid: job.metadata.uid.clone(),
         resource_version: job.metadata.resource_version.clone(),
         ..ObjectReference::default()
-    };
+    }
+}
+
+/// Notes in the status that `job` was started for that time.
+pub fn started(status: &mut CronJobStatus, job: &Job, at: Timestamp) {
+    let reference = reference_to(job);
     let active = status.active.get_or_insert_default();
     if !active.iter().any(|known| known.uid == reference.uid) {
         active.push(reference);
@@ -304,6 +331,29 @@ mod tests {
             let plan = at(&known, &running, "2024-01-01T00:10:00.1Z");
             assert_eq!((plan.start.is_some(), plan.replace.len()), (start, replaced), "{policy}");
             assert_eq!(reasons(&plan), told);
+        }
+    }
+
+    #[test]
+    fn jobs_of_before_a_crash_are_noted_and_not_started_twice() {
+        let unaware = cron_job(json!({"successfulJobsHistoryLimit": 0}), json!({}));
+        for (end, active, told) in
+            [(Some("Complete"), 0, vec!["SawCompletedJob"]), (None, 1, vec![])]
+        {
+            let mut created = job("tick-28401125", end, "2024-01-01T00:05:00Z");
+            let annotation = (SCHEDULED.to_owned(), "2024-01-01T01:05:00+01:00".to_owned());
+            Arc::make_mut(&mut created).metadata.annotations = Some([annotation].into());
+            assert!(!knows(&unaware, &created));
+            let plan = at(&unaware, &[created.clone()], "2024-01-01T00:05:02Z");
+            assert!(plan.start.is_none(), "a second Job for one time");
+            assert_eq!(reasons(&plan), told);
+            assert_eq!(plan.expired.len(), 1 - active);
+            assert_eq!(plan.status.active.clone().unwrap_or_default().len(), active);
+            let noted = cron_job(json!({}), serde_json::to_value(&plan.status).unwrap());
+            assert!(knows(&noted, &created));
+            // One that says it is from the future changes nothing.
+            let early = at(&unaware, &[created], "2024-01-01T00:04:00Z");
+            assert_eq!(early.status.last_schedule_time, None);
         }
     }
 

@@ -10,13 +10,17 @@ use kube::api::{Api, DeleteParams, Preconditions};
 
 use crate::cache::{Change, ObjectKey};
 use crate::context::Context;
+use crate::cron_job;
 use crate::error::Error;
 use crate::job::condition;
+use crate::ownership::{controller_key, is_controlled_by};
 use crate::queue::{Queue, Requeue};
 use crate::request;
 
 /// How many Jobs are deleted at once.
 const WORKERS: usize = 2;
+/// Pause before looking again at a Job that its CronJob has not noted yet.
+const NOTED_PAUSE: Duration = Duration::from_secs(1);
 
 /// How long the Job may still stay; `None` for as long as it likes.
 fn time_left(job: &Job, now: Timestamp) -> Option<Duration> {
@@ -42,12 +46,25 @@ pub fn workers(context: &Arc<Context>) -> impl Future<Output = ()> + Send + use<
     context.serve(&queue, "ttl-after-finished-controller", WORKERS, reconcile)
 }
 
+/// Says whether the CronJob that the Job belongs to, if there is one, has noted that it was started.
+fn is_noted(context: &Context, job: &Job) -> bool {
+    let Some(owner) = controller_key(&job.metadata, "batch", "CronJob") else { return true };
+    let cron_job = context.caches.cron_jobs.get(&owner);
+    cron_job.is_none_or(|cron_job| {
+        let uid = cron_job.metadata.uid.as_deref().unwrap_or_default();
+        !is_controlled_by(&job.metadata, uid) || cron_job::plan::knows(&cron_job, job)
+    })
+}
+
 async fn reconcile(context: Arc<Context>, key: ObjectKey) -> Result<Requeue, Error> {
     let Some(known) = context.caches.jobs.get(&key) else { return Ok(Requeue::Never) };
     match time_left(&known, Timestamp::now()) {
         None => return Ok(Requeue::Never),
         Some(left) if !left.is_zero() => return Ok(Requeue::After(left)),
         Some(_) => {}
+    }
+    if !is_noted(&context, &known) {
+        return Ok(Requeue::After(NOTED_PAUSE));
     }
     // Its time may just have been prolonged: what counts is what the server holds.
     let Some(job) = request::get::<Job>(&context.client, &key).await? else {
