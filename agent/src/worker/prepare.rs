@@ -12,6 +12,7 @@ use k8s_openapi::api::core::v1::Pod;
 use runtime::printable::chain;
 use runtime::sandbox::{NamespaceMode, SandboxSpec};
 use serde_json::json;
+use tokio::sync::oneshot;
 use tokio::time::Instant;
 
 use super::perform::Outcome;
@@ -65,6 +66,8 @@ pub struct SandboxMade {
     pub volumes: Result<Prepared, PrepareError>,
 }
 
+type Placed = (Option<Link>, Arc<dyn PodSandbox>);
+
 /// The work of making it.
 pub struct Work {
     node: Arc<Node>,
@@ -76,7 +79,7 @@ pub struct Work {
 }
 
 impl Work {
-    /// Network and sandbox beside directories and volumes.
+    /// Makes network and sandbox beside directories and volumes.
     pub async fn run(self) -> Result<SandboxMade, PrepareError> {
         if self.sandbox.is_none() {
             let host_users = self.pod.spec.as_ref().and_then(|spec| spec.host_users);
@@ -85,16 +88,36 @@ impl Work {
             }
             self.node.machine.runtime.warm_up();
         }
-        let (made, link) = tokio::join!(self.directories(), self.link());
-        made?;
-        let link = link?;
-        let mut volumes = self.volumes.clone();
-        if let Some(link) = &link {
-            volumes.around.pod_ips = link.addresses.clone();
+        let (tell, told) = oneshot::channel();
+        let (placed, prepared) = tokio::join!(self.place(tell), self.mount(told));
+        let (link, sandbox) = placed?;
+        Ok(SandboxMade { link, sandbox, volumes: prepared })
+    }
+
+    /// The sandbox in its place in the network, whose addresses are sent to `tell`.
+    async fn place(&self, tell: oneshot::Sender<Vec<IpAddr>>) -> Result<Placed, PrepareError> {
+        let link = self.link().await?;
+        match &link {
+            // Most volumes do not wait for it.
+            Some(link) => drop(tell.send(link.addresses.clone())),
+            None => drop(tell),
         }
-        let (sandbox, prepared) = tokio::join!(self.sandbox(link.as_ref()), volumes.run());
-        let sandbox = sandbox?;
-        let volumes = match prepared {
+        let sandbox = self.sandbox(link.as_ref()).await?;
+        Ok((link, sandbox))
+    }
+
+    /// The pod's directories and volumes. Those that show its addresses wait for them.
+    async fn mount(&self, told: oneshot::Receiver<Vec<IpAddr>>) -> Result<Prepared, PrepareError> {
+        self.directories().await?;
+        let mut volumes = self.volumes.clone();
+        // Nothing comes for a pod on the machine's own network, and where the network failed, so
+        // that nothing starts with these volumes.
+        if shows_address(&self.pod)
+            && let Ok(addresses) = told.await
+        {
+            volumes.around.pod_ips = addresses;
+        }
+        match volumes.run().await {
             Ok(prepared) => {
                 self.done(Step::Volumes);
                 Ok(prepared)
@@ -110,8 +133,7 @@ impl Work {
                 };
                 Err(PrepareError::Mount { error, hint })
             }
-        };
-        Ok(SandboxMade { link, sandbox, volumes })
+        }
     }
 
     async fn directories(&self) -> Result<(), PrepareError> {
@@ -151,6 +173,21 @@ impl Work {
     fn done(&self, step: Step) {
         self.node.start_ups.note(&self.uid, step, Timestamp::now());
     }
+}
+
+/// Says whether a volume shows the pod's address, which must be known first then.
+fn shows_address(pod: &Pod) -> bool {
+    let volumes = pod.spec.iter().flat_map(|spec| spec.volumes.iter().flatten());
+    let mut items = volumes.flat_map(|volume| {
+        let projected = volume.projected.iter().flat_map(|p| p.sources.iter().flatten());
+        let projected = projected.flat_map(|source| source.downward_api.iter());
+        let projected = projected.flat_map(|api| api.items.iter().flatten());
+        let own = volume.downward_api.iter().flat_map(|api| api.items.iter().flatten());
+        own.chain(projected)
+    });
+    items.any(|item| {
+        item.field_ref.as_ref().is_some_and(|field| field.field_path.starts_with("status.podIP"))
+    })
 }
 
 fn host_ports(pod: &Pod) -> Vec<HostPort> {
