@@ -1,7 +1,7 @@
 //! The stored objects that access decisions depend on.
 
 use bytes::Bytes;
-use store::{Store, Watch, Weigh};
+use store::{ChangeKind, Store, Watch, Weigh};
 
 /// Read access to stored objects, in their storage version as JSON. The apiserver's store is one;
 /// tests use a map.
@@ -19,11 +19,22 @@ pub trait Objects: Send + Sync + 'static {
     fn changes(&self, group: &str, plural: &str) -> Box<dyn Changes>;
 }
 
-/// Tells whether objects of one type changed.
+/// Follows the objects of one type.
 pub trait Changes: Send {
-    /// Whether anything changed since the last call (or since the watch began). May say yes when
-    /// in doubt.
-    fn changed(&mut self) -> bool;
+    /// The changes since the last call in their order, the last ones of which lead to what is
+    /// stored now. `None` where they are not known, as at the first call: then all are listed.
+    fn poll(&mut self) -> Option<Vec<ObjectChange>>;
+}
+
+/// A new state of one object.
+#[derive(Clone, Debug)]
+pub struct ObjectChange {
+    /// Empty for a cluster-scoped one.
+    pub namespace: String,
+    /// Its name.
+    pub name: String,
+    /// As it is now; `None` when it is gone.
+    pub value: Option<Bytes>,
 }
 
 /// The bucket of a resource type: `apps.deployments`, `core.pods`.
@@ -59,11 +70,21 @@ struct StoreChanges<M> {
 }
 
 impl<M: Weigh + Send + Sync + 'static> Changes for StoreChanges<M> {
-    fn changed(&mut self) -> bool {
-        if let Some(Ok(batch)) = self.watch.as_mut().map(Watch::poll) {
-            return !batch.changes.is_empty();
-        }
-        self.watch = self.store.watch(&self.prefix, 0).ok();
-        true
+    fn poll(&mut self) -> Option<Vec<ObjectChange>> {
+        let Some(Ok(batch)) = self.watch.as_mut().map(Watch::poll) else {
+            self.watch = self.store.watch(&self.prefix, 0).ok();
+            return None;
+        };
+        let follow = |change: &store::Change<M>| {
+            let place = change.record.key.strip_prefix(&self.prefix)?;
+            let (namespace, name) = place.split_once('/')?;
+            let is_there = change.kind != ChangeKind::Deleted;
+            Some(ObjectChange {
+                namespace: namespace.to_owned(),
+                name: name.to_owned(),
+                value: is_there.then(|| change.record.value.clone()),
+            })
+        };
+        Some(batch.changes.iter().filter_map(follow).collect())
     }
 }

@@ -7,7 +7,7 @@ mod policy;
 mod rule;
 
 use std::collections::{BTreeSet, HashSet};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard};
 
 use serde_json::Value;
 
@@ -16,10 +16,9 @@ pub use rule::Rule;
 
 use super::user::MASTERS;
 use super::{Attributes, Changes, Decision, Objects, Refusal, User};
-use policy::Policy;
+use policy::{Grant, Policy, Type};
 
 pub(super) const GROUP: &str = "rbac.authorization.k8s.io";
-const TYPES: [&str; 4] = ["clusterroles", "clusterrolebindings", "roles", "rolebindings"];
 
 /// Items of rules that are compared for one request: some ten milliseconds.
 const STEPS_MAX: usize = 1_000_000;
@@ -42,59 +41,68 @@ fn too_much() -> Decision {
 /// Invariant: a decision sees every role and binding that was visible when it was asked for.
 pub(super) struct Rbac {
     objects: Arc<dyn Objects>,
-    cached: Mutex<Cached>,
+    followed: Mutex<Followed>,
+    /// Changed by the holder of `followed` only.
+    policy: RwLock<Policy>,
 }
 
-struct Cached {
+/// How far the policy follows the store.
+struct Followed {
     revision: Option<u64>,
-    watches: Vec<Box<dyn Changes>>,
-    policy: Arc<Policy>,
+    watches: Vec<(Type, Box<dyn Changes>)>,
 }
 
 impl Rbac {
     pub(super) fn new(objects: Arc<dyn Objects>) -> Self {
-        let cached =
-            Cached { revision: None, watches: Vec::new(), policy: Arc::new(Policy::default()) };
-        Self { objects, cached: Mutex::new(cached) }
+        let followed = Mutex::new(Followed { revision: None, watches: Vec::new() });
+        Self { objects, followed, policy: RwLock::default() }
     }
 
-    /// The roles as they are now; parsed again only when one of them changed.
-    fn policy(&self) -> Arc<Policy> {
-        let mut cached = self.cached.lock().unwrap_or_else(PoisonError::into_inner);
+    /// The policy as it is now. What is held long is taken out of it.
+    fn policy(&self) -> RwLockReadGuard<'_, Policy> {
+        let mut followed = self.followed.lock().unwrap_or_else(PoisonError::into_inner);
         let revision = self.objects.revision();
-        if cached.revision == Some(revision) {
-            return cached.policy.clone();
+        if followed.revision != Some(revision) {
+            if followed.watches.is_empty() {
+                let watch = |kind: Type| (kind, self.objects.changes(GROUP, kind.plural()));
+                followed.watches = Type::ALL.map(watch).into();
+            }
+            for (kind, watch) in &mut followed.watches {
+                let changes = watch.poll().unwrap_or_else(|| {
+                    let listed = self.objects.list(GROUP, kind.plural());
+                    self.read().differences(*kind, listed)
+                });
+                if !changes.is_empty() {
+                    let mut policy = self.policy.write().unwrap_or_else(PoisonError::into_inner);
+                    policy.apply(*kind, changes);
+                }
+            }
+            followed.revision = Some(revision);
         }
-        let first = cached.watches.is_empty();
-        if first {
-            cached.watches =
-                TYPES.iter().map(|plural| self.objects.changes(GROUP, plural)).collect();
-        }
-        // Every watch must be asked, or it would report the same change again.
-        let changed = cached.watches.iter_mut().fold(first, |any, watch| watch.changed() | any);
-        if changed {
-            let [cluster_roles, cluster_bindings, roles, bindings] =
-                TYPES.map(|plural| self.objects.list(GROUP, plural));
-            cached.policy =
-                Arc::new(Policy::parse(&cluster_roles, &cluster_bindings, &roles, &bindings));
-        }
-        cached.revision = Some(revision);
-        cached.policy.clone()
+        self.read()
+    }
+
+    fn read(&self) -> RwLockReadGuard<'_, Policy> {
+        self.policy.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What bindings give the user in a namespace: one more than are compared at the most.
+    fn grants(&self, user: &User, namespace: &str) -> Vec<Grant> {
+        self.policy().grants(user, namespace, STEPS_MAX / GRANT_STEPS + 1)
     }
 
     pub(super) fn authorize(&self, attributes: &Attributes<'_>) -> Decision {
         if attributes.user.in_group(MASTERS) {
             return Decision { allowed: true, reason: String::new() };
         }
-        let policy = self.policy();
         let mut missing = BTreeSet::new();
         // Many bindings may name one role.
         let mut denied = HashSet::new();
         let mut steps = STEPS_MAX;
-        for grant in policy.grants(attributes.user, attributes.namespace) {
+        for grant in &self.grants(attributes.user, attributes.namespace) {
             let Some(left) = steps.checked_sub(GRANT_STEPS) else { return too_much() };
             steps = left;
-            let Some(rules) = policy.rules(grant) else {
+            let Some(rules) = &grant.rules else {
                 if missing.len() < MISSING_ROLES_MAX {
                     missing.insert(grant.missing_role());
                 }
@@ -103,7 +111,7 @@ impl Rbac {
             if !denied.insert((rules.as_ptr(), rules.len())) {
                 continue;
             }
-            for rule in rules {
+            for rule in rules.iter() {
                 let Some(left) = steps.checked_sub(rule.steps()) else { return too_much() };
                 steps = left;
                 if rule.allows(attributes) {
@@ -122,16 +130,15 @@ impl Rbac {
 
     /// Every rule that the user holds in a namespace (at cluster scope when it is empty).
     pub(super) fn rules_for(&self, user: &User, namespace: &str) -> Vec<Rule> {
-        let policy = self.policy();
         let mut rules: Vec<Rule> = Vec::new();
         if user.in_group(MASTERS) {
             rules.extend(Rule::everything());
         }
         // Many bindings may name one role, and many roles hold one rule.
+        let grants = self.policy().grants(user, namespace, usize::MAX);
         let mut roles = HashSet::new();
         let mut seen: HashSet<&Rule> = HashSet::new();
-        for grant in policy.grants(user, namespace) {
-            let of_role = policy.rules(grant).unwrap_or_default();
+        for of_role in grants.iter().filter_map(|grant| grant.rules.as_ref()) {
             if roles.insert((of_role.as_ptr(), of_role.len())) {
                 rules.extend(of_role.iter().filter(|rule| seen.insert(rule)).cloned());
             }
@@ -152,10 +159,9 @@ impl Rbac {
     }
 
     /// The rules of the role that a `roleRef` names; `None` when there is no such role.
-    fn referenced(&self, namespace: &str, role_ref: &Value) -> Option<Vec<Rule>> {
-        let policy = self.policy();
+    fn referenced(&self, namespace: &str, role_ref: &Value) -> Option<Arc<[Rule]>> {
         let name = role_ref["name"].as_str()?;
-        policy.role(role_ref["kind"].as_str()?, namespace, name).map(<[Rule]>::to_vec)
+        self.policy().role(role_ref["kind"].as_str()?, namespace, name)
     }
 }
 

@@ -3,32 +3,36 @@
 #![allow(clippy::unwrap_used)]
 
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::Bytes;
 use serde_json::json;
 
 use super::*;
+use crate::security::objects::ObjectChange;
 
-/// Objects in a map.
+type Key = (String, String, String, String);
+type Log = Arc<Mutex<Vec<(Key, Option<Bytes>)>>>;
+
+/// Objects in a map, with what happened to them.
 #[derive(Default)]
 pub(crate) struct Fake {
-    objects: Mutex<BTreeMap<(String, String, String, String), Bytes>>,
-    revision: Arc<AtomicU64>,
+    objects: Mutex<BTreeMap<Key, Bytes>>,
+    log: Log,
 }
 
 impl Fake {
     pub(crate) fn put(&self, group: &str, plural: &str, object: &Value) {
         let text = |field: &str| object["metadata"][field].as_str().unwrap_or("").to_owned();
         let key = (group.to_owned(), plural.to_owned(), text("namespace"), text("name"));
-        self.objects.lock().unwrap().insert(key, object.to_string().into());
-        self.revision.fetch_add(1, Ordering::SeqCst);
+        let value: Bytes = object.to_string().into();
+        self.objects.lock().unwrap().insert(key.clone(), value.clone());
+        self.log.lock().unwrap().push((key, Some(value)));
     }
 
     pub(crate) fn remove(&self, group: &str, plural: &str, namespace: &str, name: &str) {
-        let key = (group.into(), plural.into(), namespace.into(), name.into());
+        let key: Key = (group.into(), plural.into(), namespace.into(), name.into());
         self.objects.lock().unwrap().remove(&key).unwrap();
-        self.revision.fetch_add(1, Ordering::SeqCst);
+        self.log.lock().unwrap().push((key, None));
     }
 
     pub(crate) fn with_defaults() -> Arc<Self> {
@@ -40,12 +44,27 @@ impl Fake {
     }
 }
 
-struct FakeChanges(Arc<AtomicU64>, u64);
+/// Follows the log, and forgets what happened at every seventh look.
+struct FakeChanges {
+    log: Log,
+    of: (String, String),
+    at: usize,
+    looks: usize,
+}
 
 impl Changes for FakeChanges {
-    fn changed(&mut self) -> bool {
-        let now = self.0.load(Ordering::SeqCst);
-        std::mem::replace(&mut self.1, now) != now
+    fn poll(&mut self) -> Option<Vec<ObjectChange>> {
+        let log = self.log.lock().unwrap();
+        let new = &log[std::mem::replace(&mut self.at, log.len())..];
+        self.looks += 1;
+        (self.looks % 7 != 1).then(|| {
+            let own = new
+                .iter()
+                .filter(|((group, plural, ..), _)| (group, plural) == (&self.of.0, &self.of.1));
+            own.cloned()
+                .map(|((_, _, namespace, name), value)| ObjectChange { namespace, name, value })
+                .collect()
+        })
     }
 }
 
@@ -65,11 +84,12 @@ impl Objects for Fake {
     }
 
     fn revision(&self) -> u64 {
-        self.revision.load(Ordering::SeqCst)
+        self.log.lock().unwrap().len() as u64
     }
 
-    fn changes(&self, _: &str, _: &str) -> Box<dyn Changes> {
-        Box::new(FakeChanges(self.revision.clone(), 0))
+    fn changes(&self, group: &str, plural: &str) -> Box<dyn Changes> {
+        let (log, of) = (self.log.clone(), (group.to_owned(), plural.to_owned()));
+        Box::new(FakeChanges { log, of, at: 0, looks: 0 })
     }
 }
 
@@ -338,4 +358,100 @@ fn too_many_rules_are_not_compared() {
     assert!(!decision.allowed);
     assert!(decision.reason.contains("more bindings and rules"), "{}", decision.reason);
     assert!(!asks(&rbac, &User::authenticated("joe", &[]), "get core x dev/x").allowed);
+}
+
+/// Decisions of a policy that follows changes are those of one that reads everything.
+#[test]
+fn following_changes_leads_to_the_same_policy() {
+    let fake = Fake::with_defaults();
+    let rbac = Rbac::new(fake.clone());
+    let mut seed = 7_u64;
+    let mut below = |max: u64| {
+        seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (seed >> 33) % max
+    };
+    let users = ["jane", "joe"].map(|name| User::authenticated(name, &["team"]));
+    for _ in 0..600 {
+        let (namespace, role) = (["a", "b"][below(2) as usize], format!("r{}", below(3)));
+        let cluster = below(2) == 0;
+        let place = if cluster { "" } else { namespace };
+        let (role_type, binding_type) = match cluster {
+            true => ("clusterroles", "clusterrolebindings"),
+            false => ("roles", "rolebindings"),
+        };
+        let subjects = [
+            json!({"kind": "User", "name": "jane"}),
+            json!({"kind": "User", "name": "joe"}),
+            json!({"kind": "Group", "name": "team"}),
+        ];
+        match below(5) {
+            0 => {
+                let verbs: Vec<&str> =
+                    ["get", "list", "watch"].into_iter().filter(|_| below(2) == 0).collect();
+                fake.put(
+                    GROUP,
+                    role_type,
+                    &json!({"metadata": {"name": role, "namespace": place,
+                        "labels": {"part": role}},
+                        "rules": [{"verbs": verbs, "apiGroups": [""], "resources": ["pods"]}]}),
+                );
+            }
+            1 => fake.put(
+                GROUP,
+                "clusterroles",
+                &json!({"metadata": {"name": "r2"}, "aggregationRule": {
+                    "clusterRoleSelectors": [{"matchLabels": {"part": role}}]}}),
+            ),
+            2 | 3 => {
+                let kind = if cluster || below(2) == 0 { "ClusterRole" } else { "Role" };
+                let mut object =
+                    binding(kind, place, (kind, &role), subjects[below(3) as usize].clone());
+                object["metadata"]["name"] = format!("b{}", below(4)).into();
+                let second = subjects[below(3) as usize].clone();
+                object["subjects"].as_array_mut().unwrap().push(second);
+                fake.put(GROUP, binding_type, &object);
+            }
+            _ => {
+                let (plural, name) = match below(2) {
+                    0 => (role_type, role),
+                    _ => (binding_type, format!("b{}", below(4))),
+                };
+                if fake.get(GROUP, plural, place, &name).is_some() {
+                    fake.remove(GROUP, plural, place, &name);
+                }
+            }
+        }
+        if below(3) == 0 {
+            continue;
+        }
+        let fresh = Rbac::new(fake.clone());
+        for user in &users {
+            for request in ["get core pods a/x", "list core pods b", "watch core pods"] {
+                let (followed, read) = (asks(&rbac, user, request), asks(&fresh, user, request));
+                assert_eq!(followed.allowed, read.allowed, "{request}");
+                assert_eq!(followed.reason, read.reason, "{request}");
+            }
+            assert_eq!(rbac.rules_for(user, "a"), fresh.rules_for(user, "a"));
+        }
+    }
+}
+
+/// Objects that did not change are not read again, whether changes are known or all are listed.
+#[test]
+fn unchanged_roles_are_kept() {
+    let fake = Fake::with_defaults();
+    let rbac = Rbac::new(fake.clone());
+    let rules = |name: &str| rbac.policy().role("Role", "a", name).unwrap();
+    let role = |name: &str| {
+        json!({"metadata": {"name": name, "namespace": "a"},
+            "rules": [{"verbs": ["get"], "apiGroups": [""], "resources": [name]}]})
+    };
+    fake.put(GROUP, "roles", &role("large"));
+    let before = rules("large");
+    for number in 0..20 {
+        fake.put(GROUP, "roles", &role(&format!("r{number}")));
+        assert!(Arc::ptr_eq(&before, &rules("large")), "read again after change {number}");
+    }
+    fake.put(GROUP, "roles", &role("large"));
+    assert!(!Arc::ptr_eq(&before, &rules("large")));
 }
