@@ -52,20 +52,22 @@ impl ApiServer {
 
     /// Returns whether the client has chosen so much work that it is done away from the threads
     /// that serve the API: a large body, a change of a large object, objects in another form than
-    /// the stored one, or rules to compare. `written_bytes` are those of the body and of the object
+    /// the stored one, the end of a collection, or rules and budgets to compare. `written_bytes` are those of the body and of the object
     /// that it changes.
     pub(crate) fn is_heavy(&self, info: &RequestInfo, parts: &Parts, written_bytes: usize) -> bool {
         if !info.is_resource {
             return false;
         }
+        let found = self.catalog.find(&info.group, &info.version, &info.resource);
+        let converts =
+            || found.is_some_and(|(resource, served)| !std::ptr::eq(served, &resource.served[0]));
         let transforms = || {
             let accepts = parts.headers.get_all(ACCEPT).into_iter();
             accepts.filter_map(|value| value.to_str().ok()).any(|accept| {
                 [";as=", ";as =", "yaml"].into_iter().any(|form| accept.contains(form))
-            })
+            }) || converts()
         };
         let listed_bytes = || {
-            let found = self.catalog.find(&info.group, &info.version, &info.resource);
             found.map_or(0, |(resource, _)| {
                 let namespace = if resource.namespaced { info.namespace.as_str() } else { "" };
                 let prefix = meta::prefix(resource, namespace);
@@ -79,11 +81,13 @@ impl ApiServer {
             "authorization.k8s.io" => true,
             _ => false,
         };
-        if compares_rules {
+        // An eviction compares the pod with every budget of its namespace.
+        if compares_rules || info.subresource == "eviction" {
             return true;
         }
         match info.verb {
             "list" => transforms() && listed_bytes() > HEAVY_BYTES,
+            "deletecollection" => listed_bytes() > HEAVY_BYTES,
             "get" => transforms() && self.stored_bytes(info) > HEAVY_BYTES,
             _ => written_bytes > HEAVY_BYTES,
         }

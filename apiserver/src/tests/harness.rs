@@ -127,6 +127,23 @@ impl Cluster {
         self.send(Method::PATCH, uri, &media_type, patch.to_string()).await
     }
 
+    /// Takes the client's turn for heavy work until the sender is used.
+    pub(crate) async fn hold_heavy_work(&self) -> tokio::sync::oneshot::Sender<()> {
+        let (release, released) = tokio::sync::oneshot::channel();
+        let (begin, began) = tokio::sync::oneshot::channel();
+        let holder = crate::intake::holder(&User::authenticated("admin", &[]));
+        let server = self.server.clone();
+        tokio::spawn(async move {
+            let work = async move {
+                let _ = begin.send(());
+                let _ = released.await;
+            };
+            server.intake.heavy(&holder, work).await.unwrap();
+        });
+        began.await.unwrap();
+        release
+    }
+
     pub(crate) async fn watch(&self, uri: &str) -> Events {
         self.watch_as(uri, "application/json").await
     }

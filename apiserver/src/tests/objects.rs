@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures::FutureExt;
 use http::header::{ACCEPT_ENCODING, CONTENT_ENCODING};
 use http::{Method, Request};
 use serde_json::json;
@@ -117,6 +118,41 @@ async fn tables_and_metadata_and_yaml() {
     let yaml = cluster.get_as(&format!("{MAPS}/one"), "application/yaml").await.ok();
     assert!(yaml.as_str().unwrap().contains("kind: ConfigMap"), "{yaml}");
     cluster.get_as(MAPS, "text/html").await.fails(406);
+}
+
+/// While another request of the client has its turn for heavy work, large objects wait that are to
+/// be converted, evictions, and the end of large collections.
+#[tokio::test]
+async fn costly_requests_wait_for_their_turn() {
+    let cluster = Cluster::new().await;
+    let spec = json!({"selector": {"matchLabels": {"a": "b"}}, "template": {
+        "metadata": {"labels": {"a": "b"}, "annotations": {"note": "x".repeat(200_000)}},
+        "spec": {"containers": [{"name": "c", "image": "i"}]}}});
+    let large = json!({"metadata": {"name": "large"}, "spec": spec});
+    let deployments = "namespaces/default/deployments";
+    cluster.post(&format!("/apis/apps/v1/{deployments}"), &large).await.ok();
+    let pod = json!({"metadata": {"name": "p"}, "spec": {"containers": [{"name": "c",
+        "image": "i"}]}});
+    cluster.post("/api/v1/namespaces/default/pods", &pod).await.ok();
+    let release = cluster.hold_heavy_work().await;
+    let (new, old) =
+        (format!("/apis/apps/v1/{deployments}"), format!("/apis/apps/v1beta1/{deployments}"));
+    cluster.get(&new).await.ok();
+    let (evictions, wait) =
+        ("/api/v1/namespaces/default/pods/p/eviction", Duration::from_millis(200));
+    let eviction = json!({"metadata": {"name": "p"}});
+    let waits = |what: &'static str, work| async move {
+        assert!(tokio::time::timeout(wait, work).await.is_err(), "{what} did not wait");
+    };
+    waits("a list", cluster.get(&old).boxed()).await;
+    let one = format!("{old}/large");
+    waits("an object", cluster.get(&one).boxed()).await;
+    waits("an eviction", cluster.post(evictions, &eviction).boxed()).await;
+    waits("the end of a collection", cluster.delete(&new).boxed()).await;
+    release.send(()).unwrap();
+    let list = cluster.get(&old).await.ok();
+    assert_eq!(list["items"][0]["apiVersion"], "apps/v1beta1");
+    cluster.delete(&new).await.ok();
 }
 
 #[tokio::test]

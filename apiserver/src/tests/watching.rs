@@ -1,5 +1,7 @@
 //! Watches.
 
+use std::time::Duration;
+
 use serde_json::json;
 
 use super::harness::Cluster;
@@ -143,4 +145,42 @@ async fn large_objects_arrive_whole_in_a_watch() {
             stored.remove(0);
         }
     }
+}
+
+/// While another request of the user has its turn for heavy work, large objects are not converted
+/// and light ones are.
+#[tokio::test]
+async fn large_objects_are_converted_away_from_the_threads_that_serve() {
+    let cluster = Cluster::new().await;
+    let map = |name: &str, bytes: usize| json!({"metadata": {"name": name, "labels": {"a": "1"}}, "data": {"k": "x".repeat(bytes)}});
+    cluster.post(MAPS, &map("large", 200_000)).await.ok();
+    let release = cluster.hold_heavy_work().await;
+    let table = "application/json;as=Table;v=v1;g=meta.k8s.io";
+    let mut tables = cluster.watch_as(&format!("{MAPS}?watch=true"), table).await;
+    let mut copies = cluster.watch(&format!("{MAPS}?watch=true&labelSelector=a%3D1")).await;
+    assert_eq!(copies.brief().await, ("ADDED".into(), "large".into()));
+    let waits = tokio::time::timeout(Duration::from_millis(300), tables.next()).await;
+    assert!(waits.is_err(), "{waits:?} before its turn");
+    cluster.post(MAPS, &map("light", 10)).await.ok();
+    let mut later = cluster.watch_as(&format!("{MAPS}?watch=1&resourceVersion=0"), table).await;
+    assert_eq!(copies.brief().await, ("ADDED".into(), "light".into()));
+    release.send(()).unwrap();
+    for watch in [&mut tables, &mut later] {
+        let mut rows = Vec::new();
+        while rows.len() < 2 {
+            let event = watch.next().await.unwrap();
+            assert_eq!(event["type"], "ADDED");
+            rows.extend(event["object"]["rows"].as_array().unwrap().clone());
+        }
+        let cells: Vec<_> = rows.iter().map(|row| (&row["cells"][0], &row["cells"][1])).collect();
+        assert_eq!(cells, [(&json!("large"), &json!(1)), (&json!("light"), &json!(1))]);
+    }
+    // What leaves a selection is read again.
+    let patch = json!({"metadata": {"labels": {"a": "2"}}});
+    cluster.patch(&format!("{MAPS}/large"), "merge-patch", &patch).await.ok();
+    let left = copies.next().await.unwrap();
+    assert_eq!(left["type"], "DELETED");
+    assert_eq!(left["object"]["metadata"]["labels"]["a"], "1");
+    assert_eq!(left["object"]["data"]["k"].as_str().unwrap().len(), 200_000);
+    assert_eq!(tables.next().await.unwrap()["type"], "MODIFIED");
 }

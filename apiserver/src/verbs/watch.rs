@@ -19,6 +19,8 @@ use tokio::time::Instant;
 use crate::body::{self, Body};
 use crate::call::Call;
 use crate::error::ApiError;
+use crate::heavy::HEAVY_BYTES;
+use crate::intake;
 use crate::meta::{self, Meta};
 use crate::negotiate::{Encoding, Form};
 use crate::object::Encoded;
@@ -159,83 +161,90 @@ fn open(call: &Call<'_>, options: &ListOptions, selection: &Selection) -> Result
 }
 
 fn stream(watcher: Watcher) -> impl Stream<Item = Bytes> + Send {
-    futures::stream::unfold(watcher, |mut watcher| async move {
-        let piece = watcher.next().await?;
-        Some((piece, watcher))
-    })
+    futures::stream::unfold(watcher, Watcher::frame)
+}
+
+/// What the next lines say.
+enum Events {
+    /// The next objects of the initial state; `is_last` when no others come.
+    Initial { records: Vec<Arc<Record<Meta>>>, is_last: bool, end: Option<u64> },
+    /// Changes, each of which concerns the selection, and then perhaps a bookmark.
+    Changes { changes: Vec<Change<Meta>>, bookmark: Option<u64> },
+    /// Why the watch ends.
+    Failure(WatchError),
 }
 
 impl Watcher {
-    /// The next frame of the response.
-    async fn next(&mut self) -> Option<Bytes> {
-        while self.frames.is_empty() {
-            self.frames = self.next_lines().await?.into_frames();
+    /// Waits for the next frame of the response.
+    async fn frame(mut self) -> Option<(Bytes, Self)> {
+        loop {
+            if let Some(frame) = self.frames.pop_front() {
+                return Some((frame, self));
+            }
+            let events = self.events().await?;
+            if !self.is_heavy(&events) {
+                self.write(events);
+                continue;
+            }
+            let (server, holder) = (self.server.clone(), intake::holder(&self.user));
+            let work = async move {
+                self.write(events);
+                self
+            };
+            // An error ends the watch: the server stops, or it has panicked.
+            self = server.intake.heavy(&holder, work).await.ok()?;
         }
-        self.frames.pop_front()
     }
 
-    async fn next_lines(&mut self) -> Option<Lines> {
-        let head = self.head_lines();
-        if head.is_some() {
-            return head;
+    /// Waits for the next events.
+    async fn events(&mut self) -> Option<Events> {
+        if let Head::Initial { records, end } = &mut self.head {
+            let mut bytes = 0;
+            let mut fits = |record: &Arc<Record<Meta>>| {
+                let is_first = bytes == 0;
+                bytes += record.value.len();
+                is_first || bytes < PIECE_BYTES
+            };
+            let count = records.iter().take_while(|record| fits(record)).count();
+            let (next, end) = (records.drain(..count).collect(), *end);
+            let is_last = records.is_empty();
+            if is_last {
+                self.head = Head::Done;
+            }
+            return Some(Events::Initial { records: next, is_last, end });
         }
         match std::mem::replace(&mut self.state, State::Ended) {
             State::Live(watch) => self.live(watch).await,
-            State::Failing(error) => Some(self.error_event(&error)),
+            State::Failing(error) => Some(Events::Failure(error)),
             State::Ended => None,
         }
     }
 
-    /// The next of the initial events.
-    fn head_lines(&mut self) -> Option<Lines> {
-        let (mut records, end) = match std::mem::replace(&mut self.head, Head::Done) {
-            Head::Initial { records, end } => (records, end),
-            Head::Done => return None,
-        };
-        let mut lines = Lines::default();
-        while lines.len() < PIECE_BYTES
-            && let Some(record) = records.pop_front()
-        {
-            self.event(&mut lines, "ADDED", &record);
-        }
-        if !records.is_empty() {
-            self.head = Head::Initial { records, end };
-            return Some(lines);
-        }
-        self.head_sent.store(true, Ordering::Release);
-        if let Some(revision) = end {
-            self.bookmark(&mut lines, revision, true);
-        }
-        (!lines.is_empty()).then_some(lines)
-    }
-
     /// Waits for the next changes.
-    async fn live(&mut self, mut watch: Watch<Meta>) -> Option<Lines> {
+    async fn live(&mut self, mut watch: Watch<Meta>) -> Option<Events> {
         let is_narrow = !self.info.namespace.is_empty() || self.selection.is_of_one_name();
         let mut looked_in_vain = None;
         loop {
             let batch = match watch.poll_at_most(PIECE_BYTES) {
                 Ok(batch) => batch,
-                Err(error) => return Some(self.error_event(&error)),
+                Err(error) => return Some(Events::Failure(error)),
             };
-            let mut lines = Lines::default();
-            for change in &batch.changes {
-                self.change(&mut lines, change);
-            }
+            let mut changes = batch.changes;
+            changes.retain(|change| self.concerns(change) != (false, false));
             let now = Instant::now();
-            if now >= self.deadline {
-                if self.bookmarks {
-                    self.bookmark(&mut lines, batch.revision, false);
-                }
-                return (!lines.is_empty()).then_some(lines);
-            }
-            if self.bookmarks && now >= self.next_bookmark {
+            let ends = now >= self.deadline;
+            let mut bookmark = None;
+            if self.bookmarks && (ends || now >= self.next_bookmark) {
                 self.next_bookmark = now + BOOKMARK_INTERVAL;
-                self.bookmark(&mut lines, batch.revision, false);
+                bookmark = Some(batch.revision);
             }
-            if !lines.is_empty() {
+            let is_empty = changes.is_empty() && bookmark.is_none();
+            if ends {
+                return (!is_empty).then_some(Events::Changes { changes, bookmark });
+            }
+            if !is_empty {
                 self.state = State::Live(watch);
-                return Some(lines);
+                return Some(Events::Changes { changes, bookmark });
             }
             if !batch.is_complete {
                 continue;
@@ -252,11 +261,72 @@ impl Watcher {
         }
     }
 
-    /// Writes the event that a change means for this selection, if any.
-    fn change(&mut self, lines: &mut Lines, change: &Change<Meta>) {
+    /// Returns whether objects are so large that the threads that serve the API do not convert them.
+    fn is_heavy(&self, events: &Events) -> bool {
+        let copies = self.copies();
+        let converted = |record: &Record<Meta>| if copies { 0 } else { record.value.len() };
+        let bytes: usize = match events {
+            Events::Initial { records, .. } => records.iter().map(|r| converted(r)).sum(),
+            Events::Changes { changes, .. } => {
+                let of_change = |change: &Change<Meta>| match &change.previous {
+                    Some(left) if self.leaves(change) => left.value.len(),
+                    _ => converted(&change.record),
+                };
+                changes.iter().map(of_change).sum()
+            }
+            Events::Failure(_) => 0,
+        };
+        bytes > HEAVY_BYTES
+    }
+
+    /// Writes the lines of events into frames.
+    fn write(&mut self, events: Events) {
+        let mut lines = Lines::default();
+        match events {
+            Events::Initial { records, is_last, end } => {
+                for record in records {
+                    self.event(&mut lines, "ADDED", &record);
+                }
+                if is_last {
+                    self.head_sent.store(true, Ordering::Release);
+                    if let Some(revision) = end {
+                        self.bookmark(&mut lines, revision, true);
+                    }
+                }
+            }
+            Events::Changes { changes, bookmark } => {
+                for change in &changes {
+                    self.change(&mut lines, change);
+                }
+                if let Some(revision) = bookmark {
+                    self.bookmark(&mut lines, revision, false);
+                }
+            }
+            Events::Failure(error) => lines = self.error_event(&error),
+        }
+        self.frames = lines.into_frames();
+    }
+
+    /// Returns whether the selection has the object before and after a change.
+    fn concerns(&self, change: &Change<Meta>) -> (bool, bool) {
         let before = change.previous.as_ref().is_some_and(|r| self.selection.matches(r));
         let after = change.kind != ChangeKind::Deleted && self.selection.matches(&change.record);
-        match (before, after) {
+        (before, after)
+    }
+
+    /// Returns whether a change takes the object out of the selection, but not away.
+    fn leaves(&self, change: &Change<Meta>) -> bool {
+        change.kind != ChangeKind::Deleted && self.concerns(change) == (true, false)
+    }
+
+    /// Returns whether objects are sent as they are stored.
+    fn copies(&self) -> bool {
+        self.form == Form::Whole && std::ptr::eq(self.found.1, &self.found.0.served[0])
+    }
+
+    /// Writes the event that a change means for this selection, if any.
+    fn change(&mut self, lines: &mut Lines, change: &Change<Meta>) {
+        match self.concerns(change) {
             (false, true) => self.event(lines, "ADDED", &change.record),
             (true, true) => self.event(lines, "MODIFIED", &change.record),
             (true, false) if change.kind == ChangeKind::Deleted => {
@@ -278,7 +348,7 @@ impl Watcher {
     }
 
     fn event(&mut self, lines: &mut Lines, kind: &str, record: &Record<Meta>) {
-        if self.form == Form::Whole && std::ptr::eq(self.found.1, &self.found.0.served[0]) {
+        if self.copies() {
             lines.push(kind, &record.value);
             return;
         }

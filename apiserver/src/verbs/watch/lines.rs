@@ -12,19 +12,9 @@ const SHARED_BYTES_MIN: usize = 16 << 10;
 pub(super) struct Lines {
     frames: VecDeque<Bytes>,
     last: Vec<u8>,
-    bytes: usize,
 }
 
 impl Lines {
-    /// Bytes since the first event.
-    pub(super) fn len(&self) -> usize {
-        self.bytes
-    }
-
-    pub(super) fn is_empty(&self) -> bool {
-        self.bytes == 0
-    }
-
     /// Adds the line of an event.
     pub(super) fn push(&mut self, kind: &str, object: &Bytes) {
         self.last.extend_from_slice(b"{\"type\":\"");
@@ -37,7 +27,6 @@ impl Lines {
             self.frames.push_back(object.clone());
         }
         self.last.extend_from_slice(b"}\n");
-        self.bytes += object.len();
     }
 
     /// The frames of all lines.
