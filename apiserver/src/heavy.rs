@@ -1,9 +1,10 @@
 //! The requests that are so much work that the threads that serve the API do not do it.
 
-use http::header::ACCEPT;
+use http::header::CONTENT_TYPE;
 use http::request::Parts;
 
 use crate::meta;
+use crate::negotiate::{self, Accepted, Encoding, Form};
 use crate::request::RequestInfo;
 use crate::server::{ApiServer, is_read};
 
@@ -52,7 +53,8 @@ impl ApiServer {
 
     /// Returns whether the client has chosen so much work that it is done away from the threads
     /// that serve the API: a large body, a change of a large object, objects in another form than
-    /// the stored one, the end of a collection, or rules and budgets to compare. `written_bytes` are those of the body and of the object
+    /// the stored one, an object to compress, the end of a collection, a JSON patch, or rules and
+    /// budgets to compare. `written_bytes` are those of the body and of the object
     /// that it changes.
     pub(crate) fn is_heavy(&self, info: &RequestInfo, parts: &Parts, written_bytes: usize) -> bool {
         if !info.is_resource {
@@ -61,11 +63,10 @@ impl ApiServer {
         let found = self.catalog.find(&info.group, &info.version, &info.resource);
         let converts =
             || found.is_some_and(|(resource, served)| !std::ptr::eq(served, &resource.served[0]));
+        let as_stored = Accepted { encoding: Encoding::Json, form: Form::Whole };
         let transforms = || {
-            let accepts = parts.headers.get_all(ACCEPT).into_iter();
-            accepts.filter_map(|value| value.to_str().ok()).any(|accept| {
-                [";as=", ";as =", "yaml"].into_iter().any(|form| accept.contains(form))
-            }) || converts()
+            let accepted = negotiate::accepted(&parts.headers, |_| true);
+            converts() || accepted.is_ok_and(|accepted| accepted != as_stored)
         };
         let listed_bytes = || {
             found.map_or(0, |(resource, _)| {
@@ -88,10 +89,22 @@ impl ApiServer {
         match info.verb {
             "list" => transforms() && listed_bytes() > HEAVY_BYTES,
             "deletecollection" => listed_bytes() > HEAVY_BYTES,
-            "get" => transforms() && self.stored_bytes(info) > HEAVY_BYTES,
+            "get" => {
+                let is_work = !info.subresource.is_empty()
+                    || negotiate::accepts_gzip(&parts.headers)
+                    || transforms();
+                is_work && self.stored_bytes(info) > HEAVY_BYTES
+            }
+            // A few of its operations make or compare millions of values.
+            "patch" if is_json_patch(parts) => true,
             _ => written_bytes > HEAVY_BYTES,
         }
     }
+}
+
+fn is_json_patch(parts: &Parts) -> bool {
+    let media_type = parts.headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok());
+    media_type.is_some_and(|media_type| media_type.contains("json-patch"))
 }
 
 #[cfg(test)]

@@ -86,6 +86,16 @@ fn a_crash_leaves_pods_running_and_the_next_start_adopts_them() {
         let outside = node.outside();
         let mut stream = outside.connect(NODE_IP, 8080);
         assert_eq!(ask_on(&mut stream), format!("a {CLIENT_IP}"));
+        // A process that has crashed fills no pool; this one still does after the drop.
+        let pins = || std::fs::read_dir(node.run_dir.join("netns")).unwrap().count();
+        for _ in 0..200 {
+            if pins() == node.config().pool + 1 {
+                break;
+            }
+            tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+        }
+        assert_eq!(pins(), node.config().pool + 1, "the pod's namespace and those of the pool");
+        tokio::time::sleep(std::time::Duration::from_millis(200)).await;
         drop(network);
         std::fs::write(node.run_dir.join("netns/10.44.0.99_cor000000000000"), "").unwrap();
         std::fs::write(node.run_dir.join("attachments/.half.new"), "{").unwrap();

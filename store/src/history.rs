@@ -68,26 +68,32 @@ impl<M> Ring<M> {
         self.bytes
     }
 
+    /// Adds a change, for which older ones are forgotten. However large it is, it stays itself: watches
+    /// have yet to see it.
     pub(crate) fn push(&mut self, change: Change<M>) {
         self.bytes += change.bytes();
         self.changes.push_back(change);
-        while self.changes.len() > RING_MAX_CHANGES || self.bytes > RING_MAX_BYTES {
-            if !self.forget_oldest() {
-                break;
-            }
+        while self.has_older()
+            && (self.changes.len() > RING_MAX_CHANGES || self.bytes > RING_MAX_BYTES)
+        {
+            self.forget_oldest();
         }
     }
 
-    /// Removes the oldest change; returns whether there was one.
-    pub(crate) fn forget_oldest(&mut self) -> bool {
-        let Some(oldest) = self.changes.pop_front() else { return false };
+    /// Returns whether there are changes besides the newest.
+    pub(crate) fn has_older(&self) -> bool {
+        self.changes.len() > 1
+    }
+
+    /// Removes the oldest change.
+    pub(crate) fn forget_oldest(&mut self) {
+        let Some(oldest) = self.changes.pop_front() else { return };
         self.bytes -= oldest.bytes();
         self.complete_after = oldest.record.revision;
         // A burst of changes should not keep its room for good.
         if self.changes.capacity() > 4 * self.changes.len().max(SMALL_RING) {
             self.changes.shrink_to(2 * self.changes.len());
         }
-        true
     }
 
     /// Removes the changes up to `revision`.

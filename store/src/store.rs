@@ -417,9 +417,11 @@ impl<M> Record<M> {
 }
 
 impl<M> Back<M> {
-    /// Adds a change to the history of its bucket; the largest ones forget for it.
+    /// Adds a change to the history of its bucket; the largest ones forget for it, their newest
+    /// changes last, and never this one.
     fn remember(&mut self, change: Change<M>) {
-        let bucket = bucket_of(&change.record.key);
+        let record = change.record.clone();
+        let bucket = bucket_of(&record.key);
         if !self.rings.contains_key(bucket) {
             self.rings.insert(bucket.into(), Ring::new(self.opened_at));
         }
@@ -429,13 +431,14 @@ impl<M> Back<M> {
             self.history_bytes += ring.bytes();
         }
         while self.history_bytes > HISTORY_MAX_BYTES {
-            let Some(ring) = self.rings.values_mut().max_by_key(|ring| ring.bytes()) else { break };
+            let others = self.rings.iter_mut().filter(|(of, ring)| {
+                ring.bytes() > 0 && (ring.has_older() || of.as_ref() != bucket)
+            });
+            let largest = others.max_by_key(|(_, ring)| (ring.has_older(), ring.bytes()));
+            let Some((_, ring)) = largest else { break };
             self.history_bytes -= ring.bytes();
-            let forgotten = ring.forget_oldest();
+            ring.forget_oldest();
             self.history_bytes += ring.bytes();
-            if !forgotten {
-                break;
-            }
         }
     }
 }

@@ -160,6 +160,26 @@ async fn history_is_bounded_and_says_so() {
     assert_eq!(store.watch("h/", first).err(), Some(WatchError::TooOld(first)));
 }
 
+/// One change may be larger than all that is remembered of a bucket, and those of ten buckets larger
+/// than all that is remembered: watches that keep up see each of them.
+#[tokio::test]
+async fn largest_changes_reach_watches() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = open(directory.path());
+    let keys: Vec<String> = (0..10).map(|bucket| format!("b{bucket}/x")).collect();
+    let mut watches: Vec<_> =
+        (0..10).map(|bucket| store.watch(&format!("b{bucket}/"), 0).unwrap()).collect();
+    for round in 0..3 {
+        for (key, watch) in keys.iter().zip(&mut watches) {
+            let value = format!("{round}").repeat(3 << 20);
+            put(&store, key, &value, Durability::Volatile).await;
+            let batch = watch.poll().unwrap();
+            assert_eq!(batch.changes.len(), 1, "{key}");
+            assert_eq!(batch.changes[0].record.value, value.as_bytes());
+        }
+    }
+}
+
 #[tokio::test]
 async fn pages_follow_each_other() {
     let directory = tempfile::tempdir().unwrap();

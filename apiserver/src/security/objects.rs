@@ -1,13 +1,18 @@
 //! The stored objects that access decisions depend on.
 
 use bytes::Bytes;
-use store::{ChangeKind, Store, Watch, Weigh};
+use store::{ChangeKind, Store, Watch};
+
+use crate::meta::Meta;
 
 /// Read access to stored objects, in their storage version as JSON. The apiserver's store is one;
 /// tests use a map.
 pub trait Objects: Send + Sync + 'static {
     /// One object; `namespace` is empty for cluster-scoped ones.
     fn get(&self, group: &str, plural: &str, namespace: &str, name: &str) -> Option<Bytes>;
+
+    /// The uid of one object, without reading it.
+    fn uid(&self, group: &str, plural: &str, namespace: &str, name: &str) -> Option<String>;
 
     /// Every object of a type, in all namespaces.
     fn list(&self, group: &str, plural: &str) -> Vec<Bytes>;
@@ -35,6 +40,8 @@ pub struct ObjectChange {
     pub name: String,
     /// As it is now; `None` when it is gone.
     pub value: Option<Bytes>,
+    /// The store's revision of the change.
+    pub revision: u64,
 }
 
 /// The bucket of a resource type: `apps.deployments`, `core.pods`.
@@ -42,10 +49,18 @@ fn bucket(group: &str, plural: &str) -> String {
     format!("{}.{plural}", if group.is_empty() { "core" } else { group })
 }
 
-impl<M: Weigh + Send + Sync + 'static> Objects for Store<M> {
+/// The key of an object.
+fn key(group: &str, plural: &str, namespace: &str, name: &str) -> String {
+    format!("{}/{namespace}/{name}", bucket(group, plural))
+}
+
+impl Objects for Store<Meta> {
     fn get(&self, group: &str, plural: &str, namespace: &str, name: &str) -> Option<Bytes> {
-        let key = format!("{}/{namespace}/{name}", bucket(group, plural));
-        Some(Store::get(self, &key)?.value.clone())
+        Some(Store::get(self, &key(group, plural, namespace, name))?.value.clone())
+    }
+
+    fn uid(&self, group: &str, plural: &str, namespace: &str, name: &str) -> Option<String> {
+        Some(Store::get(self, &key(group, plural, namespace, name))?.meta.uid.to_string())
     }
 
     fn list(&self, group: &str, plural: &str) -> Vec<Bytes> {
@@ -63,19 +78,19 @@ impl<M: Weigh + Send + Sync + 'static> Objects for Store<M> {
     }
 }
 
-struct StoreChanges<M> {
-    store: Store<M>,
+struct StoreChanges {
+    store: Store<Meta>,
     prefix: String,
-    watch: Option<Watch<M>>,
+    watch: Option<Watch<Meta>>,
 }
 
-impl<M: Weigh + Send + Sync + 'static> Changes for StoreChanges<M> {
+impl Changes for StoreChanges {
     fn poll(&mut self) -> Option<Vec<ObjectChange>> {
         let Some(Ok(batch)) = self.watch.as_mut().map(Watch::poll) else {
             self.watch = self.store.watch(&self.prefix, 0).ok();
             return None;
         };
-        let follow = |change: &store::Change<M>| {
+        let follow = |change: &store::Change<Meta>| {
             let place = change.record.key.strip_prefix(&self.prefix)?;
             let (namespace, name) = place.split_once('/')?;
             let is_there = change.kind != ChangeKind::Deleted;
@@ -83,6 +98,7 @@ impl<M: Weigh + Send + Sync + 'static> Changes for StoreChanges<M> {
                 namespace: namespace.to_owned(),
                 name: name.to_owned(),
                 value: is_there.then(|| change.record.value.clone()),
+                revision: change.record.revision,
             })
         };
         Some(batch.changes.iter().filter_map(follow).collect())

@@ -8,6 +8,8 @@ use serde_json::Value;
 use super::address;
 use crate::call::Call;
 use crate::error::ApiError;
+use crate::meta::{self, Meta};
+use crate::render;
 use crate::request::{Query, RequestInfo};
 use crate::security::Objects;
 
@@ -200,14 +202,13 @@ fn service(call: &Call<'_>, query: &str) -> Result<Target, ApiError> {
         }
     };
     let port_name = port["name"].as_str().unwrap_or_default();
-    for bytes in Objects::list(&call.server.store, "discovery.k8s.io", "endpointslices") {
-        let slice: Value = serde_json::from_slice(&bytes).map_err(ApiError::internal)?;
-        let metadata = &slice["metadata"];
-        if metadata["namespace"] != call.namespace()
-            || metadata["labels"]["kubernetes.io/service-name"] != wanted.name
-        {
-            continue;
-        }
+    let slices = call.server.catalog.stored("discovery.k8s.io", "endpointslices");
+    let prefix = slices.map(|slices| meta::prefix(slices, call.namespace())).unwrap_or_default();
+    let of_service = |record: &store::Record<Meta>| {
+        record.meta.label("kubernetes.io/service-name") == Some(&*wanted.name)
+    };
+    for record in call.server.store.list(&prefix, None, 0, of_service).records {
+        let slice = render::parse(&record)?;
         let mut slice_ports = slice["ports"].as_array().into_iter().flatten();
         let number = slice_ports
             .find(|p| p["name"].as_str().unwrap_or_default() == port_name)

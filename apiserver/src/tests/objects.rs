@@ -6,6 +6,7 @@ use std::time::Duration;
 use futures::FutureExt;
 use http::header::{ACCEPT_ENCODING, CONTENT_ENCODING};
 use http::{Method, Request};
+use http_body_util::BodyExt;
 use serde_json::json;
 
 use super::harness::{self, Cluster};
@@ -147,11 +148,40 @@ async fn costly_requests_wait_for_their_turn() {
     waits("a list", cluster.get(&old).boxed()).await;
     let one = format!("{old}/large");
     waits("an object", cluster.get(&one).boxed()).await;
+    // A space in the header changes nothing.
+    let spaced = "application/json; as=Table; v=v1; g=meta.k8s.io";
+    waits("a table", cluster.get_as(&new, spaced).boxed()).await;
+    let one_new = format!("{new}/large");
+    let scale = format!("{one_new}/scale");
+    waits("a scale", cluster.get(&scale).boxed()).await;
+    cluster.get(&one_new).await.ok();
+    let compressed = Request::builder().uri(&one_new).header(ACCEPT_ENCODING, "gzip");
+    waits(
+        "a compressed object",
+        async { harness::read(cluster.raw(compressed.body(full("")).unwrap()).await).await }
+            .boxed(),
+    )
+    .await;
+    let patch = json!([{"op": "copy", "from": "/metadata", "path": "/data"}]);
+    waits(
+        "a JSON patch",
+        cluster.patch("/api/v1/namespaces/default/configmaps/none", "json-patch", &patch).boxed(),
+    )
+    .await;
     waits("an eviction", cluster.post(evictions, &eviction).boxed()).await;
     waits("the end of a collection", cluster.delete(&new).boxed()).await;
     release.send(()).unwrap();
     let list = cluster.get(&old).await.ok();
     assert_eq!(list["items"][0]["apiVersion"], "apps/v1beta1");
+    assert_eq!(list["items"][0]["spec"], cluster.get(&one).await.ok()["spec"]);
+    // Its body is made in turns, too.
+    let response = cluster.raw(Request::builder().uri(&old).body(full("")).unwrap()).await;
+    let release = cluster.hold_heavy_work().await;
+    let mut body = response.into_body();
+    assert!(tokio::time::timeout(wait, body.frame()).await.is_err(), "a piece did not wait");
+    release.send(()).unwrap();
+    let rest = harness::read(http::Response::new(body)).await;
+    assert_eq!(rest.ok(), list);
     cluster.delete(&new).await.ok();
 }
 

@@ -21,6 +21,7 @@ pub(crate) async fn answer(call: &Call<'_>, body: &Bytes) -> Result<Response<Bod
     // Texts, not trees: the objects of a namespace may be many, and a tree takes many times its text.
     let (mut left, mut imagined, mut failure) = (Vec::new(), Vec::new(), None);
     for record in page.records {
+        call.deadline.check()?;
         match delete::delete(call, meta::split(&record.key).2, &options).await {
             Ok(Stored::Object(record) | Stored::Removed(record)) => left.push(record),
             Ok(Stored::Imagined(mut object)) => {

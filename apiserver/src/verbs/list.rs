@@ -7,7 +7,8 @@ use std::time::Duration;
 
 use api::Persistence;
 use http::{Response, StatusCode};
-use http_body_util::BodyExt;
+use http_body::Frame;
+use http_body_util::{BodyExt, StreamBody};
 use jiff::Timestamp;
 use serde_json::{Value, json};
 use store::{Page, Record};
@@ -15,6 +16,8 @@ use store::{Page, Record};
 use crate::body::{self, Body};
 use crate::call::Call;
 use crate::error::ApiError;
+use crate::heavy::HEAVY_BYTES;
+use crate::intake;
 use crate::meta::{self, Meta};
 use crate::negotiate::{self, Encoding, Form};
 use crate::options::{Continue, ListOptions, Match};
@@ -148,13 +151,35 @@ pub(super) fn head(call: &Call<'_>, metadata: &Value) -> String {
     )
 }
 
+/// The list with large objects in another version, each piece of which takes a turn for heavy work.
+fn converted(call: &Call<'_>, list: ListBody) -> Body {
+    let (server, holder) = (call.server.clone(), intake::holder(call.user));
+    let pieces = futures::stream::unfold(Some(list), move |list| {
+        let (server, holder) = (server.clone(), holder.clone());
+        async move {
+            let mut list = list?;
+            let work = async move { (list.next_piece(), list) };
+            match server.intake.heavy(&holder, work).await {
+                Ok((Ok(piece), list)) => Some((Ok(Frame::data(piece?)), Some(list))),
+                Ok((Err(error), _)) => Some((Err(error), None)),
+                Err(error) => Some((Err(error.to_string().into()), None)),
+            }
+        }
+    });
+    StreamBody::new(pieces).boxed_unsync()
+}
+
 /// The list as JSON, which is written while the client takes it.
 fn streamed(call: &Call<'_>, list: ListBody) -> Response<Body> {
     let compress = list.weight() > body::GZIP_MIN_BYTES && negotiate::accepts_gzip(call.headers);
     let list = if compress { list.compressed() } else { list };
     let weight = Weight(list.weight());
     let mut response = body::headed(StatusCode::OK, "application/json", compress);
-    *response.body_mut() = list.boxed_unsync();
+    *response.body_mut() = if list.converts() && list.weight() > HEAVY_BYTES {
+        converted(call, list)
+    } else {
+        list.boxed_unsync()
+    };
     response.extensions_mut().insert(weight);
     response
 }

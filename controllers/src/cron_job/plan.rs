@@ -51,7 +51,7 @@ pub fn plan(observed: &Observed<'_>) -> Plan {
         Plan { status: observed.cron_job.status.clone().unwrap_or_default(), ..Plan::default() };
     follow(observed, &mut plan);
     let Some(spec) = &observed.cron_job.spec else { return plan };
-    expire(spec, observed.jobs, &mut plan);
+    expire(spec, observed.jobs, observed.now, &mut plan);
     if observed.cron_job.metadata.deletion_timestamp.is_none() {
         schedule(observed, spec, &mut plan);
     }
@@ -61,15 +61,16 @@ pub fn plan(observed: &Observed<'_>) -> Plan {
 /// Brings the list of active Jobs and the time of the last one up to date.
 fn follow(observed: &Observed<'_>, plan: &mut Plan) {
     let mut active = plan.status.active.take().unwrap_or_default();
+    let noted = plan.status.last_schedule_time.as_ref().map(|time| time.0);
     for job in observed.jobs {
         let name = job.metadata.name.as_deref().unwrap_or_default();
         let mut listed = active.iter().position(|reference| reference.uid == job.metadata.uid);
-        let noted = plan.status.last_schedule_time.as_ref().map(|time| time.0);
         if let Some(at) = scheduled_for(job).filter(|at| *at <= observed.now)
             && noted.is_none_or(|noted| at > noted)
         {
             // Created before a crash that kept the status from being written.
-            plan.status.last_schedule_time = Some(Time(at));
+            plan.status.last_schedule_time =
+                plan.status.last_schedule_time.take().max(Some(Time(at)));
             if listed.is_none() {
                 listed = Some(active.len());
                 active.push(reference_to(job));
@@ -107,7 +108,7 @@ fn follow(observed: &Observed<'_>, plan: &mut Plan) {
 }
 
 /// Of the Jobs that ended only the newest are kept.
-fn expire(spec: &CronJobSpec, jobs: &[Arc<Job>], plan: &mut Plan) {
+fn expire(spec: &CronJobSpec, jobs: &[Arc<Job>], now: Timestamp, plan: &mut Plan) {
     for (complete, limit) in
         [(true, spec.successful_jobs_history_limit), (false, spec.failed_jobs_history_limit)]
     {
@@ -115,6 +116,8 @@ fn expire(spec: &CronJobSpec, jobs: &[Arc<Job>], plan: &mut Plan) {
         let ended_so = |job: &&Arc<Job>| {
             job.metadata.deletion_timestamp.is_none()
                 && condition::ended(job).is_some_and(|end| (end.type_ == COMPLETE) == complete)
+                // One of a time that comes again, as the clock was set back, would be started again.
+                && scheduled_for(job).is_none_or(|at| at <= now)
         };
         let mut ended: Vec<Arc<Job>> = jobs.iter().filter(ended_so).cloned().collect();
         let started = |job: &Job| job.status.as_ref().and_then(|s| s.start_time.clone());
@@ -231,9 +234,10 @@ fn scheduled_for(job: &Job) -> Option<Timestamp> {
 
 /// Says whether the CronJob's status tells that the Job was started. One that is deleted before
 /// would be started a second time for the same minute.
-pub fn knows(cron_job: &CronJob, job: &Job) -> bool {
+pub fn knows(cron_job: &CronJob, job: &Job, now: Timestamp) -> bool {
     let last = cron_job.status.as_ref().and_then(|status| status.last_schedule_time.as_ref());
-    scheduled_for(job).is_none_or(|at| last.is_some_and(|last| last.0 >= at))
+    // The controller notes none of a time that has not come.
+    scheduled_for(job).is_none_or(|at| at > now || last.is_some_and(|last| last.0 >= at))
 }
 
 fn reference_to(job: &Job) -> ObjectReference {
@@ -343,18 +347,48 @@ mod tests {
             let mut created = job("tick-28401125", end, "2024-01-01T00:05:00Z");
             let annotation = (SCHEDULED.to_owned(), "2024-01-01T01:05:00+01:00".to_owned());
             Arc::make_mut(&mut created).metadata.annotations = Some([annotation].into());
-            assert!(!knows(&unaware, &created));
+            let now = "2024-01-01T00:05:02Z".parse().unwrap();
+            assert!(!knows(&unaware, &created, now));
+            assert!(knows(&unaware, &created, "2024-01-01T00:04:00Z".parse().unwrap()));
             let plan = at(&unaware, &[created.clone()], "2024-01-01T00:05:02Z");
             assert!(plan.start.is_none(), "a second Job for one time");
             assert_eq!(reasons(&plan), told);
             assert_eq!(plan.expired.len(), 1 - active);
             assert_eq!(plan.status.active.clone().unwrap_or_default().len(), active);
             let noted = cron_job(json!({}), serde_json::to_value(&plan.status).unwrap());
-            assert!(knows(&noted, &created));
+            assert!(knows(&noted, &created, now));
             // One that says it is from the future changes nothing.
             let early = at(&unaware, &[created], "2024-01-01T00:04:00Z");
             assert_eq!(early.status.last_schedule_time, None);
         }
+    }
+
+    #[test]
+    fn several_jobs_of_before_a_crash_are_noted() {
+        let unaware = cron_job(json!({"concurrencyPolicy": "Replace"}), json!({}));
+        let created = |name: &str, at: &str| {
+            let mut job = job(name, None, at);
+            let annotation = (SCHEDULED.to_owned(), at.to_owned());
+            Arc::make_mut(&mut job).metadata.annotations = Some([annotation].into());
+            job
+        };
+        let (newer, older) =
+            (created("a", "2024-01-01T00:10:00Z"), created("b", "2024-01-01T00:05:00Z"));
+        let plan = at(&unaware, &[newer, older], "2024-01-01T00:15:00.1Z");
+        assert!(plan.notices.is_empty());
+        assert_eq!(plan.replace.len(), 2);
+        let last = plan.status.last_schedule_time.unwrap().0;
+        assert_eq!(last.to_string(), "2024-01-01T00:10:00Z");
+    }
+
+    #[test]
+    fn jobs_of_a_time_that_comes_again_stay() {
+        let known = cron_job(json!({"successfulJobsHistoryLimit": 0}), json!({}));
+        let mut early = job("tick", Some("Complete"), "2024-01-01T00:05:00Z");
+        let annotation = (SCHEDULED.to_owned(), "2024-01-01T00:05:00Z".to_owned());
+        Arc::make_mut(&mut early).metadata.annotations = Some([annotation].into());
+        assert!(at(&known, &[early.clone()], "2024-01-01T00:04:00Z").expired.is_empty());
+        assert_eq!(at(&known, &[early], "2024-01-01T00:06:00Z").expired.len(), 1);
     }
 
     #[test]

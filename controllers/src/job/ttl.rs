@@ -52,7 +52,8 @@ fn is_noted(context: &Context, job: &Job) -> bool {
     let cron_job = context.caches.cron_jobs.get(&owner);
     cron_job.is_none_or(|cron_job| {
         let uid = cron_job.metadata.uid.as_deref().unwrap_or_default();
-        !is_controlled_by(&job.metadata, uid) || cron_job::plan::knows(&cron_job, job)
+        !is_controlled_by(&job.metadata, uid)
+            || cron_job::plan::knows(&cron_job, job, Timestamp::now())
     })
 }
 

@@ -14,6 +14,7 @@ use serde_json::Value;
 pub use default_roles::{default_objects, missing_objects};
 pub use rule::Rule;
 
+use super::objects::ObjectChange;
 use super::user::MASTERS;
 use super::{Attributes, Changes, Decision, Objects, Refusal, User};
 use policy::{Grant, Policy, Type};
@@ -36,6 +37,11 @@ fn too_much() -> Decision {
     Decision { allowed: false, reason }
 }
 
+/// The places whose bindings count in a namespace: the cluster, and itself.
+fn places(namespace: &str) -> impl Iterator<Item = &str> {
+    std::iter::once("").chain(Some(namespace).filter(|namespace| !namespace.is_empty()))
+}
+
 /// The authorizer over the roles and bindings in the store.
 ///
 /// Invariant: a decision sees every role and binding that was visible when it was asked for.
@@ -49,12 +55,19 @@ pub(super) struct Rbac {
 /// How far the policy follows the store.
 struct Followed {
     revision: Option<u64>,
-    watches: Vec<(Type, Box<dyn Changes>)>,
+    types: Vec<FollowedType>,
+}
+
+struct FollowedType {
+    kind: Type,
+    changes: Box<dyn Changes>,
+    /// Changes after the revision that the policy has: the types are not asked at the same moment.
+    early: Vec<ObjectChange>,
 }
 
 impl Rbac {
     pub(super) fn new(objects: Arc<dyn Objects>) -> Self {
-        let followed = Mutex::new(Followed { revision: None, watches: Vec::new() });
+        let followed = Mutex::new(Followed { revision: None, types: Vec::new() });
         Self { objects, followed, policy: RwLock::default() }
     }
 
@@ -63,18 +76,27 @@ impl Rbac {
         let mut followed = self.followed.lock().unwrap_or_else(PoisonError::into_inner);
         let revision = self.objects.revision();
         if followed.revision != Some(revision) {
-            if followed.watches.is_empty() {
-                let watch = |kind: Type| (kind, self.objects.changes(GROUP, kind.plural()));
-                followed.watches = Type::ALL.map(watch).into();
+            if followed.types.is_empty() {
+                let follow = |kind: Type| FollowedType {
+                    kind,
+                    changes: self.objects.changes(GROUP, kind.plural()),
+                    early: Vec::new(),
+                };
+                followed.types = Type::ALL.map(follow).into();
             }
-            for (kind, watch) in &mut followed.watches {
-                let changes = watch.poll().unwrap_or_else(|| {
-                    let listed = self.objects.list(GROUP, kind.plural());
-                    self.read().differences(*kind, listed)
-                });
-                if !changes.is_empty() {
+            for FollowedType { kind, changes, early } in &mut followed.types {
+                let mut new = std::mem::take(early);
+                match changes.poll() {
+                    Some(polled) => new.extend(polled),
+                    None => {
+                        let listed = self.objects.list(GROUP, kind.plural());
+                        new = self.read().differences(*kind, listed);
+                    }
+                }
+                *early = new.split_off(new.partition_point(|change| change.revision <= revision));
+                if !new.is_empty() {
                     let mut policy = self.policy.write().unwrap_or_else(PoisonError::into_inner);
-                    policy.apply(*kind, changes);
+                    policy.apply(*kind, new);
                 }
             }
             followed.revision = Some(revision);
@@ -86,9 +108,11 @@ impl Rbac {
         self.policy.read().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// What bindings give the user in a namespace: one more than are compared at the most.
-    fn grants(&self, user: &User, namespace: &str) -> Vec<Grant> {
-        self.policy().grants(user, namespace, STEPS_MAX / GRANT_STEPS + 1)
+    /// What bindings give the user in a namespace, cluster-wide ones first. Each place is looked up
+    /// when the one before decided nothing, and has one more than are compared at the most.
+    fn grants(&self, user: &User, namespace: &str) -> impl Iterator<Item = Grant> {
+        places(namespace)
+            .flat_map(|place| self.policy().grants(user, place, STEPS_MAX / GRANT_STEPS + 1))
     }
 
     pub(super) fn authorize(&self, attributes: &Attributes<'_>) -> Decision {
@@ -99,7 +123,7 @@ impl Rbac {
         // Many bindings may name one role.
         let mut denied = HashSet::new();
         let mut steps = STEPS_MAX;
-        for grant in &self.grants(attributes.user, attributes.namespace) {
+        for grant in self.grants(attributes.user, attributes.namespace) {
             let Some(left) = steps.checked_sub(GRANT_STEPS) else { return too_much() };
             steps = left;
             let Some(rules) = &grant.rules else {
@@ -135,7 +159,9 @@ impl Rbac {
             rules.extend(Rule::everything());
         }
         // Many bindings may name one role, and many roles hold one rule.
-        let grants = self.policy().grants(user, namespace, usize::MAX);
+        let grants: Vec<Grant> = places(namespace)
+            .flat_map(|place| self.policy().grants(user, place, usize::MAX))
+            .collect();
         let mut roles = HashSet::new();
         let mut seen: HashSet<&Rule> = HashSet::new();
         for of_role in grants.iter().filter_map(|grant| grant.rules.as_ref()) {

@@ -200,7 +200,7 @@ fn set<T>(
     old.map(|kept| kept.object)
 }
 
-/// The changes that lead from what is kept to all that is listed.
+/// The changes that lead from what is kept to all that is listed, without their revisions.
 fn differences<T>(kept: &BTreeMap<Place, Kept<T>>, listed: Vec<Bytes>) -> Vec<ObjectChange> {
     let mut changes = Vec::new();
     let same = |kept: &Kept<T>, value: &Bytes| {
@@ -223,12 +223,13 @@ fn differences<T>(kept: &BTreeMap<Place, Kept<T>>, listed: Vec<Bytes>) -> Vec<Ob
         let Metadata { namespace, name, .. } = &named.object.metadata;
         let (namespace, name) = (namespace.clone(), name.clone());
         left.remove(&(namespace.clone(), name.clone()));
-        changes.push(ObjectChange { namespace, name, value: Some(value) });
+        changes.push(ObjectChange { namespace, name, value: Some(value), revision: 0 });
     }
     changes.extend(left.into_iter().cloned().map(|(namespace, name)| ObjectChange {
         namespace,
         name,
         value: None,
+        revision: 0,
     }));
     changes
 }
@@ -247,7 +248,7 @@ impl Policy {
     /// Follows changes of objects of one type.
     pub(super) fn apply(&mut self, kind: Type, changes: Vec<ObjectChange>) {
         let aggregates = matches!(kind, Type::ClusterRoles) && !changes.is_empty();
-        for ObjectChange { namespace, name, value } in changes {
+        for ObjectChange { namespace, name, value, .. } in changes {
             let place = (namespace, name);
             match kind {
                 Type::ClusterRoles => {
@@ -273,23 +274,24 @@ impl Policy {
         }
     }
 
-    /// What bindings give the user in a namespace, cluster-wide ones first: `max` of them.
+    /// What the bindings of a namespace, or those of the cluster where it is empty, give the user:
+    /// `max` of them.
     pub(super) fn grants(&self, user: &User, namespace: &str, max: usize) -> Vec<Grant> {
         let mut subjects = vec![Arc::new(Subject::User(user.name.clone()))];
         subjects.extend(user.groups.iter().cloned().map(Subject::Group).map(Arc::new));
-        let local = Some(namespace).filter(|namespace| !namespace.is_empty());
-        let maps = std::iter::once("").chain(local).filter_map(|place| self.grants.get(place));
-        maps.flat_map(|map| {
-            subjects.iter().filter_map(|subject| Some((subject, map.get(&**subject)?)))
-        })
-        .flat_map(|(subject, bindings)| bindings.values().map(move |binding| (subject, binding)))
-        .take(max)
-        .map(|(subject, binding)| {
-            let Binding { metadata, role_ref, .. } = &**binding;
-            let rules = self.role(&role_ref.kind, &metadata.namespace, &role_ref.name);
-            Grant { binding: binding.clone(), subject: subject.clone(), rules }
-        })
-        .collect()
+        let Some(map) = self.grants.get(namespace) else { return Vec::new() };
+        let found = subjects.iter().filter_map(|subject| Some((subject, map.get(&**subject)?)));
+        found
+            .flat_map(|(subject, bindings)| {
+                bindings.values().map(move |binding| (subject, binding))
+            })
+            .take(max)
+            .map(|(subject, binding)| {
+                let Binding { metadata, role_ref, .. } = &**binding;
+                let rules = self.role(&role_ref.kind, &metadata.namespace, &role_ref.name);
+                Grant { binding: binding.clone(), subject: subject.clone(), rules }
+            })
+            .collect()
     }
 
     pub(super) fn role(&self, kind: &str, namespace: &str, name: &str) -> Option<Arc<[Rule]>> {

@@ -55,15 +55,19 @@ struct FakeChanges {
 impl Changes for FakeChanges {
     fn poll(&mut self) -> Option<Vec<ObjectChange>> {
         let log = self.log.lock().unwrap();
-        let new = &log[std::mem::replace(&mut self.at, log.len())..];
+        let from = std::mem::replace(&mut self.at, log.len());
         self.looks += 1;
         (self.looks % 7 != 1).then(|| {
-            let own = new
-                .iter()
-                .filter(|((group, plural, ..), _)| (group, plural) == (&self.of.0, &self.of.1));
-            own.cloned()
-                .map(|((_, _, namespace, name), value)| ObjectChange { namespace, name, value })
-                .collect()
+            let changes = log.iter().enumerate().skip(from);
+            let own = changes.filter(|(_, ((group, plural, ..), _))| {
+                (group, plural) == (&self.of.0, &self.of.1)
+            });
+            let change =
+                |(at, ((_, _, namespace, name), value)): (usize, &(Key, Option<Bytes>))| {
+                    let (namespace, name, value) = (namespace.clone(), name.clone(), value.clone());
+                    ObjectChange { namespace, name, value, revision: at as u64 + 1 }
+                };
+            own.map(change).collect()
         })
     }
 }
@@ -72,6 +76,12 @@ impl Objects for Fake {
     fn get(&self, group: &str, plural: &str, namespace: &str, name: &str) -> Option<Bytes> {
         let key = (group.into(), plural.into(), namespace.into(), name.into());
         self.objects.lock().unwrap().get(&key).cloned()
+    }
+
+    fn uid(&self, group: &str, plural: &str, namespace: &str, name: &str) -> Option<String> {
+        let object = self.get(group, plural, namespace, name)?;
+        let object: Value = serde_json::from_slice(&object).unwrap();
+        Some(object["metadata"]["uid"].as_str().unwrap_or_default().to_owned())
     }
 
     fn list(&self, group: &str, plural: &str) -> Vec<Bytes> {

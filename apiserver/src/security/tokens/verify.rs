@@ -1,9 +1,11 @@
 //! From a token back to a user.
 
+use std::borrow::Cow;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
+use serde::Deserialize;
 use serde_json::Value;
 
 use super::claims::{Claims, SECRET_ISSUER, SecretClaims};
@@ -15,6 +17,28 @@ pub(in crate::security) struct Verified {
     pub(in crate::security) user: User,
     /// The wanted audiences that the token is meant for.
     pub(in crate::security) audiences: Vec<String>,
+}
+
+/// What a Secret with a token says of it. The rest may be megabytes and is only skipped.
+#[derive(Deserialize)]
+struct TokenSecret<'a> {
+    #[serde(borrow)]
+    metadata: SecretMetadata<'a>,
+    #[serde(borrow)]
+    data: SecretData<'a>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct SecretMetadata<'a> {
+    #[serde(borrow, default)]
+    deletion_timestamp: Option<Cow<'a, str>>,
+}
+
+#[derive(Deserialize)]
+struct SecretData<'a> {
+    #[serde(borrow)]
+    token: Cow<'a, str>,
 }
 
 impl Tokens {
@@ -85,17 +109,18 @@ impl Tokens {
             return None;
         }
         self.alive("serviceaccounts", &claims.namespace, &account)?;
-        let secret = self.object("secrets", &claims.namespace, &claims.secret)?;
-        let stored = STANDARD.decode(secret["data"]["token"].as_str()?).ok()?;
-        let same = stored == token.as_bytes() && secret["metadata"]["deletionTimestamp"].is_null();
+        let secret = self.objects.get("", "secrets", &claims.namespace, &claims.secret)?;
+        let secret: TokenSecret = serde_json::from_slice(&secret).ok()?;
+        let stored = STANDARD.decode(secret.data.token.as_bytes()).ok()?;
+        let same = stored == token.as_bytes() && secret.metadata.deletion_timestamp.is_none();
         same.then(|| service_account(&claims.namespace, &account))
     }
 
     /// Whether this very object still exists. One that is being deleted counts until its grace
     /// period is over, because a terminating pod may still need the API.
     fn alive(&self, plural: &str, namespace: &str, bound: &Bound) -> Option<()> {
-        let object = self.object(plural, namespace, &bound.name)?;
-        (object["metadata"]["uid"] == bound.uid.as_str()).then_some(())
+        let uid = self.objects.uid("", plural, namespace, &bound.name)?;
+        (uid == bound.uid).then_some(())
     }
 }
 

@@ -120,7 +120,7 @@ impl ListBody {
 
     fn item(&self, record: &Record<Meta>) -> Result<Bytes, ApiError> {
         let (resource, served) = self.found;
-        if std::ptr::eq(served, &resource.served[0]) {
+        if !self.converts() {
             return Ok(record.value.clone());
         }
         let mut object = render::parse(record)?;
@@ -128,8 +128,14 @@ impl ListBody {
         Ok(Encoded::new(&object, served).at(record.revision))
     }
 
+    /// Returns whether the objects are converted, which takes long for large ones.
+    pub(super) fn converts(&self) -> bool {
+        let (resource, served) = self.found;
+        !std::ptr::eq(served, &resource.served[0])
+    }
+
     /// The next piece; `None` at the end.
-    fn next_piece(&mut self) -> Result<Option<Bytes>, BoxError> {
+    pub(super) fn next_piece(&mut self) -> Result<Option<Bytes>, BoxError> {
         if self.stage == Stage::Done {
             return Ok(None);
         }
