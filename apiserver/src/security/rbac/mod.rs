@@ -6,7 +6,7 @@ mod escalation;
 mod policy;
 mod rule;
 
-use std::collections::{BTreeSet, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard};
 
 use serde_json::Value;
@@ -120,8 +120,8 @@ impl Rbac {
             return Decision { allowed: true, reason: String::new() };
         }
         let mut missing = BTreeSet::new();
-        // Many bindings may name one role.
-        let mut denied = HashSet::new();
+        // Many bindings may name one role. Its rules are held, so that no others take their place.
+        let mut denied = HashMap::new();
         let mut steps = STEPS_MAX;
         for grant in self.grants(attributes.user, attributes.namespace) {
             let Some(left) = steps.checked_sub(GRANT_STEPS) else { return too_much() };
@@ -132,7 +132,7 @@ impl Rbac {
                 }
                 continue;
             };
-            if !denied.insert((rules.as_ptr(), rules.len())) {
+            if denied.insert((rules.as_ptr(), rules.len()), rules.clone()).is_some() {
                 continue;
             }
             for rule in rules.iter() {
