@@ -5,6 +5,7 @@
 
 mod kubelet;
 
+use std::cell::Cell;
 use std::convert::Infallible;
 use std::error::Error;
 use std::future::Future;
@@ -27,7 +28,7 @@ use kube::{Api, Client};
 use netproxy::proxy::{ProxyConfig, Withdrawals};
 use netproxy::{NetworkConfig, PodNetwork};
 use tokio::net::TcpListener;
-use tokio::runtime::{Handle, Runtime as Threads};
+use tokio::runtime::{Builder, Handle};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::Mutex;
 use tokio_util::sync::CancellationToken;
@@ -87,8 +88,10 @@ pub fn run(options: UpOptions) -> Result<(), Failure> {
     restore::finish(&paths)?;
     // Another provider installed first serves as well.
     let _ = rustls::crypto::ring::default_provider().install_default();
-    let api = threads("api", API_THREADS, API_BLOCKING_THREADS_MAX)?;
-    let node = threads("node", NODE_THREADS, NODE_BLOCKING_THREADS_MAX)?;
+    let api = threads("api", API_THREADS, API_BLOCKING_THREADS_MAX)
+        .on_thread_park(answer_soon)
+        .build()?;
+    let node = threads("node", NODE_THREADS, NODE_BLOCKING_THREADS_MAX).build()?;
     let outcome = node.block_on(run_node(&options, &paths, api.handle()));
     // A call that hangs in the kernel (a dead network file system) does not keep the process.
     node.shutdown_timeout(BLOCKED_CALLS_TIMEOUT);
@@ -96,14 +99,24 @@ pub fn run(options: UpOptions) -> Result<(), Failure> {
     outcome
 }
 
-/// Starts threads of that name for asynchronous work.
-fn threads(name: &str, workers: usize, blocking: usize) -> std::io::Result<Threads> {
-    tokio::runtime::Builder::new_multi_thread()
-        .thread_name(name)
-        .worker_threads(workers)
-        .max_blocking_threads(blocking)
-        .enable_all()
-        .build()
+/// Threads of that name for asynchronous work, to be started.
+fn threads(name: &str, workers: usize, blocking: usize) -> Builder {
+    let mut threads = Builder::new_multi_thread();
+    threads.thread_name(name).worker_threads(workers).max_blocking_threads(blocking).enable_all();
+    threads
+}
+
+/// Has the kernel run a thread of the API as soon as a request comes, however many others compute.
+/// Called whenever such a thread has nothing to do, which threads for calls that block never say.
+fn answer_soon() {
+    thread_local! {
+        static DONE: Cell<bool> = const { Cell::new(false) };
+    }
+    if !DONE.replace(true)
+        && let Err(error) = runtime::run_first()
+    {
+        tracing::debug!(%error, "the kernel does not run the API's threads first");
+    }
 }
 
 /// Asks the kernel for open files and for protection from its OOM killer. The node works without.

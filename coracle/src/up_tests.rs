@@ -193,7 +193,7 @@ fn the_network_follows_the_api() {
         ] {
             assert!(Command::new("ip").args(line.split(' ')).status().unwrap().success(), "{line}");
         }
-        threads("node", 2, 8).unwrap().block_on(names_and_rules_follow_the_api());
+        threads("node", 2, 8).build().unwrap().block_on(names_and_rules_follow_the_api());
     });
     inside.join().expect("the test passes inside");
 }
@@ -219,8 +219,8 @@ fn waiting_requests_of_the_node_run_on_api_threads() {
     let dir = tempfile::tempdir().unwrap();
     let options = options(dir.path());
     let paths = Paths::new(&options.dirs);
-    let api = threads("api", 1, 1).unwrap();
-    let node = threads("node", 1, 1).unwrap();
+    let api = threads("api", 1, 1).build().unwrap();
+    let node = threads("node", 1, 1).build().unwrap();
     node.block_on(async {
         let launch = launch(&options, &paths, api.handle().clone());
         let server = serve(&launch).await;

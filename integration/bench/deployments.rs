@@ -1,6 +1,6 @@
 //! Deployments: 30 replicas to Available, and a rolling update.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
@@ -11,6 +11,8 @@ use crate::world::World;
 const COLLECTION: &str = "/apis/apps/v1/namespaces/default/deployments";
 const REPLICAS: u32 = 30;
 const AVAILABLE_BUDGET_MS: f64 = 1000.0;
+/// Until the shells of available pods handle signals.
+const SHELLS_READY_AFTER: Duration = Duration::from_millis(500);
 const UPDATED_REPLICAS: u32 = 3;
 const UPDATES: u32 = 5;
 const UPDATE_BUDGET_MS: f64 = 500.0;
@@ -31,6 +33,8 @@ pub async fn measure(world: &World, report: &mut Report) {
             })
             .await;
         available.add(start.elapsed());
+        // A container that ends on SIGTERM has to have said so first.
+        tokio::time::sleep(SHELLS_READY_AFTER).await;
         api.delete(&format!("{COLLECTION}/{name}")).await;
         let mut gone = 0;
         pods.until(|kind, pod| {

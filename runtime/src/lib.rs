@@ -33,6 +33,7 @@ pub use engine::Runtime;
 pub use error::{Error, LaunchError, LaunchErrorKind, Result};
 pub use handle::Sandbox;
 pub use sys::memory::{trim as give_memory_back, use_one_arena};
+pub use sys::scheduling::run_first;
 
 #[cfg(test)]
 #[path = "../../integration/src/skip.rs"]

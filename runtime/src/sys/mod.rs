@@ -12,6 +12,7 @@ pub mod inode;
 pub mod memory;
 pub mod mount;
 pub mod process;
+pub mod scheduling;
 pub mod tty;
 
 use nix::errno::Errno;
