@@ -1,11 +1,12 @@
 //! Response bodies on their way to clients: sent in pieces, and counted until the client has taken
 //! them. A client that reads slowly makes room when others need it.
 
-use std::collections::BTreeMap;
+mod open;
+
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
@@ -18,6 +19,7 @@ use tokio::time::{Instant, Sleep};
 use crate::body::{Body, BoxError};
 use crate::budget::{Budget, Full, Lease};
 use crate::error::ApiError;
+use open::{Due, Open};
 
 /// Bytes of a body that are handed to a connection, or encoded, at a time.
 pub(crate) const PIECE_BYTES: usize = 64 << 10;
@@ -69,34 +71,43 @@ enum Kind {
 pub(crate) struct Responses(Arc<Shared>);
 
 struct Shared {
-    large: Budget,
-    small: Budget,
+    large: Room,
+    small: Room,
     slow_after: Duration,
     room_wait: Duration,
+}
+
+/// The bytes for responses of one size, and the responses that hold them.
+struct Room {
+    budget: Budget,
     open: Mutex<Open>,
 }
 
-#[derive(Default)]
-struct Open {
-    next_number: u64,
-    flows: BTreeMap<u64, Weak<Flow>>,
+impl Room {
+    fn new(total: usize, per_user: usize) -> Self {
+        Self { budget: Budget::new(total, per_user), open: Mutex::default() }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Open> {
+        // Nothing that holds the lock panics.
+        self.open.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 impl Responses {
     pub(crate) fn new() -> Self {
         Self(Arc::new(Shared {
-            large: Budget::new(LARGE_BYTES_MAX, USER_LARGE_BYTES_MAX),
-            small: Budget::new(SMALL_BYTES_MAX, USER_SMALL_BYTES_MAX),
+            large: Room::new(LARGE_BYTES_MAX, USER_LARGE_BYTES_MAX),
+            small: Room::new(SMALL_BYTES_MAX, USER_SMALL_BYTES_MAX),
             slow_after: SLOW_AFTER,
             room_wait: ROOM_WAIT,
-            open: Mutex::default(),
         }))
     }
 
     /// Bytes of all responses.
     #[cfg(test)]
     pub(crate) fn held(&self) -> usize {
-        self.0.large.held() + self.0.small.held()
+        self.0.large.budget.held() + self.0.small.budget.held()
     }
 
     /// Room for a response of so many bytes; others that are slow make room. One response is always
@@ -131,7 +142,7 @@ impl Responses {
         let beginning = response.extensions().get::<Beginning>().cloned();
         let (lease, kind) = match beginning.filter(|beginning| beginning.bytes > 0) {
             Some(Beginning { bytes, sent }) => (self.room(holder, bytes)?, Kind::Beginning(sent)),
-            None => (self.0.small.lease(holder), Kind::Stream),
+            None => (self.0.small.budget.lease(holder), Kind::Stream),
         };
         Ok(self.wrap(response, lease, kind))
     }
@@ -142,52 +153,43 @@ impl Responses {
         }
         response.map(|body| {
             let since = Instant::now();
-            let held = Held { body, left: Bytes::new(), lease, since, sent: 0 };
+            let held = Held { body, left: Bytes::new(), lease, since, sent: 0, due: None };
             let flow = Arc::new(Flow(Mutex::new(Some(held))));
-            let number = self.enter(&flow);
-            let responses = self.clone();
-            Sending { flow, responses, number, kind, wait: None }.boxed_unsync()
+            if let Some(held) = flow.lock().as_mut() {
+                self.enter(&flow, held);
+            }
+            Sending { flow, responses: self.clone(), kind, wait: None }.boxed_unsync()
         })
     }
 
-    fn enter(&self, flow: &Arc<Flow>) -> u64 {
-        let mut open = self.lock();
-        let number = open.next_number;
-        open.next_number += 1;
-        open.flows.insert(number, Arc::downgrade(flow));
-        number
+    /// Adds a response that holds bytes to those that may have to make room.
+    fn enter(&self, flow: &Arc<Flow>, held: &mut Held) {
+        if held.lease.amount() > 0 {
+            let at = held.slow_at(self.0.slow_after);
+            held.due = Some(self.room_of(&held.lease).lock().enter(at, held.lease.holder(), flow));
+        }
+    }
+
+    /// Removes a response from these, before its bytes are given back.
+    fn leave(&self, held: &mut Held) {
+        if let Some(due) = held.due.take() {
+            self.room_of(&held.lease).lock().leave(due, held.lease.holder());
+        }
+    }
+
+    fn room_of(&self, lease: &Lease) -> &Room {
+        if lease.budget().is(&self.0.large.budget) { &self.0.large } else { &self.0.small }
     }
 
     fn take(&self, holder: &Arc<str>, bytes: usize) -> Option<Lease> {
-        let budget = if bytes > PIECE_BYTES { &self.0.large } else { &self.0.small };
-        let mut lease = budget.lease(holder);
-        let mut slow = None;
+        let room = if bytes > PIECE_BYTES { &self.0.large } else { &self.0.small };
+        let mut lease = room.budget.lease(holder);
         while let Err(full) = lease.grow_or_alone(bytes) {
-            let slow = slow.get_or_insert_with(|| self.slow_flows());
-            let in_the_way = |flow: &SlowFlow| {
-                flow.budget.is(budget) && (full == Full::Total || flow.holder == *holder)
-            };
-            let slowest = slow.iter().rposition(in_the_way)?;
-            slow.remove(slowest).flow.break_off();
+            let of = (full == Full::Holder).then_some(holder);
+            let slowest = room.lock().take_slowest(of, self.0.slow_after, Instant::now())?;
+            tracing::debug!(user = %slowest.lease.holder(), "a slow response is broken off");
         }
         Some(lease)
-    }
-
-    /// The responses whose clients are slow, the slowest last.
-    fn slow_flows(&self) -> Vec<SlowFlow> {
-        let flows: Vec<Arc<Flow>> = self.lock().flows.values().filter_map(Weak::upgrade).collect();
-        let now = Instant::now();
-        let mut slow: Vec<SlowFlow> = flows
-            .into_iter()
-            .filter_map(|flow| SlowFlow::of(flow, self.0.slow_after, now))
-            .collect();
-        slow.sort_by_key(|slow| slow.overdue);
-        slow
-    }
-
-    fn lock(&self) -> MutexGuard<'_, Open> {
-        // Nothing that holds the lock panics.
-        self.0.open.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -212,39 +214,13 @@ struct Held {
     /// The time at which the client could begin to take what is counted, and the bytes since.
     since: Instant,
     sent: usize,
-}
-
-struct SlowFlow {
-    flow: Arc<Flow>,
-    budget: Budget,
-    holder: Arc<str>,
-    overdue: Duration,
-}
-
-impl SlowFlow {
-    fn of(flow: Arc<Flow>, slow_after: Duration, now: Instant) -> Option<Self> {
-        // A response that is being worked on is not slow.
-        let state = flow.0.try_lock().ok()?;
-        let held = state.as_ref().filter(|held| held.lease.amount() > 0)?;
-        let seconds = u32::try_from(held.sent / SLOW_BYTES_PER_SECOND).unwrap_or(u32::MAX);
-        let allowed = slow_after + Duration::from_secs(u64::from(seconds));
-        let overdue = now.duration_since(held.since).checked_sub(allowed)?;
-        let (budget, holder) = (held.lease.budget().clone(), held.lease.holder().clone());
-        drop(state);
-        Some(Self { flow, budget, holder, overdue })
-    }
+    /// Its place among the responses that hold bytes; `None` while it holds none.
+    due: Option<Due>,
 }
 
 impl Flow {
     fn lock(&self) -> MutexGuard<'_, Option<Held>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn break_off(&self) {
-        let held = self.lock().take();
-        if let Some(held) = held {
-            tracing::debug!(user = %held.lease.holder(), "a slow response is broken off");
-        }
     }
 }
 
@@ -258,6 +234,12 @@ enum BrokenOff {
 }
 
 impl Held {
+    /// The time from which the client is slow, unless it takes more until then.
+    fn slow_at(&self, slow_after: Duration) -> Instant {
+        let seconds = u32::try_from(self.sent / SLOW_BYTES_PER_SECOND).unwrap_or(u32::MAX);
+        self.since + slow_after + Duration::from_secs(u64::from(seconds))
+    }
+
     /// Waits for the next frame of the body; returns its end, an error or trailers as they come.
     fn fill(&mut self, context: &mut Context<'_>) -> Poll<Option<Polled>> {
         while self.left.is_empty() {
@@ -285,7 +267,6 @@ impl Held {
 struct Sending {
     flow: Arc<Flow>,
     responses: Responses,
-    number: u64,
     kind: Kind,
     wait: Option<Wait>,
 }
@@ -362,6 +343,7 @@ impl http_body::Body for Sending {
             return Poll::Ready(Some(Err(BrokenOff::Slow.into())));
         };
         if held.left.is_empty() && this.kind.is_stream() {
+            this.responses.leave(held);
             held.lease.set(0);
         }
         if let Some(other) = ready!(held.fill(context)) {
@@ -373,6 +355,7 @@ impl http_body::Body for Sending {
                 *state = None;
                 return Poll::Ready(Some(Err(error.into())));
             }
+            this.responses.enter(&this.flow, held);
         }
         Poll::Ready(Some(Ok(Frame::data(held.next_piece()))))
     }
@@ -397,9 +380,10 @@ impl http_body::Body for Sending {
 
 impl Drop for Sending {
     fn drop(&mut self) {
-        self.responses.lock().flows.remove(&self.number);
-        // A look for slow responses may hold the flow for a moment; the bytes are free already.
-        self.flow.lock().take();
+        let held = self.flow.lock().take();
+        if let Some(mut held) = held {
+            self.responses.leave(&mut held);
+        }
     }
 }
 

@@ -17,14 +17,12 @@ const SOON: Duration = Duration::from_millis(200);
 
 /// Responses with small bounds.
 fn bounded(total: usize, per_user: usize) -> Responses {
-    let budget = || Budget::new(total, per_user);
-    Responses(Arc::new(Shared {
-        large: budget(),
-        small: budget(),
-        slow_after: SOON,
-        room_wait: 2 * SOON,
-        open: Mutex::default(),
-    }))
+    with_slow_after(total, per_user, SOON)
+}
+
+fn with_slow_after(total: usize, per_user: usize, slow_after: Duration) -> Responses {
+    let room = || Room::new(total, per_user);
+    Responses(Arc::new(Shared { large: room(), small: room(), slow_after, room_wait: 2 * SOON }))
 }
 
 fn holder(name: &str) -> Arc<str> {
@@ -93,6 +91,98 @@ async fn slow_response_makes_room() {
     assert!(matches!(next(&mut slow).await, Some(Err(_))), "the client learns of it");
     drop((slow, fast));
     assert_eq!(responses.held(), 0);
+}
+
+#[tokio::test]
+async fn waiting_streams_look_at_no_response_before_time() {
+    let responses = with_slow_after(1 << 20, 500, Duration::from_secs(3600));
+    let body = || Bytes::from(vec![b'x'; 1]);
+    let open: Vec<_> = (0..500).map(|_| send(&responses, "jane", body()).unwrap()).collect();
+    let watch = || {
+        let event = stream(futures::stream::iter([body()]));
+        responses.stream(Response::new(event), &holder("jane")).unwrap()
+    };
+    let waiting = (0..500).map(|_| watch());
+    let waiting = futures::future::join_all(waiting.map(async |mut watch| {
+        let waited = tokio::time::timeout(SOON / 2, next(&mut watch)).await;
+        assert!(waited.is_err());
+    }));
+    waiting.await;
+    assert_eq!(responses.0.small.lock().looks, 0, "none can be slow yet");
+    assert!(send(&responses, "joe", body()).is_ok(), "others have room");
+    drop(open);
+}
+
+#[tokio::test]
+async fn progress_is_looked_at_once() {
+    let responses = bounded(1 << 20, 1 << 20);
+    let body = || Bytes::from(vec![b'x'; 600 << 10]);
+    let mut read = send(&responses, "jane", body()).unwrap();
+    for _ in 0..SLOW_BYTES_PER_SECOND / PIECE_BYTES {
+        assert!(matches!(next(&mut read).await, Some(Ok(PIECE_BYTES))));
+    }
+    tokio::time::sleep(SOON).await;
+    for _ in 0..100 {
+        assert!(send(&responses, "joe", body()).is_err(), "it took enough for a second more");
+    }
+    assert_eq!(responses.0.large.lock().looks, 1);
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    assert!(send(&responses, "joe", body()).is_ok());
+    assert!(matches!(next(&mut read).await, Some(Err(_))));
+}
+
+#[tokio::test]
+async fn response_is_broken_off_once_it_is_slow() {
+    let responses = bounded(1 << 20, 1000);
+    let body = || Bytes::from(vec![b'x'; 600]);
+    let began = Instant::now();
+    let mut response = send(&responses, "jane", body()).unwrap();
+    let other = loop {
+        match send(&responses, "jane", body()) {
+            Ok(other) => break other,
+            Err(_) => tokio::time::sleep(Duration::from_millis(1)).await,
+        }
+    };
+    let took = began.elapsed();
+    assert!((SOON..SOON * 10).contains(&took), "{took:?}");
+    assert!(matches!(next(&mut response).await, Some(Err(_))));
+    assert_eq!(responses.held(), 600);
+    drop((response, other));
+    assert!(responses.0.small.lock().is_empty(), "holders of nothing are not kept");
+}
+
+#[tokio::test]
+async fn slowest_response_of_the_holder_makes_room() {
+    let responses = bounded(1800, 1200);
+    let body = || Bytes::from(vec![b'x'; 600]);
+    let mut others = send(&responses, "joe", body()).unwrap();
+    tokio::time::sleep(SOON / 10).await;
+    let mut first = send(&responses, "jane", body()).unwrap();
+    tokio::time::sleep(SOON / 10).await;
+    let mut second = send(&responses, "jane", body()).unwrap();
+    tokio::time::sleep(SOON).await;
+    let _more = send(&responses, "jane", body()).unwrap();
+    assert!(matches!(next(&mut first).await, Some(Err(_))), "it was the slowest of its holder");
+    let _more = send(&responses, "jack", body()).unwrap();
+    assert!(matches!(next(&mut others).await, Some(Err(_))), "it was the slowest of all");
+    assert!(matches!(next(&mut second).await, Some(Ok(_))));
+}
+
+#[tokio::test]
+async fn slow_response_is_found_beside_one_in_work() {
+    let responses = bounded(1200, 1200);
+    let body = || Bytes::from(vec![b'x'; 600]);
+    let _first = send(&responses, "jane", body()).unwrap();
+    let worked_on = responses.0.small.lock().first_flow().unwrap();
+    let mut second = send(&responses, "jane", body()).unwrap();
+    tokio::time::sleep(SOON).await;
+    let work = worked_on.lock();
+    let third = send(&responses, "jane", body()).unwrap();
+    assert!(send(&responses, "jane", body()).is_err(), "nothing else is slow");
+    drop(work);
+    assert!(matches!(next(&mut second).await, Some(Err(_))));
+    assert!(send(&responses, "jane", body()).is_ok(), "the first is slow still");
+    drop(third);
 }
 
 #[tokio::test]
