@@ -137,6 +137,12 @@ impl FieldError {
         Self::new(FieldErrorKind::TooLong, field, None, detail)
     }
 
+    /// `field: Too many: actual: must have at most max items`.
+    pub fn too_many(field: impl Into<String>, actual: usize, max: usize) -> Self {
+        let detail = format!("must have at most {max} items");
+        Self::new(FieldErrorKind::TooMany, field, Some(actual.into()), detail)
+    }
+
     /// The text after the field name, as a Status cause carries it.
     pub fn body(&self) -> String {
         let mut text = String::from(self.kind.title());

@@ -4,15 +4,18 @@ use std::sync::Arc;
 
 use api::{Persistence, Resource, Served, Subresource};
 use http::HeaderMap;
-use store::Durability;
+use serde_json::Value;
+use store::{Durability, Record};
 
 use crate::deadline::Deadline;
 use crate::error::ApiError;
-use crate::meta;
+use crate::heavy::HEAVY_BYTES;
+use crate::meta::{self, Meta};
 use crate::request::{Query, RequestInfo};
 use crate::security::User;
 use crate::server::ApiServer;
 use crate::warning::Warnings;
+use crate::{intake, render};
 
 /// A request that has passed the door.
 pub(crate) struct Call<'a> {
@@ -75,6 +78,29 @@ impl<'a> Call<'a> {
             Persistence::Lazy => Durability::Lazy,
             Persistence::Volatile | Persistence::None => Durability::Volatile,
         }
+    }
+
+    /// Does a part of the work: away from the threads that serve the API where that is `heavy`, unless
+    /// the whole request is.
+    pub(crate) async fn work<T: Send + 'static>(
+        &self,
+        heavy: bool,
+        work: impl FnOnce() -> T + Send + 'static,
+    ) -> Result<T, ApiError> {
+        if !heavy || intake::in_turn() {
+            return Ok(work());
+        }
+        self.server.intake.heavy(&intake::holder(self.user), async move { work() }).await
+    }
+
+    /// Parses stored objects, which takes long for large ones.
+    pub(crate) async fn parse(
+        &self,
+        records: Vec<Arc<Record<Meta>>>,
+    ) -> Result<Vec<Value>, ApiError> {
+        let bytes: usize = records.iter().map(|record| record.value.len()).sum();
+        let parse = move || records.iter().map(|record| render::parse(record)).collect();
+        self.work(bytes > HEAVY_BYTES, parse).await?
     }
 
     /// Adds a `Warning` header to the response.

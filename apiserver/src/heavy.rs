@@ -1,11 +1,13 @@
 //! The requests that are so much work that the threads that serve the API do not do it.
 
+use api::Resource;
 use http::header::CONTENT_TYPE;
 use http::request::Parts;
 
+use crate::catalog::Found;
 use crate::meta;
 use crate::negotiate::{self, Accepted, Encoding, Form};
-use crate::request::RequestInfo;
+use crate::request::{Query, RequestInfo};
 use crate::server::{ApiServer, is_read};
 
 /// Bytes of a body and of the stored object that it changes from which on a request is heavy: below
@@ -14,6 +16,9 @@ pub(crate) const HEAVY_BYTES: usize = 64 << 10;
 
 /// Objects in a list from which on it is heavy whatever their size.
 const LIGHT_LIST_MAX: usize = 64;
+
+/// Records that a list looks at from which on it is heavy: some half a millisecond.
+pub(crate) const LIGHT_WALK_MAX: usize = 4096;
 
 /// Memory of one value in a tree of JSON values, with room for another in its list.
 const VALUE_BYTES: usize = 64;
@@ -53,53 +58,86 @@ impl ApiServer {
 
     /// Returns whether the client has chosen so much work that it is done away from the threads
     /// that serve the API: a large body, a change of a large object, objects in another form than
-    /// the stored one, an object to compress, the end of a collection, a JSON patch, or rules and
-    /// budgets to compare. `written_bytes` are those of the body and of the object
-    /// that it changes.
-    pub(crate) fn is_heavy(&self, info: &RequestInfo, parts: &Parts, written_bytes: usize) -> bool {
+    /// the stored one, an object to compress, very many objects, the end of a collection, a JSON
+    /// patch, or objects to compare with all others of their kind. `written_bytes` are those of the
+    /// body and of the object that it changes.
+    pub(crate) fn is_heavy(
+        &self,
+        info: &RequestInfo,
+        query: &Query,
+        parts: &Parts,
+        written_bytes: usize,
+    ) -> bool {
         if !info.is_resource {
             return false;
         }
-        let found = self.catalog.find(&info.group, &info.version, &info.resource);
-        let converts =
-            || found.is_some_and(|(resource, served)| !std::ptr::eq(served, &resource.served[0]));
-        let as_stored = Accepted { encoding: Encoding::Json, form: Form::Whole };
-        let transforms = || {
-            let accepted = negotiate::accepted(&parts.headers, |_| true);
-            converts() || accepted.is_ok_and(|accepted| accepted != as_stored)
-        };
-        let listed_bytes = || {
-            found.map_or(0, |(resource, _)| {
-                let namespace = if resource.namespaced { info.namespace.as_str() } else { "" };
-                let prefix = meta::prefix(resource, namespace);
-                let page = self.store.list(&prefix, None, LIGHT_LIST_MAX, |_| true);
-                let bytes: usize = page.records.iter().map(|record| record.value.len()).sum();
-                if page.remaining > 0 { usize::MAX } else { bytes }
-            })
-        };
-        let compares_rules = match info.group.as_str() {
-            "rbac.authorization.k8s.io" => !is_read(&parts.method),
-            "authorization.k8s.io" => true,
-            _ => false,
-        };
-        // An eviction compares the pod with every budget of its namespace.
-        if compares_rules || info.subresource == "eviction" {
+        if compares(info, parts) {
             return true;
         }
         match info.verb {
-            "list" => transforms() && listed_bytes() > HEAVY_BYTES,
-            "deletecollection" => listed_bytes() > HEAVY_BYTES,
+            "list" => {
+                let Some(found) = self.found(info) else { return false };
+                self.walks_far(found.0, info, query)
+                    || transforms(found, parts) && self.lists_much(found.0, info)
+            }
+            "deletecollection" => {
+                self.found(info).is_some_and(|(resource, _)| self.lists_much(resource, info))
+            }
             "get" => {
-                let is_work = !info.subresource.is_empty()
-                    || negotiate::accepts_gzip(&parts.headers)
-                    || transforms();
-                is_work && self.stored_bytes(info) > HEAVY_BYTES
+                self.stored_bytes(info) > HEAVY_BYTES
+                    && (!info.subresource.is_empty()
+                        || negotiate::accepts_gzip(&parts.headers)
+                        || self.found(info).is_some_and(|found| transforms(found, parts)))
             }
             // A few of its operations make or compare millions of values.
             "patch" if is_json_patch(parts) => true,
             _ => written_bytes > HEAVY_BYTES,
         }
     }
+
+    fn found(&self, info: &RequestInfo) -> Option<Found> {
+        self.catalog.find(&info.group, &info.version, &info.resource)
+    }
+
+    /// Returns whether a list looks at so many records that this alone takes long.
+    fn walks_far(&self, resource: &Resource, info: &RequestInfo, query: &Query) -> bool {
+        let count = self.store.count(&listed_prefix(resource, info));
+        let selects = ["labelSelector", "fieldSelector"].iter().any(|of| query.get(of).is_some());
+        let limit = query.get("limit").and_then(|limit| limit.parse().ok()).filter(|max| *max > 0);
+        let walked = if selects { count } else { limit.unwrap_or(count).min(count) };
+        walked > LIGHT_WALK_MAX
+    }
+
+    /// Returns whether the objects of a collection are many or large.
+    fn lists_much(&self, resource: &Resource, info: &RequestInfo) -> bool {
+        let page = self.store.list(&listed_prefix(resource, info), None, LIGHT_LIST_MAX, |_| true);
+        page.more
+            || page.records.iter().map(|record| record.value.len()).sum::<usize>() > HEAVY_BYTES
+    }
+}
+
+/// The keys of the collection that a request names.
+fn listed_prefix(resource: &Resource, info: &RequestInfo) -> String {
+    meta::prefix(resource, if resource.namespaced { &info.namespace } else { "" })
+}
+
+/// Returns whether objects are compared with others: rules, the budgets of an evicted pod, the pods of
+/// a namespace with its new labels.
+fn compares(info: &RequestInfo, parts: &Parts) -> bool {
+    match info.group.as_str() {
+        "rbac.authorization.k8s.io" => !is_read(&parts.method),
+        "authorization.k8s.io" => true,
+        "" if info.resource == "namespaces" => matches!(info.verb, "update" | "patch"),
+        _ => info.subresource == "eviction",
+    }
+}
+
+/// Returns whether the answer has another form than what is stored.
+fn transforms((resource, served): Found, parts: &Parts) -> bool {
+    let as_stored = Accepted { encoding: Encoding::Json, form: Form::Whole };
+    let accepted = negotiate::accepted(&parts.headers, |_| true);
+    !std::ptr::eq(served, &resource.served[0])
+        || accepted.is_ok_and(|accepted| accepted != as_stored)
 }
 
 fn is_json_patch(parts: &Parts) -> bool {

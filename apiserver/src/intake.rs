@@ -1,9 +1,9 @@
 //! The bounds on what requests from outside the process hold at the same time: places, bytes of
 //! bodies, and turns for work whose cost the client chooses. No user takes it all from the others.
 
-use std::collections::HashMap;
+use std::cell::Cell;
 use std::future::Future;
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -15,6 +15,7 @@ use crate::body::{self, Body};
 use crate::budget::{Budget, Lease};
 use crate::error::ApiError;
 use crate::heavy::{self, HEAVY_BYTES};
+use crate::locks::Locks;
 use crate::security::{User, service_account};
 use crate::sending::Responses;
 
@@ -147,24 +148,12 @@ impl Intake {
 /// The turns for work: [`HEAVY_MAX`] at a time, one of each holder.
 struct Turns {
     all: Arc<Semaphore>,
-    of_holders: Mutex<HashMap<Arc<str>, Weak<Semaphore>>>,
+    of_holders: Locks<Semaphore>,
 }
 
 impl Turns {
     fn new() -> Self {
-        Self { all: Arc::new(Semaphore::new(HEAVY_MAX)), of_holders: Mutex::default() }
-    }
-
-    /// The turn of one holder; holders without work are not kept.
-    fn own(&self, holder: &Arc<str>) -> Arc<Semaphore> {
-        let mut holders = self.of_holders.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(own) = holders.get(holder).and_then(Weak::upgrade) {
-            return own;
-        }
-        holders.retain(|_, own| own.strong_count() > 0);
-        let own = Arc::new(Semaphore::new(1));
-        holders.insert(holder.clone(), Arc::downgrade(&own));
-        own
+        Self { all: Arc::new(Semaphore::new(HEAVY_MAX)), of_holders: Locks::default() }
     }
 
     async fn run<T: Send + 'static>(
@@ -175,15 +164,46 @@ impl Turns {
         let closed = |_| ApiError::unavailable("the server is shutting down");
         // First among the holder's own requests, then among all: however many one holder sends,
         // only one of them stands before those of others.
-        let own = self.own(holder).acquire_owned().await.map_err(closed)?;
+        let own = self
+            .of_holders
+            .of(holder, || Semaphore::new(1))
+            .acquire_owned()
+            .await
+            .map_err(closed)?;
         let turn = self.all.clone().acquire_owned().await.map_err(closed)?;
         let runtime = Handle::current();
         let worked = tokio::task::spawn_blocking(move || {
             // A client that stops waiting does not end the work, so the work keeps its turn.
-            let _held = (own, turn);
+            let _held = (own, turn, InTurn::begin());
             runtime.block_on(work)
         });
         worked.await.map_err(|_| ApiError::internal("the request handler panicked"))
+    }
+}
+
+thread_local! {
+    /// Whether the thread does work that has a turn.
+    static IN_TURN: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Returns whether this is work that has a turn, which must not wait for another.
+pub(crate) fn in_turn() -> bool {
+    IN_TURN.get()
+}
+
+/// The time of a turn on its thread.
+struct InTurn;
+
+impl InTurn {
+    fn begin() -> Self {
+        IN_TURN.set(true);
+        Self
+    }
+}
+
+impl Drop for InTurn {
+    fn drop(&mut self) {
+        IN_TURN.set(false);
     }
 }
 
@@ -342,5 +362,16 @@ mod tests {
             assert!(failed.is_err());
         }
         assert!(intake.heavy(&jane, async { 1 }).await.is_ok());
+    }
+
+    #[tokio::test]
+    async fn work_knows_whether_it_has_a_turn() {
+        let intake = Intake::new(400, 1024);
+        let jane: Arc<str> = "jane".into();
+        assert_eq!(intake.heavy(&jane, async { in_turn() }).await.ok(), Some(true));
+        let failed: Result<(), ApiError> = intake.heavy(&jane, async { panic!("a test") }).await;
+        assert!(failed.is_err() && !in_turn());
+        // The same thread, for work without a turn.
+        assert!(!tokio::task::spawn_blocking(in_turn).await.unwrap());
     }
 }

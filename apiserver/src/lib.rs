@@ -26,6 +26,7 @@ mod guarded;
 mod health;
 mod heavy;
 mod intake;
+mod locks;
 mod measure;
 mod meta;
 mod metrics;

@@ -1,11 +1,15 @@
 //! What the server keeps at hand of every stored object besides its bytes, and how objects are
 //! keyed in the store.
 
+use std::sync::Arc;
+
+use api::quota::Measured;
 use api::{Resource, Served, schema};
 use serde_json::Value;
 
 use crate::catalog::Catalog;
 use crate::measure::measure;
+use crate::security::rbac::PolicyObject;
 
 /// Parts of an object that reads look at without parsing its bytes.
 #[derive(Clone, Debug, Default)]
@@ -20,6 +24,10 @@ pub struct Meta {
     pub decoded_bytes: u32,
     /// Bytes of memory that parts of the node keep because of it.
     pub kept_bytes: u32,
+    /// A role or binding as decisions need it; `None` for all other kinds.
+    pub policy: Option<Arc<PolicyObject>>,
+    /// The amounts that quotas count; `None` where they count nothing but the object itself.
+    pub measured: Option<Box<Measured>>,
 }
 
 impl store::Weigh for Meta {
@@ -35,14 +43,20 @@ impl Meta {
         let stored = &resource.served[0];
         let message = schema::message(stored.group, stored.version, stored.kind);
         let decoded = message.map_or(0, |message| schema::decoded_bytes(message, object));
-        let kept = decoded_copies(stored) * decoded + collected_bytes(metadata);
+        let policy = PolicyObject::read(stored.group, stored.plural, object);
+        let indexed = policy.as_ref().map_or(0, |object| object.index_bytes());
+        let measured = Measured::of(stored.group, stored.plural, object);
+        let counted = measured.as_ref().map_or(0, Measured::kept_bytes);
+        let kept = decoded_copies(stored) * decoded + collected_bytes(metadata) + indexed + counted;
         let number = |bytes: usize| u32::try_from(bytes).unwrap_or(u32::MAX);
         Self {
             decoded_bytes: number(decoded),
             kept_bytes: number(kept),
+            policy,
             uid: metadata["uid"].as_str().unwrap_or_default().into(),
             labels: Labels::of(&metadata["labels"]),
             fields: resource.behaviour.selectable_fields(object),
+            measured: measured.map(Box::new),
         }
     }
 
@@ -102,7 +116,8 @@ fn collected_bytes(metadata: &Value) -> usize {
 }
 
 /// Returns the number of parts of a node that keep every object of a kind decoded: the controllers,
-/// and the agent its pods. Of these kinds, which are mere content or come and go, none does.
+/// the agent its pods, and the policy its roles and bindings. Of these kinds, which are mere content
+/// or come and go, none does.
 fn decoded_copies(stored: &Served) -> usize {
     match stored.kind {
         "Pod" => 2,

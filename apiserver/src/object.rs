@@ -1,7 +1,7 @@
 //! Access to the parts that every object has, and its encoding.
 
 use api::Served;
-use bytes::Bytes;
+use bytes::{Buf, Bytes};
 use jiff::Timestamp;
 use serde_json::{Map, Value};
 
@@ -68,9 +68,14 @@ pub(crate) fn random_suffix() -> String {
         .collect()
 }
 
+/// Digits of the largest revision.
+const REVISION_DIGITS: usize = 20;
+
 /// An object as JSON, but for its resource version.
 pub(crate) struct Encoded {
+    /// Room for the digits of the revision, then the object.
     bytes: Vec<u8>,
+    /// The digits belong before this byte.
     revision_at: usize,
 }
 
@@ -78,6 +83,7 @@ impl Encoded {
     /// Encodes with kind and apiVersion first, so that what reads only those need not read on.
     pub(crate) fn new(object: &Value, served: &Served) -> Self {
         let mut bytes = Vec::with_capacity(1024);
+        bytes.resize(REVISION_DIGITS, 0);
         bytes.extend_from_slice(b"{\"kind\":");
         write(&mut bytes, &served.kind);
         bytes.extend_from_slice(b",\"apiVersion\":");
@@ -108,22 +114,26 @@ impl Encoded {
             }
         }
         bytes.push(b'}');
+        bytes.shrink_to_fit();
         Self { bytes, revision_at }
     }
 
     /// Bytes, but for those of the revision.
     pub(crate) fn len(&self) -> usize {
-        self.bytes.len()
+        self.bytes.len() - REVISION_DIGITS
     }
 
-    /// The whole object as of `revision`.
-    pub(crate) fn at(&self, revision: u64) -> Bytes {
+    /// The whole object as of `revision`. Moves only what comes before the revision, since the store
+    /// waits meanwhile.
+    pub(crate) fn at(self, revision: u64) -> Bytes {
+        let Self { mut bytes, revision_at } = self;
         let digits = revision.to_string();
-        let mut whole = Vec::with_capacity(self.bytes.len() + digits.len());
-        whole.extend_from_slice(&self.bytes[..self.revision_at]);
-        whole.extend_from_slice(digits.as_bytes());
-        whole.extend_from_slice(&self.bytes[self.revision_at..]);
-        whole.into()
+        let start = REVISION_DIGITS - digits.len();
+        bytes.copy_within(REVISION_DIGITS..revision_at, start);
+        bytes[revision_at - digits.len()..revision_at].copy_from_slice(digits.as_bytes());
+        let mut whole = Bytes::from(bytes);
+        whole.advance(start);
+        whole
     }
 }
 
@@ -170,14 +180,17 @@ mod tests {
             json!({"name": "a", "uid": "u", "resourceVersion": "1"}),
         ] {
             let object = json!({"spec": {"x": 1}, "metadata": metadata, "kind": "Other"});
-            let bytes = Encoded::new(&object, &PODS).at(42);
-            let back: Value = serde_json::from_slice(&bytes).expect("it is JSON");
-            let mut expected = object.clone();
-            expected["kind"] = "Pod".into();
-            expected["apiVersion"] = "v1".into();
-            expected["metadata"]["resourceVersion"] = "42".into();
-            assert_eq!(back, expected);
-            assert!(bytes.starts_with(b"{\"kind\":\"Pod\",\"apiVersion\":\"v1\",\"metadata\":{"));
+            for revision in [0, 42, u64::MAX] {
+                let bytes = Encoded::new(&object, &PODS).at(revision);
+                let back: Value = serde_json::from_slice(&bytes).expect("it is JSON");
+                let mut expected = object.clone();
+                expected["kind"] = "Pod".into();
+                expected["apiVersion"] = "v1".into();
+                expected["metadata"]["resourceVersion"] = revision.to_string().into();
+                assert_eq!(back, expected);
+                let head = b"{\"kind\":\"Pod\",\"apiVersion\":\"v1\",\"metadata\":{";
+                assert!(bytes.starts_with(head));
+            }
         }
     }
 

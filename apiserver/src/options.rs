@@ -108,13 +108,15 @@ pub(crate) struct Continue {
     pub(crate) revision: u64,
     /// The last key of the page before.
     pub(crate) after: String,
+    /// The number of objects after it when the first page was made; unknown for a selection.
+    pub(crate) remaining: Option<usize>,
 }
 
 impl Continue {
     pub(crate) fn encode(&self) -> String {
         use base64::Engine;
         let token = serde_json::json!({
-            "v": "meta.k8s.io/v1", "rv": self.revision, "start": self.after,
+            "v": "meta.k8s.io/v1", "rv": self.revision, "start": self.after, "left": self.remaining,
         });
         base64::engine::general_purpose::URL_SAFE_NO_PAD.encode(token.to_string())
     }
@@ -129,7 +131,8 @@ impl Continue {
         let value: Value = serde_json::from_slice(&bytes).map_err(|e| refused(&e.to_string()))?;
         match (value["rv"].as_u64(), value["start"].as_str()) {
             (Some(revision), Some(after)) if value["v"] == "meta.k8s.io/v1" => {
-                Ok(Self { revision, after: after.to_owned() })
+                let remaining = value["left"].as_u64().and_then(|left| left.try_into().ok());
+                Ok(Self { revision, after: after.to_owned(), remaining })
             }
             _ => Err(refused("incorrect encoded start resourceVersion (version meta.k8s.io/v1)")),
         }
@@ -332,7 +335,7 @@ mod tests {
 
     #[test]
     fn continue_tokens_come_back() {
-        let token = Continue { revision: 7, after: "core.pods/a/b".into() };
+        let token = Continue { revision: 7, after: "core.pods/a/b".into(), remaining: Some(3) };
         assert_eq!(Continue::decode(&token.encode()).ok(), Some(token));
         assert!(Continue::decode("rubbish!").is_err());
     }

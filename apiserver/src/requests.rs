@@ -133,8 +133,7 @@ pub(crate) fn answer(server: &ApiServer) -> Response<Body> {
     let name = "apiserver_storage_objects";
     head(&mut out, name, "gauge", "Number of stored objects by type.");
     for resource in server.catalog.resources() {
-        let page = server.store.list(&meta::prefix(resource, ""), None, 1, |_| true);
-        let count = page.records.len() + page.remaining;
+        let count = server.store.count(&meta::prefix(resource, ""));
         if resource.persistence != api::Persistence::None {
             let stored = resource.storage();
             let resource = crate::error::qualified(stored.group, stored.plural);

@@ -23,6 +23,7 @@ use crate::deadline::Deadline;
 use crate::error::ApiError;
 use crate::health::NodeParts;
 use crate::intake::{self, Intake};
+use crate::locks::Locks;
 use crate::meta::Meta;
 use crate::negotiate::Encoding;
 use crate::openapi::Documents;
@@ -48,7 +49,7 @@ pub struct ApiServer {
     pub(crate) openapi: Documents,
     pub(crate) ui: Dashboard,
     /// Held by whoever creates something in a namespace with a quota.
-    pub(crate) quota_turn: tokio::sync::Mutex<()>,
+    pub(crate) quota_turns: Locks<tokio::sync::Mutex<()>>,
     pub(crate) sampler: metrics::Sampler,
     /// What has been answered so far.
     pub(crate) requests: Requests,
@@ -90,7 +91,7 @@ impl ApiServer {
             public,
             openapi: Documents::default(),
             ui: Dashboard::default(),
-            quota_turn: tokio::sync::Mutex::default(),
+            quota_turns: Locks::default(),
             sampler: metrics::Sampler::default(),
             requests: Requests::default(),
             churn: Churn::default(),
@@ -220,7 +221,7 @@ impl ApiServer {
         let _place = (!inside).then(|| self.intake.place(&holder)).transpose()?;
         let writes = !is_read(&parts.method);
         let written_bytes = if writes { body_bytes + self.stored_bytes(&info) } else { 0 };
-        let heavy = self.is_heavy(&info, &parts, written_bytes);
+        let heavy = self.is_heavy(&info, &query, &parts, written_bytes);
         let responses = &self.intake.responses;
         // Whether the response to a write can be sent is known before it is done.
         let room =
@@ -379,7 +380,7 @@ async fn dispatch(call: &Call<'_>, body: Body) -> Result<Response<Body>, ApiErro
     match verb {
         "get" => verbs::get::answer(call),
         "list" => verbs::list::answer(call).await,
-        "watch" => verbs::watch::answer(call),
+        "watch" => verbs::watch::answer(call).await,
         "create" => {
             let body = body::read(call.headers, body).await?;
             verbs::create::answer(call, &body).await

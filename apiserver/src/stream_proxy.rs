@@ -7,8 +7,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use futures::FutureExt;
-use futures::future::{BoxFuture, ready};
+use futures::future::BoxFuture;
 use http::header::{
     AUTHORIZATION, CONNECTION, CONTENT_TYPE, COOKIE, HOST, TRANSFER_ENCODING, UPGRADE,
 };
@@ -46,48 +45,32 @@ pub trait NodeDialer: Send + Sync + 'static {
     fn dial(&self, node: &str) -> BoxFuture<'static, io::Result<Box<dyn AsyncReadWrite>>>;
 }
 
-/// What comes of a request that goes on.
-type Forwarded = Result<Response<Body>, ApiError>;
-
 /// Answers a request for `log`, `exec`, `attach`, `portforward` or `proxy`.
-pub(crate) fn answer(call: &Call<'_>, parts: Parts, body: Body) -> BoxFuture<'static, Forwarded> {
-    let place = match place(call, &parts) {
-        Ok(place) => place,
-        Err(error) => return ready(Err(error)).boxed(),
-    };
-    let query = parts.uri.query().unwrap_or("");
-    let target = match target::resolve(call, query) {
-        Ok(Some(target)) => target,
-        // The log of a pod that is not scheduled yet.
-        Ok(None) => {
-            let mut response = Response::new(Body::default());
-            response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("text/plain"));
-            return ready(Ok(response)).boxed();
-        }
-        Err(error) => return ready(Err(error)).boxed(),
-    };
+pub(crate) async fn answer(
+    call: &Call<'_>,
+    parts: Parts,
+    body: Body,
+) -> Result<Response<Body>, ApiError> {
+    let place = place(call, &parts)?;
+    let target = target::resolve(call, parts.uri.query().unwrap_or("")).await?;
     match target {
-        Target::Node { node, path } => {
+        Some(Target::Node { node, path }) => {
             let Some(dialer) = call.server.node_dialer() else {
-                let error = ApiError::unavailable("no node can be reached from here");
-                return ready(Err(error)).boxed();
+                return Err(ApiError::unavailable("no node can be reached from here"));
             };
-            let dialed = dialer.dial(&node);
+            let stream = dialer
+                .dial(&node)
+                .await
+                .map_err(|error| ApiError::internal(format!("error dialing backend: {error}")))?;
+            let response = forward(stream, &node, &path, parts, body, place).await?;
+            let code = response.status();
             let plain = call.info.subresource != "proxy";
-            async move {
-                let stream = dialed.await.map_err(|error| {
-                    ApiError::internal(format!("error dialing backend: {error}"))
-                })?;
-                let response = forward(stream, &node, &path, parts, body, place).await?;
-                let code = response.status();
-                if plain && (code.is_client_error() || code.is_server_error()) {
-                    return Err(refusal(response).await);
-                }
-                Ok(response)
+            if plain && (code.is_client_error() || code.is_server_error()) {
+                return Err(refusal(response).await);
             }
-            .boxed()
+            Ok(response)
         }
-        Target::Address { address, path } => async move {
+        Some(Target::Address { address, path }) => {
             let unreachable =
                 |why| ApiError::unavailable(format!("error trying to reach service: {why}"));
             let socket: SocketAddr =
@@ -97,7 +80,12 @@ pub(crate) fn answer(call: &Call<'_>, parts: Parts, body: Body) -> BoxFuture<'st
                 .map_err(|error| unreachable(error.to_string()))?;
             forward(Box::new(stream), &address, &path, parts, body, place).await
         }
-        .boxed(),
+        // The log of a pod that is not scheduled yet.
+        None => {
+            let mut response = Response::new(Body::default());
+            response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("text/plain"));
+            Ok(response)
+        }
     }
 }
 

@@ -3,6 +3,7 @@
 
 pub(crate) mod harness;
 
+mod access;
 mod applying;
 mod deletion;
 mod doors;
@@ -11,8 +12,10 @@ mod memory;
 mod objects;
 mod patches;
 mod pod_security;
+mod quotas;
 mod scopes;
 mod services;
 mod subresources;
+mod turns;
 mod warnings;
 mod watching;

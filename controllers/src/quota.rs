@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use api::quantity::Quantity;
-use api::quota::{self, Amounts, Counted};
+use api::quota::{self, Amounts, Counted, Measured};
 use http::Request;
 use k8s_openapi::api::core::v1::{ResourceQuota, ResourceQuotaStatus};
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity as Text;
@@ -89,18 +89,17 @@ fn used<'a>(
     resources: impl Iterator<Item = &'a String>,
     objects: &BTreeMap<Counted, Vec<Value>>,
 ) -> BTreeMap<String, Text> {
+    let resources: Vec<&String> = resources.collect();
     let mut total = Amounts::new();
     for (counted, found) in objects {
-        let (group, plural) = (counted.group.as_str(), counted.plural.as_str());
-        for object in found.iter().filter(|o| quota::applies(quota, group, plural, o)) {
-            for (name, amount) in quota::usage(group, plural, object) {
-                let known = total.get(&name).copied().unwrap_or(Quantity::ZERO);
-                total.insert(name, known + amount);
-            }
-        }
+        let measure = |object| Measured::of(&counted.group, &counted.plural, object);
+        let measured: Vec<Option<Measured>> = found.iter().map(measure).collect();
+        let names = resources.iter().map(|name| name.as_str());
+        let taken = quota::total(quota, counted, names, measured.iter().map(Option::as_ref));
+        quota::add(&mut total, &taken);
     }
     let of = |name: &String| total.get(name).copied().unwrap_or(Quantity::ZERO).to_string();
-    resources.map(|name| (name.clone(), Text(of(name)))).collect()
+    resources.into_iter().map(|name| (name.clone(), Text(of(name)))).collect()
 }
 
 /// Every object of a type in the namespace; none of a type that is not served.

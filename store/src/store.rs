@@ -1,6 +1,7 @@
 //! The store itself: an index in memory in front of the file, one writer thread with group commit.
 
 mod commit;
+mod counts;
 mod types;
 mod usage;
 mod watch;
@@ -20,6 +21,7 @@ use crate::history::{Change, ChangeKind, HISTORY_MAX_BYTES, Ring};
 use crate::journal::JOURNAL_BYTES;
 use crate::record::{Record, Revision, Weigh, bucket_of};
 
+use counts::Counts;
 pub use types::{
     Action, Alarms, Durability, Options, Page, WatchBatch, WatchError, WriteError, Written,
 };
@@ -83,6 +85,7 @@ struct Queued<M> {
 /// What readers see.
 struct Back<M> {
     index: BTreeMap<Box<str>, Arc<Record<M>>>,
+    counts: Counts,
     rings: HashMap<Box<str>, Ring<M>>,
     /// Bytes of the values in all rings.
     history_bytes: usize,
@@ -134,6 +137,8 @@ impl<M: Weigh + Send + Sync + 'static> Store<M> {
             index.values().try_for_each(|record| visit(record.as_write()))
         })?;
         let alarms = Alarms { space: usage.alarm(), disk: false };
+        let mut counts = Counts::default();
+        index.keys().for_each(|key| counts.add(key));
         let shared = Arc::new(Shared {
             front: Mutex::new(Front {
                 next_revision: revision + 1,
@@ -151,6 +156,7 @@ impl<M: Weigh + Send + Sync + 'static> Store<M> {
             work: Condvar::new(),
             back: RwLock::new(Back {
                 index,
+                counts,
                 rings: HashMap::new(),
                 history_bytes: 0,
                 revision,
@@ -195,8 +201,14 @@ impl<M: Weigh + Send + Sync + 'static> Store<M> {
         self.back(|back| back.index.get(key).cloned())
     }
 
+    /// The number of visible records of a bucket, for the prefix `bucket/`, or of a share of it, for
+    /// `bucket/share/`.
+    pub fn count(&self, prefix: &str) -> usize {
+        self.back(|back| back.counts.of(prefix))
+    }
+
     /// Up to `limit` (0 = all) records whose key starts with `prefix` and lies after `after`, for
-    /// which `keep` holds, in key order.
+    /// which `keep` holds, in key order. Looks at no record after the first that is beyond the limit.
     pub fn list(
         &self,
         prefix: &str,
@@ -210,19 +222,19 @@ impl<M: Weigh + Send + Sync + 'static> Store<M> {
                 _ => Bound::Included(prefix),
             };
             let mut records = Vec::new();
-            let mut remaining = 0;
+            let mut more = false;
             let range = back.index.range::<str, _>((start, Bound::Unbounded));
             for (_, record) in range.take_while(|(key, _)| key.starts_with(prefix)) {
                 if !keep(record) {
                     continue;
                 }
                 if limit != 0 && records.len() == limit {
-                    remaining += 1;
-                } else {
-                    records.push(record.clone());
+                    more = true;
+                    break;
                 }
+                records.push(record.clone());
             }
-            Page { revision: back.revision, records, remaining }
+            Page { revision: back.revision, records, more, count: back.counts.of(prefix) }
         })
     }
 
@@ -478,9 +490,14 @@ impl<M> Shared<M> {
             for change in changes {
                 let key = &change.record.key;
                 back.revision = change.record.revision;
-                match change.after() {
-                    Some(record) => drop(back.index.insert(key.clone(), record)),
-                    None => drop(back.index.remove(key)),
+                let (old, is_there) = match change.after() {
+                    Some(record) => (back.index.insert(key.clone(), record), true),
+                    None => (back.index.remove(key), false),
+                };
+                match (old.is_some(), is_there) {
+                    (false, true) => back.counts.add(key),
+                    (true, false) => back.counts.remove(key),
+                    _ => {}
                 }
                 let bucket = bucket_of(key);
                 if !woken.iter().any(|b| **b == *bucket) {

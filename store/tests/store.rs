@@ -189,9 +189,21 @@ async fn pages_follow_each_other() {
     }
     put(&store, "q/0", "x", Durability::Volatile).await;
     let first = store.list("p/", None, 2, |_| true);
-    assert_eq!((first.records.len(), first.remaining), (2, 3));
-    let rest = store.list("p/", Some("p/1"), 0, |_| true);
-    assert_eq!(rest.records.len(), 3);
+    assert_eq!((first.records.len(), first.more, first.count), (2, true, 5));
+    let rest = store.list("p/", Some("p/1"), 3, |_| true);
+    assert_eq!((rest.records.len(), rest.more), (3, false));
+    store.list("p/", None, 2, |record| {
+        assert!(&*record.key < "p/3", "nothing beyond the page is looked at");
+        true
+    });
+    let kept = |wanted: &'static str| store.list("p/", None, 1, move |r| r.key.ends_with(wanted));
+    assert!(!kept("3").more);
+    delete(&store, "p/4", Durability::Volatile).await;
+    put(&store, "p/3", "y", Durability::Volatile).await;
+    assert_eq!((store.count("p/"), store.count("q/"), store.count("r/")), (4, 1, 0));
+    drop(store);
+    // What was volatile is gone, and counted anew.
+    assert_eq!(open(directory.path()).count("p/"), 0);
 }
 
 #[tokio::test]

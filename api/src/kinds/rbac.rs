@@ -9,9 +9,12 @@ use crate::field::{Field, same};
 use crate::field_error::{ErrorList, FieldError};
 use crate::metadata::validate_label_selector;
 use crate::names;
-use crate::registry::{Behaviour, Cell, Column, Resource, Served};
+use crate::registry::{Behaviour, Cell, Column, Resource, Served, Subresource};
 
 const GROUP: &str = "rbac.authorization.k8s.io";
+
+/// Subjects of one binding: a change of it changes the index of access decisions for each.
+const SUBJECTS_MAX: usize = 2048;
 
 /// Role.
 pub const ROLE: Resource =
@@ -114,24 +117,14 @@ impl Behaviour for RoleBinding {
     }
 
     fn validate(&self, object: &Value) -> ErrorList {
-        let object = Field::root(object);
-        let mut errors = ErrorList::new();
-        let role = object.at("roleRef");
-        let group = role.at("apiGroup");
-        if group.str() != GROUP {
-            errors.push(group.not_supported(&[GROUP]));
-        }
-        let kinds: &[&str] = if self.cluster { &["ClusterRole"] } else { &["ClusterRole", "Role"] };
-        errors.extend(role.at("kind").one_of(kinds));
-        let name = role.at("name");
-        if name.is_empty() {
-            errors.push(name.required(""));
-        } else {
-            errors.extend(name.invalid_each(names::path_segment(name.str())));
-        }
-        for subject in object.at("subjects").items() {
-            errors.extend(validate_subject(&subject, !self.cluster));
-        }
+        self.errors(object, SUBJECTS_MAX)
+    }
+
+    fn validate_update(&self, object: &Value, old: &Value, _: Subresource<'_>) -> ErrorList {
+        // One that was stored with more subjects may keep as many.
+        let mut errors =
+            self.errors(object, SUBJECTS_MAX.max(Field::root(old).at("subjects").len()));
+        errors.extend(self.validate_change(object, old));
         errors
     }
 
@@ -190,6 +183,36 @@ impl Behaviour for RoleBinding {
     }
 }
 
+impl RoleBinding {
+    /// Errors of a binding, of which more than so many subjects are one.
+    fn errors(&self, object: &Value, subjects_max: usize) -> ErrorList {
+        let object = Field::root(object);
+        let mut errors = ErrorList::new();
+        let role = object.at("roleRef");
+        let group = role.at("apiGroup");
+        if group.str() != GROUP {
+            errors.push(group.not_supported(&[GROUP]));
+        }
+        let kinds: &[&str] = if self.cluster { &["ClusterRole"] } else { &["ClusterRole", "Role"] };
+        errors.extend(role.at("kind").one_of(kinds));
+        let name = role.at("name");
+        if name.is_empty() {
+            errors.push(name.required(""));
+        } else {
+            errors.extend(name.invalid_each(names::path_segment(name.str())));
+        }
+        let subjects = object.at("subjects");
+        if subjects.len() > subjects_max {
+            errors.push(FieldError::too_many(&subjects.path, subjects.len(), SUBJECTS_MAX));
+            return errors;
+        }
+        for subject in subjects.items() {
+            errors.extend(validate_subject(&subject, !self.cluster));
+        }
+        errors
+    }
+}
+
 fn validate_subject(subject: &Field<'_>, namespaced: bool) -> ErrorList {
     let mut errors = ErrorList::new();
     let [kind, name, group, namespace] =
@@ -221,4 +244,47 @@ fn validate_subject(subject: &Field<'_>, namespaced: bool) -> ErrorList {
         )),
     }
     errors
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn binding(subjects: usize) -> Value {
+        let subject =
+            |at: usize| json!({"kind": "User", "apiGroup": GROUP, "name": at.to_string()});
+        json!({"roleRef": {"apiGroup": GROUP, "kind": "ClusterRole", "name": "view"},
+            "subjects": (0..subjects).map(subject).collect::<Vec<_>>()})
+    }
+
+    fn texts(errors: ErrorList) -> Vec<String> {
+        errors.iter().map(ToString::to_string).collect()
+    }
+
+    #[test]
+    fn binding_has_a_bounded_number_of_subjects() {
+        for cluster in [false, true] {
+            let kind = RoleBinding { cluster };
+            assert!(kind.validate(&binding(2048)).is_empty());
+            assert_eq!(
+                texts(kind.validate(&binding(2049))),
+                ["subjects: Too many: 2049: must have at most 2048 items"]
+            );
+        }
+    }
+
+    #[test]
+    fn stored_binding_keeps_its_many_subjects() {
+        let kind = RoleBinding { cluster: false };
+        let update = |new: usize, old: usize| {
+            texts(kind.validate_update(&binding(new), &binding(old), Subresource::None))
+        };
+        assert!(update(3000, 3000).is_empty());
+        assert!(update(2999, 3000).is_empty());
+        let refused = ["subjects: Too many: 3001: must have at most 2048 items"];
+        assert_eq!(update(3001, 3000), refused);
+        assert_eq!(update(3001, 2), refused);
+    }
 }

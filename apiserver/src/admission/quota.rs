@@ -5,25 +5,32 @@
 //! against what is stored, so that two of them never share the last place.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use api::quantity::Quantity;
-use api::quota::{self, Amounts, Counted};
+use api::quota::{self, Amounts, Counted, Measured};
 use serde_json::Value;
-use tokio::sync::MutexGuard;
+use tokio::sync::OwnedMutexGuard;
 
 use crate::call::Call;
 use crate::error::ApiError;
+use crate::server::ApiServer;
 use crate::{meta, object, render};
 
 /// Held from the measurement until the object is stored.
-pub(crate) type Turn<'a> = Option<MutexGuard<'a, ()>>;
+pub(crate) type Turn = OwnedMutexGuard<()>;
+
+/// Waits until no other creation in the namespace goes on.
+pub(crate) async fn turn(server: &ApiServer, namespace: &str) -> Turn {
+    server.quota_turns.of(namespace, tokio::sync::Mutex::default).lock_owned().await
+}
 
 /// Refuses a new object that its namespace has no room for.
-pub(crate) async fn create<'a>(call: &'a Call<'_>, new: &Value) -> Result<Turn<'a>, ApiError> {
+pub(crate) async fn create(call: &Call<'_>, new: &Value) -> Result<Option<Turn>, ApiError> {
     if !has_quota(call)? {
         return Ok(None);
     }
-    let turn = call.server.quota_turn.lock().await;
+    let turn = turn(call.server, call.namespace()).await;
     check(call, new, None)?;
     Ok(Some(turn))
 }
@@ -41,28 +48,55 @@ fn has_quota(call: &Call<'_>) -> Result<bool, ApiError> {
         return Ok(false);
     }
     let resource = call.server.builtin("", "resourcequotas")?;
-    let prefix = meta::prefix(resource, call.namespace());
-    Ok(!call.server.store.list(&prefix, None, 1, |_| true).records.is_empty())
+    Ok(call.server.store.count(&meta::prefix(resource, call.namespace())) > 0)
 }
 
-fn objects(call: &Call<'_>, counted: &Counted) -> Result<Vec<Value>, ApiError> {
-    let catalog = &call.server.catalog;
-    let Some(resource) = catalog.stored(&counted.group, &counted.plural) else {
-        return Ok(Vec::new());
-    };
-    let prefix = meta::prefix(resource, call.namespace());
-    let page = call.server.store.list(&prefix, None, 0, |_| true);
-    page.records.iter().map(|record| render::parse(record)).collect()
+/// The quotas that are about an object, by name.
+fn quotas(call: &Call<'_>, measured: Option<&Measured>) -> Result<Vec<Value>, ApiError> {
+    let resource = call.server.builtin("", "resourcequotas")?;
+    let page = call.server.store.list(&meta::prefix(resource, call.namespace()), None, 0, |_| true);
+    let quotas: Result<Vec<Value>, ApiError> =
+        page.records.iter().map(|record| render::parse(record)).collect();
+    let mut quotas = quotas?;
+    quotas.sort_by(|a, b| object::name(a).cmp(object::name(b)));
+    quotas.retain(|quota| quota::applies(quota, measured));
+    Ok(quotas)
+}
+
+/// What the objects of a type in a namespace take of some resources.
+struct Known {
+    counted: Counted,
+    /// The number of objects, where nothing else is asked for.
+    number: usize,
+    records: Vec<Arc<store::Record<meta::Meta>>>,
+}
+
+impl Known {
+    /// Finds the objects of the type of a request, without the one that it replaces.
+    fn of(call: &Call<'_>, is_measured: bool, replaced: Option<&str>) -> Self {
+        let stored = call.stored_as();
+        let counted = Counted { group: stored.group.to_owned(), plural: stored.plural.to_owned() };
+        let (store, prefix) = (&call.server.store, meta::prefix(call.resource, call.namespace()));
+        if !is_measured {
+            return Self { counted, number: store.count(&prefix), records: Vec::new() };
+        }
+        let replaced = replaced.map(|name| call.key(name));
+        let page = store.list(&prefix, None, 0, |record| Some(&*record.key) != replaced.as_deref());
+        Self { counted, number: 0, records: page.records }
+    }
+
+    fn taken<'a>(&self, quota: &Value, resources: impl Iterator<Item = &'a str>) -> Amounts {
+        let measured = self.records.iter().map(|record| record.meta.measured.as_deref());
+        let objects = measured.chain(std::iter::repeat_n(None, self.number));
+        quota::total(quota, &self.counted, resources, objects)
+    }
 }
 
 fn check(call: &Call<'_>, new: &Value, old: Option<&Value>) -> Result<(), ApiError> {
     let stored = call.stored_as();
     let (group, plural) = (stored.group, stored.plural);
-    let own = Counted { group: group.to_owned(), plural: plural.to_owned() };
-    let quotas = Counted { group: String::new(), plural: "resourcequotas".to_owned() };
-    let mut quotas = objects(call, &quotas)?;
-    quotas.sort_by(|a, b| object::name(a).cmp(object::name(b)));
-    quotas.retain(|quota| quota::applies(quota, group, plural, new));
+    let measured = Measured::of(group, plural, new);
+    let quotas = quotas(call, measured.as_ref())?;
     let forbidden = |why: &str| {
         let name = match object::name(new) {
             "" => object::metadata_str(new, "generateName"),
@@ -70,8 +104,9 @@ fn check(call: &Call<'_>, new: &Value, old: Option<&Value>) -> Result<(), ApiErr
         };
         ApiError::forbidden(call.served, name, why)
     };
-    let before = old.map(|old| quota::usage(group, plural, old)).unwrap_or_default();
-    let delta: Amounts = quota::usage(group, plural, new)
+    let had = |old| quota::usage(group, plural, Measured::of(group, plural, old).as_ref());
+    let before = old.map(had).unwrap_or_default();
+    let delta: Amounts = quota::usage(group, plural, measured.as_ref())
         .into_iter()
         .map(|(name, amount)| {
             let had = before.get(&name).copied().unwrap_or(Quantity::ZERO);
@@ -79,7 +114,7 @@ fn check(call: &Call<'_>, new: &Value, old: Option<&Value>) -> Result<(), ApiErr
         })
         .filter(|(_, more)| !more.is_zero() && !more.is_negative())
         .collect();
-    let mut known: Option<Vec<Value>> = None;
+    let mut known: Option<Known> = None;
     for quota in &quotas {
         let name = object::name(quota);
         let hard = &quota["spec"]["hard"];
@@ -97,19 +132,11 @@ fn check(call: &Call<'_>, new: &Value, old: Option<&Value>) -> Result<(), ApiErr
         if limits.is_empty() {
             continue;
         }
-        if known.is_none() {
-            known = Some(objects(call, &own)?);
-        }
-        let mut used = Amounts::new();
-        for existing in known.iter().flatten() {
-            if old.is_some() && object::name(existing) == object::name(new) {
-                continue;
-            }
-            if quota::applies(quota, group, plural, existing) {
-                add(&mut used, &quota::usage(group, plural, existing));
-            }
-        }
-        add(&mut used, &before);
+        let known = known.get_or_insert_with(|| {
+            Known::of(call, measured.is_some(), old.map(|_| object::name(new)))
+        });
+        let mut used = known.taken(quota, limits.keys().map(String::as_str));
+        quota::add(&mut used, &before);
         let zero = Quantity::ZERO;
         let of = |amounts: &Amounts, name: &str| amounts.get(name).copied().unwrap_or(zero);
         let exceeded: BTreeSet<&String> = limits
@@ -132,11 +159,4 @@ fn check(call: &Call<'_>, new: &Value, old: Option<&Value>) -> Result<(), ApiErr
         )));
     }
     Ok(())
-}
-
-fn add(total: &mut Amounts, more: &Amounts) {
-    for (name, amount) in more {
-        let known = total.get(name).copied().unwrap_or(Quantity::ZERO);
-        total.insert(name.clone(), known + *amount);
-    }
 }

@@ -7,7 +7,7 @@ use tokio::time::Instant;
 
 use crate::call::Call;
 use crate::error::ApiError;
-use crate::{meta, object, render};
+use crate::{meta, object};
 
 /// Where the token appears in containers.
 const MOUNT_PATH: &str = "/var/run/secrets/kubernetes.io/serviceaccount";
@@ -54,7 +54,7 @@ async fn find(call: &Call<'_>, name: &str, pod: &str) -> Result<Value, ApiError>
     let deadline = Instant::now() + call.server.config.service_account_wait;
     loop {
         if let Some(record) = call.server.store.get(&key) {
-            return render::parse(&record);
+            return Ok(call.parse(vec![record]).await?.pop().unwrap_or_default());
         }
         if Instant::now() >= deadline {
             let why = format!(

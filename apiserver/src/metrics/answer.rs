@@ -32,10 +32,7 @@ pub(crate) async fn answer(call: &Call<'_>) -> Result<Response<Body>, ApiError> 
             && (wanted.is_empty() || wanted == name)
             && (!pods || node.is_some_and(|node| !node.is_empty()))
     });
-    let mut known = Vec::new();
-    for record in &page.records {
-        known.push(render::parse(record)?);
-    }
+    let known = call.parse(page.records).await?;
     if known.is_empty() && !wanted.is_empty() {
         return Err(call.not_found(wanted));
     }

@@ -1,8 +1,11 @@
 //! The stored objects that access decisions depend on.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 use store::{ChangeKind, Store, Watch};
 
+use super::rbac::PolicyObject;
 use crate::meta::Meta;
 
 /// Read access to stored objects, in their storage version as JSON. The apiserver's store is one;
@@ -14,13 +17,13 @@ pub trait Objects: Send + Sync + 'static {
     /// The uid of one object, without reading it.
     fn uid(&self, group: &str, plural: &str, namespace: &str, name: &str) -> Option<String>;
 
-    /// Every object of a type, in all namespaces.
-    fn list(&self, group: &str, plural: &str) -> Vec<Bytes>;
+    /// Every role or binding of a type in all namespaces, except those that cannot be read.
+    fn list(&self, group: &str, plural: &str) -> Vec<Arc<PolicyObject>>;
 
     /// The store's revision: when it has not moved, nothing changed.
     fn revision(&self) -> u64;
 
-    /// Watches a type for changes.
+    /// Watches a type of roles or bindings for changes.
     fn changes(&self, group: &str, plural: &str) -> Box<dyn Changes>;
 }
 
@@ -31,15 +34,15 @@ pub trait Changes: Send {
     fn poll(&mut self) -> Option<Vec<ObjectChange>>;
 }
 
-/// A new state of one object.
+/// A new state of one role or binding.
 #[derive(Clone, Debug)]
 pub struct ObjectChange {
     /// Empty for a cluster-scoped one.
     pub namespace: String,
     /// Its name.
     pub name: String,
-    /// As it is now; `None` when it is gone.
-    pub value: Option<Bytes>,
+    /// As it is now; `None` when it is gone or cannot be read.
+    pub object: Option<Arc<PolicyObject>>,
     /// The store's revision of the change.
     pub revision: u64,
 }
@@ -63,9 +66,9 @@ impl Objects for Store<Meta> {
         Some(Store::get(self, &key(group, plural, namespace, name))?.meta.uid.to_string())
     }
 
-    fn list(&self, group: &str, plural: &str) -> Vec<Bytes> {
+    fn list(&self, group: &str, plural: &str) -> Vec<Arc<PolicyObject>> {
         let page = Store::list(self, &format!("{}/", bucket(group, plural)), None, 0, |_| true);
-        page.records.iter().map(|record| record.value.clone()).collect()
+        page.records.iter().filter_map(|record| record.meta.policy.clone()).collect()
     }
 
     fn revision(&self) -> u64 {
@@ -97,7 +100,7 @@ impl Changes for StoreChanges {
             Some(ObjectChange {
                 namespace: namespace.to_owned(),
                 name: name.to_owned(),
-                value: is_there.then(|| change.record.value.clone()),
+                object: is_there.then(|| change.record.meta.policy.clone()).flatten(),
                 revision: change.record.revision,
             })
         };

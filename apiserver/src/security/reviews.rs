@@ -6,6 +6,7 @@ use std::time::SystemTime;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
+use super::rbac::HeldRules;
 use super::{Attributes, Decision, Refusal, Security, User};
 
 /// The kinds of review by plural name.
@@ -155,7 +156,8 @@ impl Security {
             return Err(Refusal::BadRequest("no namespace on request".to_owned()));
         }
         let (mut resources, mut paths) = (Vec::new(), Vec::new());
-        for rule in self.rbac.rules_for(user, namespace) {
+        let HeldRules { rules, incomplete } = self.rbac.rules_for(user, namespace);
+        for rule in rules {
             if rule.non_resource_urls.is_empty() {
                 let mut entry = json!({
                     "verbs": rule.verbs,
@@ -173,11 +175,15 @@ impl Security {
                 }));
             }
         }
-        Ok(json!({
+        let mut status = json!({
             "resourceRules": resources,
             "nonResourceRules": paths,
-            "incomplete": false,
-        }))
+            "incomplete": incomplete.is_some(),
+        });
+        if let Some(too_much) = incomplete {
+            status["evaluationError"] = too_much.to_string().into();
+        }
+        Ok(status)
     }
 }
 

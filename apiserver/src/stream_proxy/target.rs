@@ -9,9 +9,7 @@ use super::address;
 use crate::call::Call;
 use crate::error::ApiError;
 use crate::meta::{self, Meta};
-use crate::render;
 use crate::request::{Query, RequestInfo};
-use crate::security::Objects;
 
 /// Where a request goes, and under which path and query there.
 pub(super) enum Target {
@@ -22,17 +20,19 @@ pub(super) enum Target {
 }
 
 /// Finds the target; `None` for the log of a pod without a node.
-pub(super) fn resolve(call: &Call<'_>, query: &str) -> Result<Option<Target>, ApiError> {
+pub(super) async fn resolve(call: &Call<'_>, query: &str) -> Result<Option<Target>, ApiError> {
     let (name, namespace) = (call.info.name.as_str(), call.namespace());
     match (call.stored_as().plural, call.info.subresource.as_str()) {
         ("nodes", _) => {
-            object(call, "nodes", "", name)?;
+            if call.server.store.get(&call.key(name)).is_none() {
+                return Err(call.not_found(name));
+            }
             Ok(Some(Target::Node { node: name.to_owned(), path: rest(call, query) }))
         }
-        ("services", _) => service(call, query).map(Some),
-        (_, "proxy") => pod_address(call, query).map(Some),
+        ("services", _) => service(call, query).await.map(Some),
+        (_, "proxy") => pod_address(call, query).await.map(Some),
         (_, subresource) => {
-            let pod = object(call, "pods", namespace, name)?;
+            let pod = object(call, "pods", name).await?;
             let parameters = Query::parse(query);
             let wanted = parameters.get("container").unwrap_or_default();
             let path = match subresource {
@@ -91,10 +91,11 @@ fn rest(call: &Call<'_>, query: &str) -> String {
     format!("/{}{}", call.info.rest.trim_start_matches('/'), tail(query))
 }
 
-fn object(call: &Call<'_>, plural: &str, ns: &str, name: &str) -> Result<Value, ApiError> {
-    let bytes = Objects::get(&call.server.store, "", plural, ns, name)
-        .ok_or_else(|| call.not_found(name))?;
-    serde_json::from_slice(&bytes).map_err(ApiError::internal)
+/// An object of the request's namespace.
+async fn object(call: &Call<'_>, plural: &str, name: &str) -> Result<Value, ApiError> {
+    let key = meta::key(call.server.builtin("", plural)?, call.namespace(), name);
+    let record = call.server.store.get(&key).ok_or_else(|| call.not_found(name))?;
+    Ok(call.parse(vec![record]).await?.pop().unwrap_or_default())
 }
 
 /// The stream parameters under the kubelet's names.
@@ -154,9 +155,9 @@ fn proxy_name<'a>(call: &'a Call<'_>) -> Result<address::ProxyName<'a>, ApiError
     Ok(parsed)
 }
 
-fn pod_address(call: &Call<'_>, query: &str) -> Result<Target, ApiError> {
+async fn pod_address(call: &Call<'_>, query: &str) -> Result<Target, ApiError> {
     let wanted = proxy_name(call)?;
-    let pod = object(call, "pods", call.namespace(), wanted.name)?;
+    let pod = object(call, "pods", wanted.name).await?;
     let ports = || {
         let containers = pod["spec"]["containers"].as_array().into_iter().flatten();
         containers.flat_map(|c| c["ports"].as_array().into_iter().flatten())
@@ -179,9 +180,9 @@ fn pod_address(call: &Call<'_>, query: &str) -> Result<Target, ApiError> {
 }
 
 /// A ready endpoint of the Service, from its EndpointSlices.
-fn service(call: &Call<'_>, query: &str) -> Result<Target, ApiError> {
+async fn service(call: &Call<'_>, query: &str) -> Result<Target, ApiError> {
     let wanted = proxy_name(call)?;
-    let service = object(call, "services", call.namespace(), wanted.name)?;
+    let service = object(call, "services", wanted.name).await?;
     let none =
         || ApiError::unavailable(format!("no endpoints available for service {:?}", wanted.name));
     let ports = service["spec"]["ports"].as_array().map(Vec::as_slice).unwrap_or_default();
@@ -207,8 +208,8 @@ fn service(call: &Call<'_>, query: &str) -> Result<Target, ApiError> {
     let of_service = |record: &store::Record<Meta>| {
         record.meta.label("kubernetes.io/service-name") == Some(&*wanted.name)
     };
-    for record in call.server.store.list(&prefix, None, 0, of_service).records {
-        let slice = render::parse(&record)?;
+    let slices = call.server.store.list(&prefix, None, 0, of_service).records;
+    for slice in call.parse(slices).await? {
         let mut slice_ports = slice["ports"].as_array().into_iter().flatten();
         let number = slice_ports
             .find(|p| p["name"].as_str().unwrap_or_default() == port_name)
@@ -219,7 +220,7 @@ fn service(call: &Call<'_>, query: &str) -> Result<Target, ApiError> {
         if let Some(endpoint) = ready
             && let Some(ip) = endpoint["addresses"][0].as_str()
         {
-            check_endpoint(call, endpoint, ip)?;
+            check_endpoint(call, endpoint, ip).await?;
             let address = address::join(ip, number);
             return Ok(Target::Address { address, path: rest(call, query) });
         }
@@ -238,7 +239,7 @@ fn is_proxyable(address: IpAddr) -> bool {
 
 /// Refuses an endpoint that is no pod, unless the user may reach what the node reaches: the writer of
 /// an EndpointSlice could name any address in it.
-fn check_endpoint(call: &Call<'_>, endpoint: &Value, ip: &str) -> Result<(), ApiError> {
+async fn check_endpoint(call: &Call<'_>, endpoint: &Value, ip: &str) -> Result<(), ApiError> {
     let refused = |why: &str| {
         ApiError::forbidden(call.served, &call.info.name, &format!("endpoint {ip} {why}"))
     };
@@ -248,7 +249,7 @@ fn check_endpoint(call: &Call<'_>, endpoint: &Value, ip: &str) -> Result<(), Api
     }
     let in_pod_network =
         matches!(address, IpAddr::V4(v4) if call.server.config.pod_cidr.contains(&v4));
-    if in_pod_network || is_address_of_pod(call, endpoint, ip) {
+    if in_pod_network || is_address_of_pod(call, endpoint, ip).await {
         return Ok(());
     }
     let node_proxy = RequestInfo {
@@ -266,14 +267,13 @@ fn check_endpoint(call: &Call<'_>, endpoint: &Value, ip: &str) -> Result<(), Api
 
 /// Returns whether the endpoint names a pod of the namespace that has this address (a pod in the
 /// network of its host has the node's).
-fn is_address_of_pod(call: &Call<'_>, endpoint: &Value, ip: &str) -> bool {
+async fn is_address_of_pod(call: &Call<'_>, endpoint: &Value, ip: &str) -> bool {
     let target = &endpoint["targetRef"];
     if target["kind"] != "Pod" {
         return false;
     }
     let name = target["name"].as_str().unwrap_or_default();
-    let pod = object(call, "pods", call.namespace(), name);
-    pod.is_ok_and(|pod| pod["status"]["podIP"] == ip)
+    object(call, "pods", name).await.is_ok_and(|pod| pod["status"]["podIP"] == ip)
 }
 
 #[cfg(test)]

@@ -3,14 +3,13 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures::FutureExt;
 use http::header::{ACCEPT_ENCODING, CONTENT_ENCODING};
 use http::{Method, Request};
-use http_body_util::BodyExt;
 use serde_json::json;
 
 use super::harness::{self, Cluster};
 use crate::Config;
+use crate::admission::quota;
 use crate::body::full;
 use crate::security::User;
 use crate::tls_listener::Origin;
@@ -119,70 +118,6 @@ async fn tables_and_metadata_and_yaml() {
     let yaml = cluster.get_as(&format!("{MAPS}/one"), "application/yaml").await.ok();
     assert!(yaml.as_str().unwrap().contains("kind: ConfigMap"), "{yaml}");
     cluster.get_as(MAPS, "text/html").await.fails(406);
-}
-
-/// While another request of the client has its turn for heavy work, large objects wait that are to
-/// be converted, evictions, and the end of large collections.
-#[tokio::test]
-async fn costly_requests_wait_for_their_turn() {
-    let cluster = Cluster::new().await;
-    let spec = json!({"selector": {"matchLabels": {"a": "b"}}, "template": {
-        "metadata": {"labels": {"a": "b"}, "annotations": {"note": "x".repeat(200_000)}},
-        "spec": {"containers": [{"name": "c", "image": "i"}]}}});
-    let large = json!({"metadata": {"name": "large"}, "spec": spec});
-    let deployments = "namespaces/default/deployments";
-    cluster.post(&format!("/apis/apps/v1/{deployments}"), &large).await.ok();
-    let pod = json!({"metadata": {"name": "p"}, "spec": {"containers": [{"name": "c",
-        "image": "i"}]}});
-    cluster.post("/api/v1/namespaces/default/pods", &pod).await.ok();
-    let release = cluster.hold_heavy_work().await;
-    let (new, old) =
-        (format!("/apis/apps/v1/{deployments}"), format!("/apis/apps/v1beta1/{deployments}"));
-    cluster.get(&new).await.ok();
-    let (evictions, wait) =
-        ("/api/v1/namespaces/default/pods/p/eviction", Duration::from_millis(200));
-    let eviction = json!({"metadata": {"name": "p"}});
-    let waits = |what: &'static str, work| async move {
-        assert!(tokio::time::timeout(wait, work).await.is_err(), "{what} did not wait");
-    };
-    waits("a list", cluster.get(&old).boxed()).await;
-    let one = format!("{old}/large");
-    waits("an object", cluster.get(&one).boxed()).await;
-    // A space in the header changes nothing.
-    let spaced = "application/json; as=Table; v=v1; g=meta.k8s.io";
-    waits("a table", cluster.get_as(&new, spaced).boxed()).await;
-    let one_new = format!("{new}/large");
-    let scale = format!("{one_new}/scale");
-    waits("a scale", cluster.get(&scale).boxed()).await;
-    cluster.get(&one_new).await.ok();
-    let compressed = Request::builder().uri(&one_new).header(ACCEPT_ENCODING, "gzip");
-    waits(
-        "a compressed object",
-        async { harness::read(cluster.raw(compressed.body(full("")).unwrap()).await).await }
-            .boxed(),
-    )
-    .await;
-    let patch = json!([{"op": "copy", "from": "/metadata", "path": "/data"}]);
-    waits(
-        "a JSON patch",
-        cluster.patch("/api/v1/namespaces/default/configmaps/none", "json-patch", &patch).boxed(),
-    )
-    .await;
-    waits("an eviction", cluster.post(evictions, &eviction).boxed()).await;
-    waits("the end of a collection", cluster.delete(&new).boxed()).await;
-    release.send(()).unwrap();
-    let list = cluster.get(&old).await.ok();
-    assert_eq!(list["items"][0]["apiVersion"], "apps/v1beta1");
-    assert_eq!(list["items"][0]["spec"], cluster.get(&one).await.ok()["spec"]);
-    // Its body is made in turns, too.
-    let response = cluster.raw(Request::builder().uri(&old).body(full("")).unwrap()).await;
-    let release = cluster.hold_heavy_work().await;
-    let mut body = response.into_body();
-    assert!(tokio::time::timeout(wait, body.frame()).await.is_err(), "a piece did not wait");
-    release.send(()).unwrap();
-    let rest = harness::read(http::Response::new(body)).await;
-    assert_eq!(rest.ok(), list);
-    cluster.delete(&new).await.ok();
 }
 
 #[tokio::test]
@@ -419,7 +354,7 @@ async fn request_that_timed_out_is_not_stored_later() {
     cluster.post("/api/v1/namespaces/default/resourcequotas", &quota).await.ok();
     let maps = "/api/v1/namespaces/default/configmaps";
     for characters in [10, 200_000] {
-        let turn = cluster.server.quota_turn.lock().await;
+        let turn = quota::turn(&cluster.server, "default").await;
         let text = "x".repeat(characters);
         let map = json!({"metadata": {"name": "late"}, "data": {"text": text}});
         let status = cluster.post(maps, &map).await.fails(504);

@@ -47,7 +47,7 @@ pub(crate) async fn answer(call: &Call<'_>) -> Result<Response<Body>, ApiError> 
     }
     let page = call.server.store.list(&prefix, after, options.limit, |r| selection.matches(r));
     let revision = revision.unwrap_or(page.revision);
-    let metadata = list_metadata(&page, revision, &selection);
+    let metadata = list_metadata(&page, revision, &selection, options.continue_after.as_ref());
     let value = match accepted.form {
         Form::Whole | Form::Discovery(_) => {
             let list = around(call, page.records, &metadata);
@@ -114,15 +114,25 @@ async fn settle_revision(call: &Call<'_>, options: &ListOptions) -> Result<Optio
     )))
 }
 
-fn list_metadata(page: &Page<Meta>, revision: u64, selection: &Selection) -> Value {
+/// The metadata of a page. How many objects remain is counted from what the first page counted.
+fn list_metadata(
+    page: &Page<Meta>,
+    revision: u64,
+    selection: &Selection,
+    continued: Option<&Continue>,
+) -> Value {
     let mut metadata = json!({ "resourceVersion": revision.to_string() });
-    if page.remaining > 0
+    if page.more
         && let Some(last) = page.records.last()
     {
-        let token = Continue { revision, after: last.key.to_string() };
+        let before = continued.map_or(Some(page.count), |token| token.remaining);
+        let remaining = before
+            .filter(|_| selection.is_everything())
+            .map(|before| before.saturating_sub(page.records.len()).max(1));
+        let token = Continue { revision, after: last.key.to_string(), remaining };
         metadata["continue"] = token.encode().into();
-        if selection.is_everything() {
-            metadata["remainingItemCount"] = page.remaining.into();
+        if let Some(remaining) = remaining {
+            metadata["remainingItemCount"] = remaining.into();
         }
     }
     metadata

@@ -19,7 +19,7 @@ use tokio::time::Instant;
 use crate::body::{self, Body};
 use crate::call::Call;
 use crate::error::ApiError;
-use crate::heavy::HEAVY_BYTES;
+use crate::heavy::{HEAVY_BYTES, LIGHT_WALK_MAX};
 use crate::intake;
 use crate::meta::{self, Meta};
 use crate::negotiate::{Encoding, Form};
@@ -46,7 +46,7 @@ const CALM: Duration = Duration::from_millis(5);
 const INITIAL_EVENTS_END: &str = "k8s.io/initial-events-end";
 
 /// Answers with the stream of changes.
-pub(crate) fn answer(call: &Call<'_>) -> Result<Response<Body>, ApiError> {
+pub(crate) async fn answer(call: &Call<'_>) -> Result<Response<Body>, ApiError> {
     let accepted = render::accepted(call)?;
     if accepted.encoding == Encoding::Yaml {
         return Err(ApiError::not_acceptable(&["application/json"]));
@@ -58,7 +58,7 @@ pub(crate) fn answer(call: &Call<'_>) -> Result<Response<Body>, ApiError> {
         .filter(|s| *s > 0)
         .map(|s| s.min(TIMEOUT_S_MAX))
         .unwrap_or_else(|| rand::random_range(DEFAULT_TIMEOUT_S..2 * DEFAULT_TIMEOUT_S));
-    let (head, watch) = open(call, &options, &selection)?;
+    let (head, watch, selection) = open(call, &options, selection).await?;
     let beginning = Beginning { bytes: head.bytes(), sent: Arc::default() };
     let now = Instant::now();
     let watcher = Watcher {
@@ -140,10 +140,14 @@ struct Watcher {
     frames: VecDeque<Bytes>,
 }
 
-type Opened = (Head, Result<Watch<Meta>, WatchError>);
+type Opened = (Head, Result<Watch<Meta>, WatchError>, Selection);
 
 /// Finds the starting point that the resource version asks for.
-fn open(call: &Call<'_>, options: &ListOptions, selection: &Selection) -> Result<Opened, ApiError> {
+async fn open(
+    call: &Call<'_>,
+    options: &ListOptions,
+    selection: Selection,
+) -> Result<Opened, ApiError> {
     let store = &call.server.store;
     let prefix = meta::prefix(call.resource, call.namespace());
     let wanted = options.resource_version.unwrap_or(0);
@@ -152,12 +156,14 @@ fn open(call: &Call<'_>, options: &ListOptions, selection: &Selection) -> Result
         return Err(ApiError::revision_too_large(wanted, store.revision()));
     }
     if !initial {
-        return Ok((Head::Done, store.watch(&prefix, wanted)));
+        return Ok((Head::Done, store.watch(&prefix, wanted), selection));
     }
-    let page = store.list(&prefix, None, 0, |record| selection.matches(record));
+    let (of, within) = (store.clone(), prefix.clone());
+    let walk = move || (of.list(&within, None, 0, |record| selection.matches(record)), selection);
+    let (page, selection) = call.work(store.count(&prefix) > LIGHT_WALK_MAX, walk).await?;
     let end = options.send_initial_events.filter(|_| options.bookmarks).map(|_| page.revision);
     let head = Head::Initial { records: page.records.into(), end };
-    Ok((head, store.watch(&prefix, page.revision)))
+    Ok((head, store.watch(&prefix, page.revision), selection))
 }
 
 fn stream(watcher: Watcher) -> impl Stream<Item = Bytes> + Send {

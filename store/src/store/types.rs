@@ -116,8 +116,10 @@ pub struct Page<M> {
     pub revision: Revision,
     /// The records.
     pub records: Vec<Arc<Record<M>>>,
-    /// The number of entries that match after the last one.
-    pub remaining: usize,
+    /// Whether others that match follow.
+    pub more: bool,
+    /// The number of all records with the prefix, for one of a bucket or share.
+    pub count: usize,
 }
 
 /// The changes since the last look, and the revision up to which they are complete.

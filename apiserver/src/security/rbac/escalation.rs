@@ -1,4 +1,6 @@
-//! Nobody may hand out more than they hold (upstream `pkg/registry/rbac/*/policybased`).
+//! The check that a writer gives no more than it holds (upstream `pkg/registry/rbac/*/policybased`).
+
+use std::fmt;
 
 use serde_json::Value;
 
@@ -104,16 +106,19 @@ fn confirm(
     wanted: &[Rule],
 ) -> Result<(), Refusal> {
     let own = rbac.rules_for(user, namespace);
-    let missing = cover::missing(&own, wanted).map_err(|error| {
-        Refusal::Forbidden(format!("{plural}.{GROUP} {name:?} is forbidden: {error}"))
-    })?;
+    let forbidden = |reason: &dyn fmt::Display| {
+        Refusal::Forbidden(format!("{plural}.{GROUP} {name:?} is forbidden: {reason}"))
+    };
+    let missing = cover::missing(&own.rules, wanted).map_err(|error| forbidden(&error))?;
     if missing.is_empty() {
         return Ok(());
     }
+    if let Some(too_much) = own.incomplete {
+        return Err(forbidden(&too_much));
+    }
     let groups: Vec<String> = user.groups.iter().map(|g| format!("{g:?}")).collect();
-    Err(Refusal::Forbidden(format!(
-        "{plural}.{GROUP} {name:?} is forbidden: user {:?} (groups=[{}]) is attempting to grant \
-         RBAC permissions not currently held:\n{}",
+    Err(forbidden(&format_args!(
+        "user {:?} (groups=[{}]) is attempting to grant RBAC permissions not currently held:\n{}",
         user.name,
         groups.join(" "),
         missing.join("\n")

@@ -1,46 +1,36 @@
 //! Role-based access control: who holds which rules, and do they allow this.
 
+mod aggregation;
 mod cover;
 mod default_roles;
 mod escalation;
+mod grant;
+mod object;
 mod policy;
 mod rule;
+mod rules;
 
-use std::collections::{BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeSet, HashSet};
 use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard};
 
 use serde_json::Value;
 
 pub use default_roles::{default_objects, missing_objects};
+pub use object::PolicyObject;
 pub use rule::Rule;
 
 use super::objects::ObjectChange;
 use super::user::MASTERS;
 use super::{Attributes, Changes, Decision, Objects, Refusal, User};
-use policy::{Grant, Policy, Type};
+use grant::{Seen, TooMuch};
+use object::RoleRef;
+use policy::{Policy, Type};
+use rules::{RuleRef, Rules};
 
 pub(super) const GROUP: &str = "rbac.authorization.k8s.io";
 
-/// Items of rules that are compared for one request: some ten milliseconds.
-const STEPS_MAX: usize = 1_000_000;
-/// The part of that which finding the role of one binding takes.
-const GRANT_STEPS: usize = 20;
 /// Roles without which bindings are, as a refusal lists them.
 const MISSING_ROLES_MAX: usize = 32;
-
-/// Refuses what cannot be decided within its bound.
-fn too_much() -> Decision {
-    let reason = format!(
-        "RBAC: the user has more bindings and rules than are compared for one request \
-         ({STEPS_MAX} steps)"
-    );
-    Decision { allowed: false, reason }
-}
-
-/// The places whose bindings count in a namespace: the cluster, and itself.
-fn places(namespace: &str) -> impl Iterator<Item = &str> {
-    std::iter::once("").chain(Some(namespace).filter(|namespace| !namespace.is_empty()))
-}
 
 /// The authorizer over the roles and bindings in the store.
 ///
@@ -50,6 +40,14 @@ pub(super) struct Rbac {
     followed: Mutex<Followed>,
     /// Changed by the holder of `followed` only.
     policy: RwLock<Policy>,
+}
+
+/// The rules that a user holds in one place.
+pub(super) struct HeldRules {
+    /// Each rule once.
+    pub(super) rules: Vec<Rule>,
+    /// The reason why there may be more.
+    pub(super) incomplete: Option<TooMuch>,
 }
 
 /// How far the policy follows the store.
@@ -71,7 +69,7 @@ impl Rbac {
         Self { objects, followed, policy: RwLock::default() }
     }
 
-    /// The policy as it is now. What is held long is taken out of it.
+    /// The policy as it is now. While it is held no change is followed, so no request gets further.
     fn policy(&self) -> RwLockReadGuard<'_, Policy> {
         let mut followed = self.followed.lock().unwrap_or_else(PoisonError::into_inner);
         let revision = self.objects.revision();
@@ -108,71 +106,68 @@ impl Rbac {
         self.policy.read().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// What bindings give the user in a namespace, cluster-wide ones first. Each place is looked up
-    /// when the one before decided nothing, and has one more than are compared at the most.
-    fn grants(&self, user: &User, namespace: &str) -> impl Iterator<Item = Grant> {
-        places(namespace)
-            .flat_map(|place| self.policy().grants(user, place, STEPS_MAX / GRANT_STEPS + 1))
-    }
-
     pub(super) fn authorize(&self, attributes: &Attributes<'_>) -> Decision {
         if attributes.user.in_group(MASTERS) {
             return Decision { allowed: true, reason: String::new() };
         }
         let mut missing = BTreeSet::new();
-        // Many bindings may name one role. Its rules are held, so that no others take their place.
-        let mut denied = HashMap::new();
-        let mut steps = STEPS_MAX;
-        for grant in self.grants(attributes.user, attributes.namespace) {
-            let Some(left) = steps.checked_sub(GRANT_STEPS) else { return too_much() };
-            steps = left;
-            let Some(rules) = &grant.rules else {
+        let mut compared = Seen::default();
+        let policy = self.policy();
+        let found = policy.visit(attributes.user, attributes.namespace, |grant, steps| {
+            let Some(parts) = grant.rules else {
                 if missing.len() < MISSING_ROLES_MAX {
-                    missing.insert(grant.missing_role());
+                    missing.insert(&grant.binding.role);
                 }
-                continue;
+                return Ok(None);
             };
-            if denied.insert((rules.as_ptr(), rules.len()), rules.clone()).is_some() {
-                continue;
-            }
-            for rule in rules.iter() {
-                let Some(left) = steps.checked_sub(rule.steps()) else { return too_much() };
-                steps = left;
-                if rule.allows(attributes) {
-                    return Decision { allowed: true, reason: grant.to_string() };
+            for rules in parts {
+                steps.take(1)?;
+                if !compared.insert(rules) {
+                    continue;
+                }
+                for rule in rules.iter() {
+                    steps.take(rule.steps())?;
+                    if rule.allows(attributes) {
+                        return Ok(Some(grant.reason()));
+                    }
                 }
             }
+            Ok(None)
+        });
+        match found {
+            Ok(Some(reason)) => Decision { allowed: true, reason },
+            Ok(None) => Decision { allowed: false, reason: named(&missing) },
+            Err(too_much) => Decision { allowed: false, reason: too_much.to_string() },
         }
-        let missing: Vec<String> = missing.into_iter().collect();
-        let reason = match missing.as_slice() {
-            [] => String::new(),
-            [one] => format!("RBAC: {one}"),
-            many => format!("RBAC: [{}]", many.join(", ")),
-        };
-        Decision { allowed: false, reason }
     }
 
-    /// Every rule that the user holds in a namespace (at cluster scope when it is empty).
-    pub(super) fn rules_for(&self, user: &User, namespace: &str) -> Vec<Rule> {
+    /// The rules that the user holds in a namespace (at cluster scope when it is empty).
+    pub(super) fn rules_for(&self, user: &User, namespace: &str) -> HeldRules {
+        let mut parts: Vec<Arc<Rules>> = Vec::new();
+        let mut seen = Seen::default();
+        // What takes long is done when the policy may change again.
+        let found = self.policy().visit(user, namespace, |grant, steps| {
+            for rules in grant.rules.unwrap_or_default() {
+                steps.take(1)?;
+                if seen.insert(rules) {
+                    steps.take(rules.steps())?;
+                    parts.push(rules.clone());
+                }
+            }
+            Ok(None::<()>)
+        });
         let mut rules: Vec<Rule> = Vec::new();
         if user.in_group(MASTERS) {
             rules.extend(Rule::everything());
         }
-        // Many bindings may name one role, and many roles hold one rule.
-        let grants: Vec<Grant> = places(namespace)
-            .flat_map(|place| self.policy().grants(user, place, usize::MAX))
-            .collect();
-        let mut roles = HashSet::new();
-        let mut seen: HashSet<&Rule> = HashSet::new();
-        for of_role in grants.iter().filter_map(|grant| grant.rules.as_ref()) {
-            if roles.insert((of_role.as_ptr(), of_role.len())) {
-                rules.extend(of_role.iter().filter(|rule| seen.insert(rule)).cloned());
-            }
-        }
-        rules
+        // Many roles hold one rule.
+        let mut seen = HashSet::new();
+        let all = parts.iter().flat_map(|part| part.iter()).map(RuleRef::to_rule);
+        rules.extend(all.filter(|rule| seen.insert(rule.clone())));
+        HeldRules { rules, incomplete: found.err() }
     }
 
-    /// Refuses a write to a role or binding that would give somebody more than the writer holds.
+    /// Refuses a write to a role or binding that would give a user more than the writer holds.
     pub(super) fn check_write(
         &self,
         user: &User,
@@ -185,9 +180,20 @@ impl Rbac {
     }
 
     /// The rules of the role that a `roleRef` names; `None` when there is no such role.
-    fn referenced(&self, namespace: &str, role_ref: &Value) -> Option<Arc<[Rule]>> {
-        let name = role_ref["name"].as_str()?;
-        self.policy().role(role_ref["kind"].as_str()?, namespace, name)
+    fn referenced(&self, namespace: &str, role_ref: &Value) -> Option<Vec<Rule>> {
+        let (kind, name) = (role_ref["kind"].as_str()?, role_ref["name"].as_str()?);
+        let parts = self.policy().role(kind, namespace, name)?.to_vec();
+        Some(parts.iter().flat_map(|part| part.iter()).map(RuleRef::to_rule).collect())
+    }
+}
+
+/// The text that names missing roles.
+fn named(missing: &BTreeSet<&RoleRef>) -> String {
+    let texts: Vec<String> = missing.iter().map(|role| role.missing()).collect();
+    match texts.as_slice() {
+        [] => String::new(),
+        [one] => format!("RBAC: {one}"),
+        many => format!("RBAC: [{}]", many.join(", ")),
     }
 }
 

@@ -1,41 +1,36 @@
-//! All roles and bindings, parsed and indexed by who they are for.
+//! All roles and bindings, indexed by the users that they are for.
 
-use std::collections::hash_map::Entry;
 use std::collections::{BTreeMap, HashMap, HashSet};
-use std::fmt;
 use std::sync::Arc;
 
-use bytes::Bytes;
-use serde::de::DeserializeOwned;
-use serde::{Deserialize, Deserializer};
-use serde_json::Value;
-
-use super::super::User;
 use super::super::objects::ObjectChange;
-use super::rule::Rule;
+use super::aggregation::aggregated;
+use super::grant::Holder;
+use super::object::{Binding, PolicyObject, Role, Subject};
+use super::rules::Rules;
 
-/// Every role and binding. A change costs as much as the object that it changes.
+/// Every role and binding. A change costs some map entries: it has been read before.
 #[derive(Default)]
 pub(super) struct Policy {
-    cluster_roles: BTreeMap<Place, Kept<Role>>,
-    /// The rules of each ClusterRole with those that it aggregates.
-    resolved: HashMap<String, Arc<[Rule]>>,
-    roles: BTreeMap<Place, Kept<Role>>,
-    cluster_bindings: BTreeMap<Place, Kept<Binding>>,
-    bindings: BTreeMap<Place, Kept<Binding>>,
-    /// The bindings of each namespace (the empty one has those of the cluster) by whom they are for
-    /// and by name.
-    grants: HashMap<String, HashMap<Subject, BTreeMap<String, Arc<Binding>>>>,
+    kept: [Kept; Type::ALL.len()],
+    /// The rules of each aggregated ClusterRole, in parts.
+    aggregated: HashMap<Box<str>, Box<[Arc<Rules>]>>,
+    /// The bindings of each namespace; the empty one has those of the cluster.
+    grants: HashMap<Box<str>, Grants>,
 }
 
-/// Namespace and name of an object; the namespace of one of the cluster is empty.
-type Place = (String, String);
+/// The objects of one type by namespace, which is empty for those of the cluster, and by name.
+type Kept = HashMap<Box<str>, BTreeMap<Box<str>, Arc<PolicyObject>>>;
 
-/// An object beside the bytes that it was read from, by which it is known when all are listed.
-struct Kept<T> {
-    value: Bytes,
-    object: Arc<T>,
+/// The bindings of one namespace by their subjects.
+#[derive(Default)]
+struct Grants {
+    users: Index,
+    groups: Index,
 }
+
+/// Bindings in the order of their names.
+type Index = HashMap<Arc<str>, Vec<Arc<Binding>>>;
 
 /// The types that the policy is made of.
 #[derive(Clone, Copy, Debug)]
@@ -60,346 +55,148 @@ impl Type {
     }
 }
 
-/// Whom a binding is for. A ServiceAccount is the user that its tokens prove.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-enum Subject {
-    User(String),
-    Group(String),
-}
-
-/// One subject of one binding, with the rules of its role unless that is missing.
-pub(super) struct Grant {
-    binding: Arc<Binding>,
-    subject: Arc<Subject>,
-    pub(super) rules: Option<Arc<[Rule]>>,
-}
-
-impl Grant {
-    pub(super) fn missing_role(&self) -> String {
-        let role = &self.binding.role_ref;
-        if role.kind == "Role" {
-            format!("role.rbac.authorization.k8s.io {:?} not found", role.name)
-        } else {
-            format!("clusterrole.rbac.authorization.k8s.io {:?} not found", role.name)
-        }
-    }
-}
-
-/// The reason that an access review gives.
-impl fmt::Display for Grant {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Binding { metadata, role_ref, .. } = &*self.binding;
-        let (kind, name) = if metadata.namespace.is_empty() {
-            ("ClusterRoleBinding", metadata.name.clone())
-        } else {
-            ("RoleBinding", format!("{}/{}", metadata.name, metadata.namespace))
-        };
-        let (subject_kind, subject) = match &*self.subject {
-            Subject::User(name) => match service_account_name(name) {
-                Some((namespace, name)) => ("ServiceAccount", format!("{name}/{namespace}")),
-                None => ("User", name.clone()),
-            },
-            Subject::Group(name) => ("Group", name.clone()),
-        };
-        write!(
-            f,
-            "RBAC: allowed by {kind} {name:?} of {} {:?} to {subject_kind} {subject:?}",
-            role_ref.kind, role_ref.name
-        )
-    }
-}
-
-/// Namespace and name in `system:serviceaccount:<namespace>:<name>`.
-fn service_account_name(user: &str) -> Option<(&str, &str)> {
-    user.strip_prefix("system:serviceaccount:")?.split_once(':')
-}
-
-#[derive(Deserialize, Default)]
-#[serde(default, rename_all = "camelCase")]
-struct Metadata {
-    name: String,
-    namespace: String,
-    labels: BTreeMap<String, String>,
-}
-
-#[derive(Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct Role {
-    metadata: Metadata,
-    #[serde(default, deserialize_with = "shared")]
-    rules: Arc<[Rule]>,
-    #[serde(default)]
-    aggregation_rule: Option<Value>,
-}
-
-fn shared<'de, D: Deserializer<'de>>(from: D) -> Result<Arc<[Rule]>, D::Error> {
-    Ok(Option::<Vec<Rule>>::deserialize(from)?.unwrap_or_default().into())
-}
-
-#[derive(Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct Binding {
-    metadata: Metadata,
-    role_ref: RoleRef,
-    #[serde(default)]
-    subjects: Option<Vec<RawSubject>>,
-}
-
-#[derive(Deserialize)]
-struct RoleRef {
-    kind: String,
-    name: String,
-}
-
-#[derive(Deserialize)]
-struct RawSubject {
-    kind: String,
-    name: String,
-    #[serde(default)]
-    namespace: String,
-}
-
-impl Binding {
-    fn subjects(&self) -> impl Iterator<Item = Subject> {
-        self.subjects.iter().flatten().filter_map(|subject| match subject.kind.as_str() {
-            "User" => Some(Subject::User(subject.name.clone())),
-            "Group" => Some(Subject::Group(subject.name.clone())),
-            "ServiceAccount" => {
-                let namespace = match subject.namespace.as_str() {
-                    "" => &self.metadata.namespace,
-                    own => own,
-                };
-                Some(Subject::User(format!("system:serviceaccount:{namespace}:{}", subject.name)))
-            }
-            _ => None,
-        })
-    }
-}
-
-/// Reads an object; one that cannot be read is not there.
-fn parsed<T: DeserializeOwned>(value: Bytes) -> Option<Kept<T>> {
-    match serde_json::from_slice(&value) {
-        Ok(object) => Some(Kept { value, object: Arc::new(object) }),
-        Err(error) => {
-            tracing::error!(%error, "a stored role or binding cannot be read and grants nothing");
-            None
-        }
-    }
-}
-
-/// Sets the object at a place or removes it there, and returns the one that was there before.
-fn set<T>(
-    map: &mut BTreeMap<Place, Kept<T>>,
-    place: Place,
-    new: Option<Kept<T>>,
-) -> Option<Arc<T>> {
-    let old = match new {
-        Some(new) => map.insert(place, new),
-        None => map.remove(&place),
-    };
-    old.map(|kept| kept.object)
-}
-
-/// The changes that lead from what is kept to all that is listed, without their revisions.
-fn differences<T>(kept: &BTreeMap<Place, Kept<T>>, listed: Vec<Bytes>) -> Vec<ObjectChange> {
-    let mut changes = Vec::new();
-    let same = |kept: &Kept<T>, value: &Bytes| {
-        kept.value.as_ptr() == value.as_ptr() && kept.value.len() == value.len()
-    };
-    let mut known: HashMap<*const u8, &Place> = HashMap::with_capacity(kept.len());
-    known.extend(kept.iter().map(|(place, kept)| (kept.value.as_ptr(), place)));
-    let mut left: HashSet<&Place> = kept.keys().collect();
-    for value in listed {
-        if let Some(place) = known.get(&value.as_ptr()).filter(|place| same(&kept[**place], &value))
-        {
-            left.remove(*place);
-            continue;
-        }
-        #[derive(Deserialize)]
-        struct Named {
-            metadata: Metadata,
-        }
-        let Some(named) = parsed::<Named>(value.clone()) else { continue };
-        let Metadata { namespace, name, .. } = &named.object.metadata;
-        let (namespace, name) = (namespace.clone(), name.clone());
-        left.remove(&(namespace.clone(), name.clone()));
-        changes.push(ObjectChange { namespace, name, value: Some(value), revision: 0 });
-    }
-    changes.extend(left.into_iter().cloned().map(|(namespace, name)| ObjectChange {
-        namespace,
-        name,
-        value: None,
-        revision: 0,
-    }));
-    changes
-}
-
 impl Policy {
-    /// The changes that make the policy hold exactly the objects of that type that are listed.
-    pub(super) fn differences(&self, kind: Type, listed: Vec<Bytes>) -> Vec<ObjectChange> {
-        match kind {
-            Type::ClusterRoles => differences(&self.cluster_roles, listed),
-            Type::ClusterRoleBindings => differences(&self.cluster_bindings, listed),
-            Type::Roles => differences(&self.roles, listed),
-            Type::RoleBindings => differences(&self.bindings, listed),
+    /// The changes that make the policy hold exactly the objects of that type that are listed,
+    /// without their revisions.
+    pub(super) fn differences(
+        &self,
+        kind: Type,
+        listed: Vec<Arc<PolicyObject>>,
+    ) -> Vec<ObjectChange> {
+        let kept = &self.kept[kind as usize];
+        let mut changes = Vec::new();
+        let mut change = |(namespace, name): (&str, &str), object| {
+            let (namespace, name) = (namespace.to_owned(), name.to_owned());
+            changes.push(ObjectChange { namespace, name, object, revision: 0 });
+        };
+        let mut present = 0;
+        for object in &listed {
+            let (namespace, name) = object.place();
+            let known = kept.get(namespace).and_then(|objects| objects.get(name));
+            present += usize::from(known.is_some());
+            if !known.is_some_and(|known| Arc::ptr_eq(known, object)) {
+                change(object.place(), Some(object.clone()));
+            }
         }
+        if present < kept.values().map(BTreeMap::len).sum() {
+            let listed: HashSet<_> = listed.iter().map(|object| object.place()).collect();
+            let places = kept.iter().flat_map(|(namespace, objects)| {
+                objects.keys().map(|name| (&**namespace, &**name))
+            });
+            places.filter(|place| !listed.contains(place)).for_each(|place| change(place, None));
+        }
+        changes
     }
 
     /// Follows changes of objects of one type.
     pub(super) fn apply(&mut self, kind: Type, changes: Vec<ObjectChange>) {
         let aggregates = matches!(kind, Type::ClusterRoles) && !changes.is_empty();
-        for ObjectChange { namespace, name, value, .. } in changes {
-            let place = (namespace, name);
-            match kind {
-                Type::ClusterRoles => {
-                    set(&mut self.cluster_roles, place, value.and_then(parsed));
-                }
-                Type::Roles => {
-                    set(&mut self.roles, place, value.and_then(parsed));
-                }
-                Type::ClusterRoleBindings => {
-                    let new = value.and_then(parsed);
-                    let old = set(&mut self.cluster_bindings, place.clone(), new);
-                    let new = self.cluster_bindings.get(&place);
-                    follow(&mut self.grants, &place, old, new);
-                }
-                Type::RoleBindings => {
-                    let old = set(&mut self.bindings, place.clone(), value.and_then(parsed));
-                    follow(&mut self.grants, &place, old, self.bindings.get(&place));
-                }
+        for ObjectChange { namespace, name, object, .. } in changes {
+            let new = object.as_deref().and_then(PolicyObject::binding).cloned();
+            let old = set(&mut self.kept[kind as usize], &namespace, name, object);
+            let old = old.as_deref().and_then(PolicyObject::binding);
+            if old.is_some() || new.is_some() {
+                self.follow(namespace, old, new.as_ref());
             }
         }
         if aggregates {
-            self.resolved = resolve(self.cluster_roles.values().map(|kept| &*kept.object));
+            let roles = self.kept[Type::ClusterRoles as usize].get("");
+            let roles: Vec<&Role> = roles
+                .iter()
+                .flat_map(|roles| roles.values())
+                .filter_map(|object| object.role())
+                .collect();
+            self.aggregated = aggregated(&roles);
         }
     }
 
-    /// What the bindings of a namespace, or those of the cluster where it is empty, give the user:
-    /// `max` of them.
-    pub(super) fn grants(&self, user: &User, namespace: &str, max: usize) -> Vec<Grant> {
-        let mut subjects = vec![Arc::new(Subject::User(user.name.clone()))];
-        subjects.extend(user.groups.iter().cloned().map(Subject::Group).map(Arc::new));
-        let Some(map) = self.grants.get(namespace) else { return Vec::new() };
-        let found = subjects.iter().filter_map(|subject| Some((subject, map.get(&**subject)?)));
-        found
-            .flat_map(|(subject, bindings)| {
-                bindings.values().map(move |binding| (subject, binding))
-            })
-            .take(max)
-            .map(|(subject, binding)| {
-                let Binding { metadata, role_ref, .. } = &**binding;
-                let rules = self.role(&role_ref.kind, &metadata.namespace, &role_ref.name);
-                Grant { binding: binding.clone(), subject: subject.clone(), rules }
-            })
-            .collect()
-    }
-
-    pub(super) fn role(&self, kind: &str, namespace: &str, name: &str) -> Option<Arc<[Rule]>> {
-        match kind {
-            "ClusterRole" => self.resolved.get(name).cloned(),
-            "Role" => {
-                let role = self.roles.get(&(namespace.to_owned(), name.to_owned()))?;
-                Some(role.object.rules.clone())
-            }
-            _ => None,
-        }
-    }
-}
-
-/// Takes the subjects of a binding out of the index, and puts those of the new one in.
-fn follow(
-    grants: &mut HashMap<String, HashMap<Subject, BTreeMap<String, Arc<Binding>>>>,
-    (namespace, name): &Place,
-    old: Option<Arc<Binding>>,
-    new: Option<&Kept<Binding>>,
-) {
-    let of_namespace = grants.entry(namespace.clone()).or_default();
-    for subject in old.iter().flat_map(|old| old.subjects()) {
-        if let Entry::Occupied(mut bindings) = of_namespace.entry(subject) {
-            bindings.get_mut().remove(name);
-            if bindings.get().is_empty() {
-                bindings.remove();
-            }
-        }
-    }
-    for binding in new.iter().map(|new| &new.object) {
-        for subject in binding.subjects() {
-            of_namespace.entry(subject).or_default().insert(name.clone(), binding.clone());
-        }
-    }
-    if of_namespace.is_empty() {
-        grants.remove(namespace);
-    }
-}
-
-/// The rules of every ClusterRole; an aggregated one has those of the roles that it selects, and
-/// these may be aggregated in turn.
-fn resolve<'a>(cluster_roles: impl Iterator<Item = &'a Role>) -> HashMap<String, Arc<[Rule]>> {
-    let roles: Vec<&Role> = cluster_roles.collect();
-    let aggregated: Vec<Option<Vec<usize>>> = roles
-        .iter()
-        .map(|role| {
-            let selectors = role.aggregation_rule.as_ref()?["clusterRoleSelectors"].as_array()?;
-            let selects = |other: &Role| {
-                selectors.iter().any(|selector| selects(selector, &other.metadata.labels))
-            };
-            Some((0..roles.len()).filter(|at| selects(roles[*at])).collect())
-        })
-        .collect();
-    let mut resolved = HashMap::new();
-    for (at, role) in roles.iter().enumerate() {
-        if aggregated[at].is_none() {
-            resolved.insert(role.metadata.name.clone(), role.rules.clone());
-            continue;
-        }
-        let (mut rules, mut known): (Vec<Rule>, HashSet<&Rule>) = Default::default();
-        let mut seen = vec![false; roles.len()];
-        let mut todo = vec![at];
-        while let Some(at) = todo.pop() {
-            if std::mem::replace(&mut seen[at], true) {
-                continue;
-            }
-            match &aggregated[at] {
-                // Deepest last, so that the order is that of the roles.
-                Some(members) => todo.extend(members.iter().rev()),
-                None => {
-                    for rule in roles[at].rules.iter() {
-                        if known.insert(rule) {
-                            rules.push(rule.clone());
-                        }
-                    }
+    /// Takes the subjects of a binding out of the index, and puts those of the new one in.
+    fn follow(
+        &mut self,
+        namespace: String,
+        old: Option<&Arc<Binding>>,
+        new: Option<&Arc<Binding>>,
+    ) {
+        let namespace: Box<str> = namespace.into();
+        let of_namespace = self.grants.entry(namespace.clone()).or_default();
+        for (binding, subject) in subjects(old) {
+            let (index, holder) = of_namespace.index(subject);
+            if let Some(bindings) = index.get_mut(holder) {
+                if let Ok(at) = bindings.binary_search_by(|other| other.name.cmp(&binding.name)) {
+                    bindings.remove(at);
+                }
+                if bindings.is_empty() {
+                    index.remove(holder);
                 }
             }
         }
-        resolved.insert(role.metadata.name.clone(), rules.into());
+        for (binding, subject) in subjects(new) {
+            let (index, holder) = of_namespace.index(subject);
+            let bindings = index.entry(holder.clone()).or_insert_with(|| Vec::with_capacity(1));
+            match bindings.binary_search_by(|other| other.name.cmp(&binding.name)) {
+                Ok(at) => bindings[at] = binding.clone(),
+                Err(at) => bindings.insert(at, binding.clone()),
+            }
+        }
+        if of_namespace.users.is_empty() && of_namespace.groups.is_empty() {
+            self.grants.remove(&namespace);
+        }
     }
-    resolved
+
+    /// The bindings of a namespace, or those of the cluster where it is empty, that name the holder.
+    pub(super) fn bindings(&self, namespace: &str, holder: Holder<'_>) -> &[Arc<Binding>] {
+        let found = self.grants.get(namespace).and_then(|grants| match holder {
+            Holder::User(name) => grants.users.get(name),
+            Holder::Group(name) => grants.groups.get(name),
+        });
+        found.map(Vec::as_slice).unwrap_or_default()
+    }
+
+    /// The rules of a role, in parts; `None` if there is no such role.
+    pub(super) fn role(&self, kind: &str, namespace: &str, name: &str) -> Option<&[Arc<Rules>]> {
+        let (kind, namespace) = match kind {
+            "ClusterRole" => (Type::ClusterRoles, ""),
+            "Role" => (Type::Roles, namespace),
+            _ => return None,
+        };
+        let role = self.kept[kind as usize].get(namespace)?.get(name)?.role()?;
+        // One without selectors has its own rules.
+        let aggregated = role.aggregation.as_ref().and_then(|_| self.aggregated.get(name));
+        Some(aggregated.map_or(std::slice::from_ref(&role.rules), |rules| rules))
+    }
 }
 
-/// `metav1.LabelSelector`; an empty one selects nothing here, as in upstream's aggregation.
-fn selects(selector: &Value, labels: &BTreeMap<String, String>) -> bool {
-    let pairs = selector["matchLabels"].as_object();
-    let expressions = selector["matchExpressions"].as_array();
-    if pairs.is_none_or(serde_json::Map::is_empty) && expressions.is_none_or(Vec::is_empty) {
-        return false;
+/// Sets the object at a place or removes it there, and returns the one that was there before.
+fn set(
+    kept: &mut Kept,
+    namespace: &str,
+    name: String,
+    new: Option<Arc<PolicyObject>>,
+) -> Option<Arc<PolicyObject>> {
+    if let Some(new) = new {
+        return kept.entry(namespace.into()).or_default().insert(name.into(), new);
     }
-    let pairs_hold = pairs.into_iter().flatten().all(|(key, value)| {
-        labels.get(key).map(String::as_str) == value.as_str().or(Some(""))
-            && labels.contains_key(key)
-    });
-    pairs_hold
-        && expressions.into_iter().flatten().all(|expression| {
-            let own = expression["key"].as_str().and_then(|key| labels.get(key));
-            let listed = || {
-                let values = expression["values"].as_array().into_iter().flatten();
-                own.is_some_and(|own| values.filter_map(Value::as_str).any(|v| v == own))
-            };
-            match expression["operator"].as_str() {
-                Some("In") => listed(),
-                Some("NotIn") => !listed(),
-                Some("Exists") => own.is_some(),
-                Some("DoesNotExist") => own.is_none(),
-                _ => false,
-            }
-        })
+    let objects = kept.get_mut(namespace)?;
+    let old = objects.remove(name.as_str());
+    if objects.is_empty() {
+        kept.remove(namespace);
+    }
+    old
+}
+
+/// Each subject of a binding, if there is one, with the binding.
+fn subjects(binding: Option<&Arc<Binding>>) -> impl Iterator<Item = (&Arc<Binding>, &Subject)> {
+    binding
+        .into_iter()
+        .flat_map(|binding| binding.subjects.iter().map(move |subject| (binding, subject)))
+}
+
+impl Grants {
+    /// The index in which a subject is, and its name there.
+    fn index<'a>(&mut self, subject: &'a Subject) -> (&mut Index, &'a Arc<str>) {
+        match subject {
+            Subject::User(name) => (&mut self.users, name),
+            Subject::Group(name) => (&mut self.groups, name),
+        }
+    }
 }

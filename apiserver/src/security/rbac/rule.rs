@@ -1,10 +1,8 @@
-//! One policy rule, and when it applies (upstream `pkg/apis/rbac/v1/evaluation_helpers.go`).
+//! One policy rule as the API has it.
 
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
-
-use super::super::Attributes;
 
 /// `PolicyRule` of `rbac.authorization.k8s.io/v1`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -36,14 +34,6 @@ fn nullable<'de, D: serde::Deserializer<'de>>(from: D) -> Result<Vec<String>, D:
     Ok(Option::<Vec<String>>::deserialize(from)?.unwrap_or_default())
 }
 
-fn has(list: &[String], wanted: &str) -> bool {
-    list.iter().any(|item| item == wanted)
-}
-
-fn has_or_all(list: &[String], wanted: &str) -> bool {
-    list.iter().any(|item| item == "*" || item == wanted)
-}
-
 impl Rule {
     /// The two rules of `cluster-admin`.
     pub fn everything() -> [Self; 2] {
@@ -52,48 +42,6 @@ impl Rule {
             Self { verbs: all(), api_groups: all(), resources: all(), ..Self::default() },
             Self { verbs: all(), non_resource_urls: all(), ..Self::default() },
         ]
-    }
-
-    /// Whether the rule allows the request.
-    pub fn allows(&self, attributes: &Attributes<'_>) -> bool {
-        if !has_or_all(&self.verbs, attributes.verb) {
-            return false;
-        }
-        if !attributes.is_resource {
-            return self.matches_path(attributes.path);
-        }
-        has_or_all(&self.api_groups, attributes.group)
-            && self.matches_resource(attributes.resource, attributes.subresource)
-            && (self.resource_names.is_empty() || has(&self.resource_names, attributes.name))
-    }
-
-    /// Returns the most items that [`Self::allows`] compares.
-    pub(super) fn steps(&self) -> usize {
-        let lists = [&self.verbs, &self.api_groups, &self.resources, &self.resource_names];
-        lists.into_iter().map(Vec::len).sum::<usize>() + self.non_resource_urls.len()
-    }
-
-    fn matches_resource(&self, resource: &str, subresource: &str) -> bool {
-        self.resources.iter().any(|own| {
-            if own == "*" {
-                return true;
-            }
-            match own.split_once('/') {
-                None => subresource.is_empty() && own == resource,
-                Some((parent, child)) => {
-                    !subresource.is_empty()
-                        && child == subresource
-                        && (parent == "*" || parent == resource)
-                }
-            }
-        })
-    }
-
-    fn matches_path(&self, path: &str) -> bool {
-        self.non_resource_urls.iter().any(|own| match own.strip_suffix('*') {
-            Some(prefix) => path.starts_with(prefix),
-            None => own == path,
-        })
     }
 }
 
