@@ -8,7 +8,7 @@ use nix::errno::Errno;
 use super::check;
 
 /// Size of one read of a directory, in bytes.
-const BUFFER_BYTES: usize = 32 << 10;
+const BUFFER_BYTES: usize = 4 << 10;
 
 /// Offsets in `struct linux_dirent64`: inode, position after the entry, record length, type, name.
 const POSITION: usize = 8;
