@@ -105,7 +105,7 @@ impl<'a> Field<'a> {
 
     /// `Invalid value: value: detail`.
     pub fn invalid(&self, detail: impl Into<String>) -> FieldError {
-        FieldError::invalid(&self.path, self.value.clone(), detail)
+        FieldError::invalid(&self.path, self.value, detail)
     }
 
     /// `Forbidden: detail`.
@@ -115,12 +115,12 @@ impl<'a> Field<'a> {
 
     /// `Unsupported value: value: supported values: …`.
     pub fn not_supported(&self, supported: &[&str]) -> FieldError {
-        FieldError::not_supported(&self.path, self.value.clone(), supported)
+        FieldError::not_supported(&self.path, self.value, supported)
     }
 
     /// `Duplicate value: value`.
     pub fn duplicate(&self) -> FieldError {
-        FieldError::duplicate(&self.path, self.value.clone())
+        FieldError::duplicate(&self.path, self.value)
     }
 
     /// One `Invalid value` per message.

@@ -1,13 +1,15 @@
 //! Validation errors that name a field, worded as Kubernetes words them.
 
+mod list;
+mod printed;
+
 use std::fmt;
 
-use serde_json::Value;
+pub use list::{ERRORS_MAX, ErrorList};
+pub use printed::{Printed, VALUE_BYTES_MAX};
 
-use crate::quote::quoted;
-
-/// Errors of one object, in field order.
-pub type ErrorList = Vec<FieldError>;
+/// The rest of an error's sentence; a longer one is cut.
+pub const DETAIL_BYTES_MAX: usize = 4 << 10;
 
 /// What is wrong with one field (upstream `k8s.io/apimachinery/pkg/util/validation/field`).
 #[derive(Clone, Debug, PartialEq)]
@@ -16,8 +18,9 @@ pub struct FieldError {
     pub kind: FieldErrorKind,
     /// The field's path, for example `spec.containers[0].image`.
     pub field: String,
-    /// The offending value; absent for classes that show none.
-    pub value: Option<Value>,
+    /// The offending value as the sentence has it, at most [`VALUE_BYTES_MAX`] long; absent for
+    /// classes that show none.
+    pub value: Option<String>,
     /// The rest of the sentence.
     pub detail: String,
 }
@@ -84,10 +87,12 @@ impl FieldError {
     fn new(
         kind: FieldErrorKind,
         field: impl Into<String>,
-        value: Option<Value>,
+        value: Option<String>,
         detail: impl Into<String>,
     ) -> Self {
-        Self { kind, field: field.into(), value, detail: detail.into() }
+        // A path has the keys of maps in it, which may be as long as a value.
+        let field = printed::bounded(field.into(), VALUE_BYTES_MAX);
+        Self { kind, field, value, detail: printed::bounded(detail.into(), DETAIL_BYTES_MAX) }
     }
 
     /// `field: Required value: detail`.
@@ -98,27 +103,27 @@ impl FieldError {
     /// `field: Invalid value: "value": detail`.
     pub fn invalid(
         field: impl Into<String>,
-        value: impl Into<Value>,
+        value: impl Printed,
         detail: impl Into<String>,
     ) -> Self {
-        Self::new(FieldErrorKind::Invalid, field, Some(value.into()), detail)
+        Self::new(FieldErrorKind::Invalid, field, Some(value.printed()), detail)
     }
 
     /// `field: Unsupported value: "value": supported values: "a", "b"`.
     pub fn not_supported(
         field: impl Into<String>,
-        value: impl Into<Value>,
+        value: impl Printed,
         supported: &[&str],
     ) -> Self {
         let mut names: Vec<String> = supported.iter().map(|s| format!("{s:?}")).collect();
         names.sort();
         let detail = format!("supported values: {}", names.join(", "));
-        Self::new(FieldErrorKind::NotSupported, field, Some(value.into()), detail)
+        Self::new(FieldErrorKind::NotSupported, field, Some(value.printed()), detail)
     }
 
     /// `field: Duplicate value: "value"`.
-    pub fn duplicate(field: impl Into<String>, value: impl Into<Value>) -> Self {
-        Self::new(FieldErrorKind::Duplicate, field, Some(value.into()), "")
+    pub fn duplicate(field: impl Into<String>, value: impl Printed) -> Self {
+        Self::new(FieldErrorKind::Duplicate, field, Some(value.printed()), "")
     }
 
     /// `field: Forbidden: detail`.
@@ -127,8 +132,8 @@ impl FieldError {
     }
 
     /// `field: Not found: "value"`.
-    pub fn not_found(field: impl Into<String>, value: impl Into<Value>) -> Self {
-        Self::new(FieldErrorKind::NotFound, field, Some(value.into()), "")
+    pub fn not_found(field: impl Into<String>, value: impl Printed) -> Self {
+        Self::new(FieldErrorKind::NotFound, field, Some(value.printed()), "")
     }
 
     /// `field: Too long: may not be more than max bytes`.
@@ -140,7 +145,7 @@ impl FieldError {
     /// `field: Too many: actual: must have at most max items`.
     pub fn too_many(field: impl Into<String>, actual: usize, max: usize) -> Self {
         let detail = format!("must have at most {max} items");
-        Self::new(FieldErrorKind::TooMany, field, Some(actual.into()), detail)
+        Self::new(FieldErrorKind::TooMany, field, Some(actual.printed()), detail)
     }
 
     /// The text after the field name, as a Status cause carries it.
@@ -148,10 +153,7 @@ impl FieldError {
         let mut text = String::from(self.kind.title());
         if let Some(value) = &self.value {
             text.push_str(": ");
-            match value {
-                Value::String(value) => text.push_str(&quoted(value)),
-                value => text.push_str(&value.to_string()),
-            }
+            text.push_str(value);
         }
         if !self.detail.is_empty() {
             text.push_str(": ");

@@ -58,11 +58,11 @@ pub fn validate_metadata_update(object: &Value, old: &Value) -> ErrorList {
     let mut errors = ErrorList::new();
     if old.at("deletionTimestamp").exists() {
         let (new_finalizers, old_finalizers) = (new.at("finalizers"), old.at("finalizers"));
-        let had = |name: &Value| old_finalizers.value.as_array().is_some_and(|a| a.contains(name));
+        let had: HashSet<&Value> = old_finalizers.value.as_array().into_iter().flatten().collect();
         let mut extra: Vec<&str> = new_finalizers
             .items()
             .into_iter()
-            .filter(|item| !had(item.value))
+            .filter(|item| !had.contains(item.value))
             .map(|item| item.str())
             .collect();
         extra.sort_unstable();
@@ -98,7 +98,7 @@ pub fn validate_metadata_update(object: &Value, old: &Value) -> ErrorList {
 /// Checks the name under which a client writes, as `fieldManager` gives it.
 pub fn validate_field_manager(field: &str, manager: &str) -> ErrorList {
     if manager.len() > FIELD_MANAGER_MAX_BYTES {
-        return vec![FieldError::too_long(field, FIELD_MANAGER_MAX_BYTES)];
+        return FieldError::too_long(field, FIELD_MANAGER_MAX_BYTES).into();
     }
     let unprintable = manager.char_indices().filter(|(_, c)| !is_printable(*c));
     unprintable
@@ -162,7 +162,7 @@ pub fn validate_annotations(annotations: &Field<'_>) -> ErrorList {
 
 fn validate_owner_references(references: &Field<'_>) -> ErrorList {
     let mut errors = ErrorList::new();
-    let mut first_controller: Option<String> = None;
+    let (mut first_controller, mut is_reported) = (None, false);
     for reference in references.items() {
         // Upstream names the list, not the element.
         let reference = Field::new(reference.value, &references.path);
@@ -181,13 +181,16 @@ fn validate_owner_references(references: &Field<'_>) -> ErrorList {
         if api_version.str() == "v1" && kind.str() == "Event" {
             errors.push(reference.invalid("/v1, Kind=Event is disallowed from being an owner"));
         }
-        if reference.at("controller").bool() {
+        if reference.at("controller").bool() && !is_reported {
             let current = format!("{}/{}", kind.str(), reference.at("name").str());
             match &first_controller {
-                Some(first) => errors.push(references.invalid(format!(
-                    "Only one reference can have Controller set to true. Found \"true\" in \
-                     references for {first} and {current}"
-                ))),
+                Some(first) => {
+                    errors.push(references.invalid(format!(
+                        "Only one reference can have Controller set to true. Found \"true\" in \
+                         references for {first} and {current}"
+                    )));
+                    is_reported = true;
+                }
                 None => first_controller = Some(current),
             }
         }
@@ -253,6 +256,7 @@ pub fn validate_label_selector(selector: &Field<'_>) -> ErrorList {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::field_error::{ERRORS_MAX, VALUE_BYTES_MAX};
     use serde_json::json;
 
     #[test]
@@ -319,5 +323,52 @@ mod tests {
         assert!(texts[0].starts_with(
             "metadata.name: Invalid value: \"A\": a lowercase RFC 1123 subdomain must consist of"
         ));
+    }
+    #[test]
+    fn several_controllers_are_one_short_error() {
+        let references: Vec<Value> = (0..3_000)
+            .map(|n| {
+                json!({"apiVersion": "v1", "kind": "Pod", "name": format!("p{n}"), "uid": "u",
+                    "controller": true})
+            })
+            .collect();
+        let object = json!({ "metadata": { "ownerReferences": references } });
+        let errors = validate_metadata(&object, false);
+        assert_eq!(errors.len(), 1);
+        let text = errors[0].to_string();
+        assert!(text.starts_with(
+            "metadata.ownerReferences: Invalid value: [{\"apiVersion\":\"v1\",\"controller\":true,"
+        ));
+        assert!(text.ends_with(
+            "...: Only one reference can have Controller set to true. Found \"true\" in references \
+             for Pod/p0 and Pod/p1"
+        ));
+        assert!(text.len() < VALUE_BYTES_MAX + 200, "{}", text.len());
+    }
+
+    #[test]
+    fn many_bad_labels_are_a_hundred_errors() {
+        let labels: serde_json::Map<String, Value> =
+            (0..4_500).map(|n| (format!("a b{n}"), json!("x"))).collect();
+        let errors = validate_metadata(&json!({ "metadata": { "labels": labels } }), false);
+        assert_eq!(errors.len(), ERRORS_MAX);
+    }
+
+    #[test]
+    fn many_finalizers_stay_and_few_are_new() {
+        let with = |names: Vec<String>| json!({"metadata": {"deletionTimestamp": "2024-01-01T00:00:00Z", "finalizers": names}});
+        let old: Vec<String> = (0..4_000).map(|n| format!("a.b/f{n}")).collect();
+        let mut new: Vec<String> = old.iter().rev().cloned().collect();
+        assert_eq!(validate_metadata_update(&with(new.clone()), &with(old.clone())), []);
+        new.extend(["a.b/y", "a.b/x", "a.b/y"].map(str::to_owned));
+        let errors = validate_metadata_update(&with(new), &with(old));
+        let texts: Vec<String> = errors.iter().map(FieldError::to_string).collect();
+        assert_eq!(
+            texts,
+            [
+                "metadata.finalizers: Forbidden: no new finalizers can be added if the object is being \
+              deleted, found new finalizers []string{\"a.b/x\", \"a.b/y\"}"
+            ]
+        );
     }
 }

@@ -134,20 +134,28 @@ impl ApiError {
     }
 
     /// 422 `Deployment.apps "x" is invalid: …`.
-    pub fn invalid(served: &Served, name: &str, errors: ErrorList) -> Self {
+    pub fn invalid(served: &Served, name: &str, errors: impl Into<ErrorList>) -> Self {
         Self::invalid_kind(served.group, served.kind, name, errors)
     }
 
     /// 422 for a kind that has no resource of its own.
-    pub fn invalid_kind(group: &str, kind: &str, name: &str, errors: ErrorList) -> Self {
-        let mut seen = HashSet::new();
-        let mut texts: Vec<String> = errors.iter().map(ToString::to_string).collect();
-        texts.retain(|text| seen.insert(text.clone()));
-        let all = match texts.as_slice() {
-            [one] => one.clone(),
-            many => format!("[{}]", many.join(", ")),
-        };
-        let message = format!("{} {name:?} is invalid: {all}", qualified(group, kind));
+    pub fn invalid_kind(group: &str, kind: &str, name: &str, errors: impl Into<ErrorList>) -> Self {
+        let errors = errors.into();
+        // Of errors whose texts are the same, the message has the first.
+        let (mut seen, mut distinct) = (HashSet::new(), Vec::new());
+        for error in &errors {
+            if seen.insert((error.kind.cause_reason(), &error.field, &error.value, &error.detail)) {
+                distinct.push(error);
+            }
+        }
+        let mut message = format!("{} {name:?} is invalid: ", qualified(group, kind));
+        let (open, close) = if distinct.len() == 1 { ("", "") } else { ("[", "]") };
+        message.push_str(open);
+        for (index, error) in distinct.into_iter().enumerate() {
+            message.push_str(if index == 0 { "" } else { ", " });
+            message.push_str(&error.to_string());
+        }
+        message.push_str(close);
         errors.iter().fold(
             Self::new(StatusCode::UNPROCESSABLE_ENTITY, "Invalid", message)
                 .about(group, kind, name),
@@ -506,6 +514,20 @@ mod tests {
             ApiError::invalid(&DEPLOYMENTS, "x", two).to_string(),
             "Deployment.apps \"x\" is invalid: [a: Required value, b: Required value: why]"
         );
+    }
+
+    #[test]
+    fn a_refusal_is_bounded_whatever_the_object_is() {
+        let long = "x".repeat(100_000);
+        let same = FieldError::invalid("a", long.as_str(), "why");
+        let mut errors = vec![same.clone(), same];
+        errors.extend((0..5_000).map(|n| FieldError::invalid(format!("f{n}"), &long, "why")));
+        let refusal = ApiError::invalid(&DEPLOYMENTS, "x", errors);
+        let status = refusal.status();
+        assert_eq!(status["details"]["causes"].as_array().map(Vec::len), Some(100));
+        // The message has errors that are the same once.
+        assert_eq!(refusal.message().matches("Invalid value").count(), 99);
+        assert!(status.to_string().len() < 256 << 10);
     }
 
     #[test]

@@ -69,9 +69,9 @@ const KINDS: [&str; 3] = ["Container", "PersistentVolumeClaim", "Pod"];
 fn validate_kind(kind: &Field<'_>) -> ErrorList {
     let messages = names::label_key(kind.str());
     if messages.is_empty() && !kind.str().contains('/') && !KINDS.contains(&kind.str()) {
-        return vec![kind.invalid("must be a standard limit type or fully qualified")];
+        return kind.invalid("must be a standard limit type or fully qualified").into();
     }
-    kind.invalid_each(messages)
+    kind.invalid_each(messages).into()
 }
 
 fn validate_lists(limit: &Field<'_>) -> ErrorList {

@@ -86,10 +86,10 @@ impl Behaviour for NetworkPolicy {
 fn validate_end_port(port: &Field<'_>, end: &Field<'_>) -> ErrorList {
     let Some(last) = end.int() else { return ErrorList::new() };
     if !port.exists() {
-        return vec![end.invalid("may not be specified when `port` is not specified")];
+        return end.invalid("may not be specified when `port` is not specified").into();
     }
     let Some(first) = port.int() else {
-        return vec![end.invalid("may not be specified when `port` is non-numeric")];
+        return end.invalid("may not be specified when `port` is non-numeric").into();
     };
     let mut errors = ErrorList::new();
     if last < first {

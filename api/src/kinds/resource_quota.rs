@@ -1,5 +1,7 @@
 //! ResourceQuota.
 
+use std::collections::BTreeSet;
+
 use jiff::Timestamp;
 use serde_json::Value;
 
@@ -123,7 +125,7 @@ fn validate_resource(quantity: &Field<'_>, name: &str) -> ErrorList {
     let messages = names::label_key(name);
     if messages.is_empty() && !name.contains('/') && !is_standard(name) {
         let detail = "must be a standard resource for quota";
-        return vec![FieldError::invalid(&quantity.path, name, detail)];
+        return FieldError::invalid(&quantity.path, name, detail).into();
     }
     let invalid = |message: String| FieldError::invalid(&quantity.path, name, message);
     messages.into_iter().map(invalid).collect()
@@ -137,24 +139,28 @@ fn fits(scope: &str, resource: &str) -> bool {
     }
 }
 
-/// Whether the quota limits something that pods of this scope do not take.
-fn misses(spec: &Field<'_>, scope: &str) -> bool {
+/// The scopes whose pods do not take something that the quota limits.
+fn missed(spec: &Field<'_>) -> BTreeSet<&'static str> {
     let hard = spec.at("hard").entries();
-    SCOPES.contains(&scope) && hard.iter().any(|(name, _)| is_standard(name) && !fits(scope, name))
+    let misses =
+        |scope: &&'static str| hard.iter().any(|(name, _)| is_standard(name) && !fits(scope, name));
+    SCOPES.iter().copied().filter(misses).collect()
 }
 
 fn validate_scopes(spec: &Field<'_>) -> ErrorList {
     let mut errors = ErrorList::new();
     let scopes = spec.at("scopes");
+    let misses = missed(spec);
     for scope in scopes.items() {
         if !SCOPES.contains(&scope.str()) {
             errors.push(scopes.invalid("unsupported scope"));
         }
-        if misses(spec, scope.str()) {
+        if misses.contains(scope.str()) {
             errors.push(scopes.invalid("unsupported scope applied to resource"));
         }
     }
-    let has = |name: &str| scopes.items().iter().any(|scope| scope.str() == name);
+    let scope_names: BTreeSet<&str> = scopes.items().iter().map(Field::str).collect();
+    let has = |name: &str| scope_names.contains(name);
     for (scope, opposite) in [("BestEffort", "NotBestEffort"), ("Terminating", "NotTerminating")] {
         if has(scope) && has(opposite) {
             errors.push(scopes.invalid("conflicting scopes"));
@@ -167,6 +173,7 @@ fn validate_scopes(spec: &Field<'_>) -> ErrorList {
 fn validate_scope_selector(spec: &Field<'_>) -> ErrorList {
     let mut errors = ErrorList::new();
     let list = spec.at("scopeSelector").at("matchExpressions");
+    let misses = missed(spec);
     for requirement in list.items() {
         let at =
             |name: &str| Field::new(requirement.at(name).value, format!("{}.{name}", list.path));
@@ -174,7 +181,7 @@ fn validate_scope_selector(spec: &Field<'_>) -> ErrorList {
         if !SCOPES.contains(&scope.str()) {
             errors.push(scope.invalid("unsupported scope"));
         }
-        if misses(spec, scope.str()) {
+        if misses.contains(scope.str()) {
             errors.push(list.invalid("unsupported scope applied to resource"));
         }
         let by_class = scope.str() == "PriorityClass";
@@ -204,6 +211,7 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+    use crate::field_error::{ERRORS_MAX, VALUE_BYTES_MAX};
 
     fn errors(spec: Value) -> Vec<String> {
         let quota = json!({ "spec": spec });
@@ -258,5 +266,20 @@ mod tests {
             of(json!({"scopeName": "BestEffort", "operator": "DoesNotExist"}))[0]
                 .contains("must be 'Exist' when scope is any of")
         );
+    }
+    #[test]
+    fn many_scopes_are_bounded_errors() {
+        let hard: serde_json::Map<String, Value> =
+            (0..2_000).map(|n| (format!("a.b/r{n}"), json!("1"))).collect();
+        let mut spec = json!({"hard": hard, "scopes": vec!["BestEffort"; 3_000]});
+        assert_eq!(errors(spec.clone()), [""; 0]);
+        spec["hard"]["cpu"] = json!("1");
+        let texts = errors(spec);
+        assert_eq!(texts.len(), ERRORS_MAX);
+        for text in texts {
+            assert!(text.starts_with("spec.scopes: Invalid value: [\"BestEffort\","), "{text}");
+            assert!(text.ends_with("...: unsupported scope applied to resource"), "{text}");
+            assert!(text.len() < VALUE_BYTES_MAX + 100, "{}", text.len());
+        }
     }
 }

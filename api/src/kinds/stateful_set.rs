@@ -1,5 +1,7 @@
 //! StatefulSet, and its ancestor PetSet.
 
+use std::collections::HashSet;
+
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
@@ -124,10 +126,11 @@ impl Behaviour for StatefulSet {
         let mut template = spec.at("template").value.clone();
         let pod = child(&mut template, "spec");
         let mut list = pod["volumes"].as_array().cloned().unwrap_or_default();
+        let mut names: HashSet<String> =
+            list.iter().filter_map(|volume| Some(volume["name"].as_str()?.to_owned())).collect();
         for claim in spec.at("volumeClaimTemplates").items() {
             let name = claim.at("metadata").at("name").str();
-            let shadowed = list.iter().any(|volume| volume["name"] == name);
-            if !shadowed {
+            if names.insert(name.to_owned()) {
                 list.push(json!({ "name": name, "persistentVolumeClaim": { "claimName": name } }));
             }
         }
@@ -239,6 +242,41 @@ mod tests {
         assert_eq!(
             mounts(&["none"]),
             ["spec.template.spec.containers[0].volumeMounts[0].name: Not found: \"none\""]
+        );
+    }
+    #[test]
+    fn each_of_many_claims_is_a_volume_once() {
+        let range = |numbers: std::ops::Range<i32>| numbers.map(|n| format!("v{n}"));
+        let volumes: Vec<Value> =
+            range(0..2_000).map(|name| json!({ "name": name, "emptyDir": {} })).collect();
+        let claims: Vec<Value> = range(1_000..3_000)
+            .chain(range(2_500..3_000))
+            .map(|name| json!({ "metadata": { "name": name } }))
+            .collect();
+        let mounts: Vec<Value> = range(0..3_001)
+            .map(|name| json!({ "name": name, "mountPath": format!("/{name}") }))
+            .collect();
+        let mut object = json!({
+            "metadata": { "name": "s", "namespace": "default" },
+            "spec": {
+                "serviceName": "s",
+                "selector": { "matchLabels": { "app": "s" } },
+                "template": {
+                    "metadata": { "labels": { "app": "s" } },
+                    "spec": {
+                        "volumes": volumes,
+                        "containers": [{ "name": "c", "image": "i", "volumeMounts": mounts }],
+                    },
+                },
+                "volumeClaimTemplates": claims,
+            },
+        });
+        RESOURCE.decode(&CURRENT, &mut object).unwrap();
+        let errors = StatefulSet.validate(&object);
+        let texts: Vec<String> = errors.iter().map(ToString::to_string).collect();
+        assert_eq!(
+            texts,
+            ["spec.template.spec.containers[0].volumeMounts[3000].name: Not found: \"v3000\""]
         );
     }
 }

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use serde_json::Value;
 
-use super::mount::{validate_devices, validate_mounts};
+use super::mount::{Devices, validate_devices, validate_mounts};
 use super::probe::validate_probes;
 use super::security::validate_container_security;
 use crate::field::Field;
@@ -15,6 +15,7 @@ use crate::quantity::Quantity;
 /// Checks `containers` and `initContainers` of a pod spec.
 pub fn validate_containers(spec: &Field<'_>, volumes: &BTreeSet<String>) -> ErrorList {
     let mut errors = ErrorList::new();
+    let devices = Devices::of(&spec.at("volumes"));
     let mut seen = BTreeSet::new();
     let containers = spec.at("containers");
     if containers.is_empty() {
@@ -22,7 +23,7 @@ pub fn validate_containers(spec: &Field<'_>, volumes: &BTreeSet<String>) -> Erro
     }
     for container in containers.items() {
         errors.extend(validate_container(&container, volumes, &mut seen));
-        errors.extend(validate_devices(&container, &spec.at("volumes")));
+        errors.extend(validate_devices(&container, &devices));
         errors.extend(validate_resize(&container, &spec.at("restartPolicy")));
         errors.extend(validate_probes(&container));
         let policy = container.at("restartPolicy");
@@ -32,7 +33,7 @@ pub fn validate_containers(spec: &Field<'_>, volumes: &BTreeSet<String>) -> Erro
     }
     for container in spec.at("initContainers").items() {
         errors.extend(validate_container(&container, volumes, &mut seen));
-        errors.extend(validate_devices(&container, &spec.at("volumes")));
+        errors.extend(validate_devices(&container, &devices));
         errors.extend(validate_resize(&container, &spec.at("restartPolicy")));
         let policy = container.at("restartPolicy");
         if policy.exists() {
@@ -55,6 +56,7 @@ pub fn validate_containers(spec: &Field<'_>, volumes: &BTreeSet<String>) -> Erro
 /// Checks `ephemeralContainers`, which only `/ephemeralcontainers` may add.
 pub fn validate_ephemeral_containers(spec: &Field<'_>) -> ErrorList {
     let mut errors = ErrorList::new();
+    let devices = Devices::of(&spec.at("volumes"));
     let volumes = spec.at("volumes").items();
     let volumes = volumes.iter().map(|volume| volume.at("name").str().to_owned()).collect();
     let mut seen: BTreeSet<String> = ["containers", "initContainers"]
@@ -65,7 +67,7 @@ pub fn validate_ephemeral_containers(spec: &Field<'_>) -> ErrorList {
     let others = seen.clone();
     for container in spec.at("ephemeralContainers").items() {
         errors.extend(validate_container(&container, &volumes, &mut seen));
-        errors.extend(validate_devices(&container, &spec.at("volumes")));
+        errors.extend(validate_devices(&container, &devices));
         for name in ["ports", "livenessProbe", "readinessProbe", "startupProbe", "lifecycle"] {
             let field = container.at(name);
             if !field.is_empty() {

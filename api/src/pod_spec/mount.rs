@@ -1,7 +1,7 @@
 //! Validation of how containers take volumes: as directories, or as raw block devices (upstream
 //! `ValidateVolumeMounts`, `ValidateVolumeDevices`).
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap, HashSet};
 
 use super::volume::validate_descending;
 use crate::field::Field;
@@ -61,31 +61,44 @@ pub fn validate_mounts(container: &Field<'_>, volumes: &BTreeSet<String>) -> Err
     errors
 }
 
+/// The names of a pod's volumes, and whether each can be a block device.
+pub struct Devices<'a>(HashMap<&'a str, bool>);
+
+impl<'a> Devices<'a> {
+    /// Reads a pod's volumes; the first of several with the same name counts.
+    pub fn of(volumes: &Field<'a>) -> Self {
+        let mut devices = HashMap::new();
+        for volume in volumes.items() {
+            let is_claim =
+                ["persistentVolumeClaim", "ephemeral"].iter().any(|kind| volume.at(kind).exists());
+            devices.entry(volume.at("name").str()).or_insert(is_claim);
+        }
+        Self(devices)
+    }
+}
+
 /// Checks `volumeDevices` of a container against the pod's volumes and the container's own mounts.
-pub fn validate_devices(container: &Field<'_>, volumes: &Field<'_>) -> ErrorList {
+pub fn validate_devices(container: &Field<'_>, volumes: &Devices<'_>) -> ErrorList {
     let mut errors = ErrorList::new();
-    let volumes = volumes.items();
     let mounts = container.at("volumeMounts").items();
-    let mounted = |field: &str, text: &str| mounts.iter().any(|m| m.at(field).str() == text);
+    let texts =
+        |field: &str| -> HashSet<&str> { mounts.iter().map(|m| m.at(field).str()).collect() };
+    let (mounted_names, mounted_paths) = (texts("name"), texts("mountPath"));
     let (mut names, mut paths) = (BTreeSet::new(), BTreeSet::new());
     for device in container.at("volumeDevices").items() {
         let (name, path) = (device.at("name"), device.at("devicePath"));
-        let volume = volumes.iter().find(|volume| volume.at("name").str() == name.str());
-        let is_claim = |volume: &Field<'_>| {
-            ["persistentVolumeClaim", "ephemeral"].iter().any(|kind| volume.at(kind).exists())
-        };
         if name.is_empty() {
             errors.push(name.required(""));
         }
         if !names.insert(name.str()) {
             errors.push(name.invalid("must be unique"));
         }
-        match volume {
+        match volumes.0.get(name.str()) {
             None => errors.push(FieldError::not_found(&name.path, name.str())),
-            Some(volume) if !is_claim(volume) => errors.push(name.invalid(
+            Some(false) => errors.push(name.invalid(
                 "can only use volume source type of PersistentVolumeClaim for block mode",
             )),
-            Some(_) => {}
+            Some(true) => {}
         }
         if path.is_empty() {
             errors.push(path.required(""));
@@ -94,10 +107,10 @@ pub fn validate_devices(container: &Field<'_>, volumes: &Field<'_>) -> ErrorList
         } else if !paths.insert(path.str()) {
             errors.push(path.invalid("must be unique"));
         }
-        if mounted("name", name.str()) {
+        if mounted_names.contains(name.str()) {
             errors.push(name.invalid("must not already exist in volumeMounts"));
         }
-        if mounted("mountPath", path.str()) {
+        if mounted_paths.contains(path.str()) {
             errors.push(path.invalid("must not already exist as a path in volumeMounts"));
         }
     }
@@ -143,7 +156,10 @@ mod tests {
         ]);
         let check = |container: serde_json::Value| -> Vec<String> {
             let (container, volumes) = (Field::new(&container, "c"), Field::new(&volumes, "v"));
-            validate_devices(&container, &volumes).iter().map(ToString::to_string).collect()
+            validate_devices(&container, &Devices::of(&volumes))
+                .iter()
+                .map(ToString::to_string)
+                .collect()
         };
         assert!(
             check(json!({"volumeDevices": [
@@ -172,6 +188,35 @@ mod tests {
                  ('..')",
                 "c.volumeDevices[2].name: Not found: \"none\"",
                 "c.volumeDevices[2].devicePath: Required value",
+            ]
+        );
+    }
+    #[test]
+    fn many_devices_are_no_mounts() {
+        let volumes: Vec<_> = (0..3_000)
+            .map(|n| json!({"name": format!("v{n}"), "persistentVolumeClaim": {"claimName": "c"}}))
+            .collect();
+        let list = |field: &str, numbers: std::ops::Range<i32>| -> Vec<_> {
+            numbers.map(|n| json!({"name": format!("v{n}"), field: format!("/p{n}")})).collect()
+        };
+        let (volumes, container) = (
+            serde_json::Value::from(volumes),
+            json!({
+                "volumeMounts": list("mountPath", 0..1_001),
+                "volumeDevices": list("devicePath", 1_000..3_001),
+            }),
+        );
+        let devices = Devices::of(&Field::new(&volumes, "v"));
+        let errors = validate_devices(&Field::new(&container, "c"), &devices);
+        let texts: Vec<String> = errors.iter().map(ToString::to_string).collect();
+        assert_eq!(
+            texts,
+            [
+                "c.volumeDevices[0].name: Invalid value: \"v1000\": must not already exist in \
+                 volumeMounts",
+                "c.volumeDevices[0].devicePath: Invalid value: \"/p1000\": must not already exist \
+                 as a path in volumeMounts",
+                "c.volumeDevices[2000].name: Not found: \"v3000\"",
             ]
         );
     }

@@ -119,7 +119,7 @@ fn validate_source(kind: &str, source: &Field<'_>) -> ErrorList {
 }
 
 fn validate_projected(projected: &Field<'_>) -> ErrorList {
-    let mut errors = validate_mode(&projected.at("defaultMode")).into_iter().collect::<Vec<_>>();
+    let mut errors = validate_mode(&projected.at("defaultMode")).into_iter().collect::<ErrorList>();
     for source in projected.at("sources").items() {
         let mut count = 0;
         for kind in

@@ -6,7 +6,7 @@ use std::fmt;
 use serde_json::Value;
 
 use super::parser;
-use crate::field_error::FieldError;
+use crate::field_error::{ErrorList, FieldError};
 use crate::names;
 
 /// A conjunction of requirements; without any it matches everything.
@@ -117,8 +117,9 @@ impl LabelSelector {
         self.matches_with(|key| labels.get(key).and_then(Value::as_str))
     }
 
-    /// As [`LabelSelector::matches`], with labels behind a look-up.
-    pub fn matches_with<'a>(&self, lookup: impl Fn(&str) -> Option<&'a str>) -> bool {
+    /// As [`LabelSelector::matches`], with labels behind a look-up, which is asked for the keys of a
+    /// parsed selector in ascending order.
+    pub fn matches_with<'a>(&self, mut lookup: impl FnMut(&str) -> Option<&'a str>) -> bool {
         !self.matches_nothing && self.requirements.iter().all(|r| r.matches(lookup(&r.key)))
     }
 
@@ -156,7 +157,7 @@ impl Requirement {
     ) -> Result<Self, SelectorError> {
         let values: BTreeSet<String> = values.into_iter().collect();
         let prefix = path.map(|p| format!("{p}.")).unwrap_or_default();
-        let mut errors = Vec::new();
+        let mut errors = ErrorList::new();
         let messages = names::label_key(key);
         if !messages.is_empty() {
             let field = path.map_or_else(|| "<nil>".to_owned(), |p| format!("{p}.key"));
@@ -200,7 +201,7 @@ impl Requirement {
                 errors.push(FieldError::invalid(field, value.clone(), messages.join("; ")));
             }
         }
-        match errors.as_slice() {
+        match &*errors {
             [] => Ok(Self { key: key.to_owned(), operator, values }),
             [one] => Err(SelectorError(one.to_string())),
             many => {

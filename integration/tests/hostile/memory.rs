@@ -15,6 +15,7 @@ fn memory_of_decoded_objects_is_bounded() {
     }
     let ground = Ground::new();
     huge_objects_are_refused(&ground);
+    refusals_are_short(&ground);
     for (shape, kind, object) in shapes() {
         many_large_objects_are_refused(&ground, shape, kind, &object);
     }
@@ -35,6 +36,27 @@ fn huge_objects_are_refused(ground: &Ground) {
             assert!(refused.code != 0 && is_told, "{}", refused.stderr);
         }
         ground.is_sound(shape);
+    }
+}
+
+/// What is wrong with a small object takes little memory to say, however much it is.
+fn refusals_are_short(ground: &Ground) {
+    let controllers = list(850, |n| {
+        json!({"apiVersion": "v1", "kind": "C", "name": format!("n{n}"), "uid": format!("u{n}"),
+            "controller": true})
+    });
+    let labels: serde_json::Map<String, Value> =
+        (0..4500).map(|n| (format!("-{n}"), json!("-"))).collect();
+    for (what, metadata, text) in [
+        ("ownerReferences", controllers, "Only one reference can have"),
+        ("labels", labels.into(), "a valid label must"),
+    ] {
+        let mut map = named(&json!({"metadata": {}}), 0);
+        map["metadata"][what] = metadata;
+        let refused = create(ground, Kind::ConfigMaps, &map);
+        assert!(refused.code != 0 && refused.stderr.contains(text), "{what}: {}", refused.stderr);
+        assert!(refused.stderr.len() < 128 << 10, "{what}: {} bytes", refused.stderr.len());
+        ground.is_sound(what);
     }
 }
 

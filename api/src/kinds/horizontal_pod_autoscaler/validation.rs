@@ -125,9 +125,9 @@ fn is_positive(quantity: &Field<'_>) -> bool {
 /// A name that becomes part of a path.
 fn validate_segment(name: &Field<'_>) -> ErrorList {
     if name.is_empty() {
-        return vec![name.required("")];
+        return name.required("").into();
     }
-    name.invalid_each(names::path_segment(name.str()))
+    name.invalid_each(names::path_segment(name.str())).into()
 }
 
 /// Checks `spec.behavior`.

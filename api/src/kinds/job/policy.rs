@@ -39,8 +39,14 @@ pub fn validate(spec: &Field<'_>) -> ErrorList {
         if rules.len() > RULES_MAX {
             errors.push(rules.invalid(format!("must have at most {RULES_MAX} items")));
         }
+        let pod = spec.at("template").at("spec");
+        let containers: BTreeSet<&str> = ["containers", "initContainers"]
+            .into_iter()
+            .flat_map(|key| pod.at(key).items())
+            .map(|container| container.at("name").str())
+            .collect();
         for rule in rules.items() {
-            errors.extend(validate_failure_rule(spec, &rule));
+            errors.extend(validate_failure_rule(spec, &containers, &rule));
         }
         if replacement.exists() {
             errors.extend(replacement.one_of(&["Failed"]));
@@ -139,7 +145,11 @@ fn count_indexes(text: &str, completions: i64) -> Result<i64, String> {
     Ok(total)
 }
 
-fn validate_failure_rule(spec: &Field<'_>, rule: &Field<'_>) -> ErrorList {
+fn validate_failure_rule(
+    spec: &Field<'_>,
+    containers: &BTreeSet<&str>,
+    rule: &Field<'_>,
+) -> ErrorList {
     let mut errors = ErrorList::new();
     let action = rule.at("action");
     if action.is_empty() {
@@ -156,7 +166,7 @@ fn validate_failure_rule(spec: &Field<'_>, rule: &Field<'_>) -> ErrorList {
             .push(rule.invalid("specifying both OnExitCodes and OnPodConditions is not supported")),
         (false, false) => errors
             .push(rule.invalid("specifying one of OnExitCodes and OnPodConditions is required")),
-        (true, false) => errors.extend(validate_exit_codes(spec, &codes)),
+        (true, false) => errors.extend(validate_exit_codes(containers, &codes)),
         (false, true) => {
             for pattern in conditions.items() {
                 if pattern.at("type").is_empty() {
@@ -175,7 +185,7 @@ fn validate_failure_rule(spec: &Field<'_>, rule: &Field<'_>) -> ErrorList {
     errors
 }
 
-fn validate_exit_codes(spec: &Field<'_>, codes: &Field<'_>) -> ErrorList {
+fn validate_exit_codes(containers: &BTreeSet<&str>, codes: &Field<'_>) -> ErrorList {
     let mut errors = ErrorList::new();
     let operator = codes.at("operator");
     if operator.is_empty() {
@@ -184,14 +194,9 @@ fn validate_exit_codes(spec: &Field<'_>, codes: &Field<'_>) -> ErrorList {
         errors.extend(operator.one_of(&["In", "NotIn"]));
     }
     let container = codes.at("containerName");
-    if container.exists() {
-        let pod = spec.at("template").at("spec");
-        let mut names =
-            ["containers", "initContainers"].into_iter().flat_map(|key| pod.at(key).items());
-        if !names.any(|known| known.at("name").str() == container.str()) {
-            let detail = "must be one of the container or initContainer names in the pod template";
-            errors.push(container.invalid(detail));
-        }
+    if container.exists() && !containers.contains(container.str()) {
+        let detail = "must be one of the container or initContainer names in the pod template";
+        errors.push(container.invalid(detail));
     }
     let values = codes.at("values");
     if values.is_empty() {
@@ -274,5 +279,26 @@ mod tests {
             let found = rule(bad);
             assert!(found.len() == 1 && found[0].contains(text), "{found:?}");
         }
+    }
+
+    #[test]
+    fn each_of_many_containers_can_have_a_rule() {
+        let containers: Vec<Value> =
+            (0..3_000).map(|n| json!({ "name": format!("c{n}") })).collect();
+        let rules: Vec<Value> = (0..3_001)
+            .map(|n| {
+                let codes =
+                    json!({"containerName": format!("c{n}"), "operator": "In", "values": [1]});
+                json!({ "action": "FailJob", "onExitCodes": codes })
+            })
+            .collect();
+        let spec = json!({
+            "template": {"spec": {"restartPolicy": "Never", "containers": containers}},
+            "podFailurePolicy": {"rules": rules},
+        });
+        let errors = validate(&Field::new(&spec, "spec"));
+        let paths: Vec<&str> = errors.iter().map(|error| error.field.as_str()).collect();
+        let rules = "spec.podFailurePolicy.rules";
+        assert_eq!(paths, [rules, &format!("{rules}[3000].onExitCodes.containerName")]);
     }
 }

@@ -1,6 +1,8 @@
 //! What `kubectl get pods` says about a pod in one word, and how often it restarted
 //! (upstream `printPod`).
 
+use std::collections::{HashMap, HashSet};
+
 use jiff::Timestamp;
 use serde_json::Value;
 
@@ -44,16 +46,16 @@ impl Summary {
             }
         }
 
-        let sidecars: Vec<&str> = list(&spec["initContainers"])
+        let sidecars: HashSet<&str> = list(&spec["initContainers"])
             .iter()
             .filter(|container| container["restartPolicy"] == "Always")
             .filter_map(|container| container["name"].as_str())
+            .inspect(|_| total += 1)
             .collect();
-        total += sidecars.len();
 
         let mut initializing = false;
         for (index, container) in list(&status["initContainerStatuses"]).iter().enumerate() {
-            let is_sidecar = container["name"].as_str().is_some_and(|n| sidecars.contains(&n));
+            let is_sidecar = container["name"].as_str().is_some_and(|n| sidecars.contains(n));
             let count = container["restartCount"].as_i64().unwrap_or(0);
             let last = last_restart(container);
             restarts.total += count;
@@ -133,19 +135,25 @@ pub fn readiness_gates(pod: &Value) -> String {
     if gates.is_empty() {
         return "<none>".to_owned();
     }
-    let holds = |gate: &&Value| {
-        let wanted = gate["conditionType"].as_str().unwrap_or_default();
-        is_true(&pod["status"], wanted)
-    };
+    let conditions = list(&pod["status"]["conditions"]).iter();
+    let hold: HashSet<&str> = conditions
+        .filter(|condition| condition["status"] == "True")
+        .filter_map(|condition| condition["type"].as_str())
+        .collect();
+    let holds = |gate: &&Value| hold.contains(gate["conditionType"].as_str().unwrap_or_default());
     format!("{}/{}", gates.iter().filter(holds).count(), gates.len())
 }
 
 /// Takes the resources (and nothing else) of the containers of `wanted`: a write to `/resize`.
 pub fn resize(spec: &mut Value, wanted: &Value) {
     for key in ["containers", "initContainers"] {
+        let mut by_name: HashMap<&Value, &Value> = HashMap::new();
+        for other in list(&wanted[key]) {
+            // The first of several with the same name counts.
+            by_name.entry(&other["name"]).or_insert(other);
+        }
         for container in items_at(spec, key) {
-            let same_name = |other: &&Value| other["name"] == container["name"];
-            if let Some(other) = list(&wanted[key]).iter().find(same_name) {
+            if let Some(other) = by_name.get(&container["name"]) {
                 copy_from(container, other, "resources");
                 copy_from(container, other, "resizePolicy");
                 child(container, "resources");
@@ -258,5 +266,31 @@ mod tests {
             "Running",
             "3",
         );
+    }
+    #[test]
+    fn each_of_many_containers_is_resized() {
+        let with = |cpu: i32| {
+            let list: Vec<Value> = (0..2_000)
+                .map(
+                    |n| json!({"name": format!("c{n}"), "resources": {"limits": {"cpu": cpu + n}}}),
+                )
+                .collect();
+            json!({ "containers": list })
+        };
+        let (mut spec, wanted) = (with(1), with(2));
+        resize(&mut spec, &wanted);
+        assert_eq!(spec, wanted);
+    }
+
+    #[test]
+    fn many_readiness_gates_are_counted() {
+        let kinds = || (0..3_000).map(|n| format!("a.b/k{n}"));
+        let gates: Vec<Value> = kinds().map(|kind| json!({ "conditionType": kind })).collect();
+        let conditions: Vec<Value> = kinds()
+            .enumerate()
+            .map(|(n, kind)| json!({"type": kind, "status": if n < 1_200 { "True" } else { "False" }}))
+            .collect();
+        let pod = json!({"spec": {"readinessGates": gates}, "status": {"conditions": conditions}});
+        assert_eq!(readiness_gates(&pod), "1200/3000");
     }
 }

@@ -1,5 +1,7 @@
 //! What may change in a pod that exists (upstream `ValidatePodUpdate`).
 
+use std::collections::{HashMap, HashSet};
+
 use serde_json::Value;
 
 use crate::defaults::{copy_from, items_at, set, take};
@@ -64,10 +66,10 @@ pub fn validate_update(object: &Value, old: &Value) -> ErrorList {
         for field in ["schedulingGates", "nodeSelector", "affinity"] {
             copy_from(&mut munged, old.value, field);
         }
-        let had = |gate: &Field<'_>| {
-            old.at("schedulingGates").items().iter().any(|g| g.value == gate.value)
-        };
-        if let Some(gate) = new.at("schedulingGates").items().iter().find(|gate| !had(gate)) {
+        let before = old.at("schedulingGates");
+        let before: HashSet<&Value> = before.value.as_array().into_iter().flatten().collect();
+        let gates = new.at("schedulingGates").items();
+        if let Some(gate) = gates.iter().find(|gate| !before.contains(gate.value)) {
             errors.push(gate.forbidden("only deletion is allowed, but found new scheduling gate"));
         }
     }
@@ -85,16 +87,15 @@ pub fn validate_update(object: &Value, old: &Value) -> ErrorList {
 }
 
 fn validate_tolerations(new: &Field<'_>, old: &Field<'_>) -> Option<FieldError> {
-    let without_seconds = |toleration: &Value| {
-        let mut toleration = toleration.clone();
-        take(&mut toleration, "tolerationSeconds");
-        toleration
+    // All that a toleration has besides its seconds; an absent text is an empty one.
+    let essence = |toleration: &Value| {
+        ["key", "operator", "value", "effect"]
+            .map(|name| toleration[name].as_str().unwrap_or_default().to_owned())
     };
-    let (new_items, old_items) = (new.items(), old.items());
-    let kept = old_items.iter().all(|before| {
-        let wanted = without_seconds(before.value);
-        new_items.iter().any(|after| same(&without_seconds(after.value), &wanted))
-    });
+    let all = |list: &Field<'_>| -> HashSet<[String; 4]> {
+        list.value.as_array().into_iter().flatten().map(essence).collect()
+    };
+    let kept = all(old).is_subset(&all(new));
     (!kept).then(|| {
         new.forbidden("existing toleration can not be modified except its tolerationSeconds")
     })
@@ -105,10 +106,15 @@ pub fn validate_ephemeral_update(object: &Value, old: &Value) -> ErrorList {
     let spec = Field::root(object).at("spec");
     let mut errors = validate_ephemeral_containers(&spec);
     let list = spec.at("ephemeralContainers");
+    let now = list.items();
+    let mut by_name = HashMap::new();
+    for container in &now {
+        // The first of several with the same name counts.
+        by_name.entry(container.at("name").str()).or_insert(container);
+    }
     for before in Field::root(old).at("spec").at("ephemeralContainers").items() {
         let name = before.at("name").str();
-        let now = list.items();
-        match now.iter().find(|container| container.at("name").str() == name) {
+        match by_name.get(name) {
             None => {
                 errors.push(list.forbidden(format!(
                     "existing ephemeral containers {name:?} may not be removed\n"
@@ -166,5 +172,70 @@ mod tests {
         let text = validate_update(&new, &old)[0].to_string();
         assert!(text.starts_with("spec: Forbidden: pod updates may not change fields other than `spec.containers[*].image`,`spec.initContainers[*].image`,`spec.activeDeadlineSeconds`,`spec.tolerations` (only additions"), "{text}");
         assert!(text.ends_with("-  hostname: \"x\"\n+  hostname: \"y\""), "{text}");
+    }
+    #[test]
+    fn many_gates_only_go() {
+        let with = |names: Vec<String>| {
+            let gates: Vec<Value> = names.iter().map(|name| json!({ "name": name })).collect();
+            json!({ "spec": { "schedulingGates": gates } })
+        };
+        let names = |numbers: std::ops::Range<i32>| numbers.map(|n| format!("g{n}")).collect();
+        let old = with(names(0..3_000));
+        assert_eq!(validate_update(&with(names(1..3_000)), &old), []);
+        let errors = validate_update(&with(names(1..3_002)), &old);
+        let texts: Vec<String> = errors.iter().map(ToString::to_string).collect();
+        assert_eq!(
+            texts,
+            ["spec.schedulingGates[2999]: Forbidden: only deletion is allowed, but found new \
+              scheduling gate"]
+        );
+    }
+
+    #[test]
+    fn many_tolerations_stay_but_for_their_seconds() {
+        let with = |seconds: i32, count: i32| {
+            let tolerations: Vec<Value> = (0..count)
+                .map(|n| {
+                    json!({"key": format!("k{n}"), "operator": "Exists",
+                    "tolerationSeconds": seconds})
+                })
+                .collect();
+            json!({ "spec": { "tolerations": tolerations } })
+        };
+        let mut new = with(2, 3_001);
+        // An empty text is an absent one.
+        new["spec"]["tolerations"][7]["effect"] = json!("");
+        assert_eq!(validate_update(&new, &with(1, 3_000)), []);
+        new["spec"]["tolerations"][7]["effect"] = json!("NoExecute");
+        let errors = validate_update(&new, &with(1, 3_000));
+        let texts: Vec<String> = errors.iter().map(ToString::to_string).collect();
+        assert_eq!(
+            texts,
+            ["spec.tolerations: Forbidden: existing toleration can not be modified except its \
+              tolerationSeconds"]
+        );
+    }
+
+    #[test]
+    fn many_ephemeral_containers_stay_as_they_are() {
+        let with = |numbers: std::ops::Range<i32>, image: &str| {
+            let list: Vec<Value> = numbers
+                .map(|n| {
+                    json!({"name": format!("e{n}"), "image": image, "imagePullPolicy": "Always",
+                    "terminationMessagePolicy": "File"})
+                })
+                .collect();
+            json!({ "spec": { "ephemeralContainers": list } })
+        };
+        let old = with(0..2_000, "i");
+        assert_eq!(validate_ephemeral_update(&with(0..2_001, "i"), &old), []);
+        let removed = validate_ephemeral_update(&with(1..2_001, "i"), &old);
+        assert_eq!(removed.len(), 1);
+        assert!(removed[0].detail.contains("\"e0\" may not be removed"));
+        let mut new = old.clone();
+        new["spec"]["ephemeralContainers"][9]["image"] = json!("j");
+        let changed = validate_ephemeral_update(&new, &old);
+        assert_eq!(changed.len(), 1);
+        assert!(changed[0].detail.contains("\"e9\" may not be changed"));
     }
 }

@@ -1,6 +1,8 @@
 //! What the server allocated for a Service and an update leaves out is kept; what the new type has
 //! no use for is dropped (upstream `patchAllocatedValues`, `dropTypeDependentFields`).
 
+use std::collections::{HashMap, HashSet};
+
 use serde_json::{Value, json};
 
 use crate::defaults::{child, copy_from, items_at, set, take};
@@ -21,6 +23,10 @@ fn needs_node_port(spec: &Value) -> bool {
 
 fn needs_health_port(spec: &Value) -> bool {
     kind(spec) == "LoadBalancer" && spec["externalTrafficPolicy"] == "Local"
+}
+
+fn name(port: &Value) -> String {
+    port["name"].as_str().unwrap_or_default().to_owned()
 }
 
 fn is_unset(value: &Value) -> bool {
@@ -45,16 +51,15 @@ pub fn keep_allocated(object: &mut Value, old: &Value) {
         }
     }
     if needs_node_port(before) && needs_node_port(spec) {
-        let had = before["ports"].as_array().cloned().unwrap_or_default();
-        let mut taken: Vec<Value> =
+        // A port is known by its name; the last of several without one counts.
+        let had: HashMap<String, &Value> =
+            before["ports"].as_array().into_iter().flatten().map(|p| (name(p), p)).collect();
+        let mut taken: HashSet<Value> =
             items_at(spec, "ports").map(|p| p["nodePort"].clone()).collect();
         for port in items_at(spec, "ports").filter(|port| is_unset(&port["nodePort"])) {
-            // A port is known by its name; the last of several without one counts.
-            let same_port = |p: &&Value| same(&p["name"], &port["name"]);
-            if let Some(previous) = had.iter().rfind(same_port)
-                && !taken.contains(&previous["nodePort"])
+            if let Some(previous) = had.get(&name(port))
+                && taken.insert(previous["nodePort"].clone())
             {
-                taken.push(previous["nodePort"].clone());
                 copy_from(port, previous, "nodePort");
             }
         }
@@ -111,5 +116,30 @@ pub fn drop_of_old_type(object: &mut Value, old: &Value) {
     }
     if kind(spec) != "LoadBalancer" && kind(before) == "LoadBalancer" {
         set(object, "status", json!({ "loadBalancer": {} }));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn many_ports_keep_their_node_ports() {
+        let ports = |allocated: bool| -> Vec<Value> {
+            (0..3_000)
+                .map(|n| match allocated {
+                    true => json!({ "name": format!("p{n}"), "nodePort": 30_000 + n / 2 }),
+                    false => json!({ "name": format!("p{n}") }),
+                })
+                .collect()
+        };
+        let old = json!({ "spec": { "type": "NodePort", "ports": ports(true) } });
+        let mut new = json!({ "spec": { "type": "NodePort", "ports": ports(false) } });
+        keep_allocated(&mut new, &old);
+        for (n, port) in new["spec"]["ports"].as_array().into_iter().flatten().enumerate() {
+            // A number is given to one port only.
+            let kept = if n % 2 == 0 { json!(30_000 + n / 2) } else { Value::Null };
+            assert_eq!(port["nodePort"], kept, "{n}");
+        }
     }
 }
