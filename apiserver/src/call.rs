@@ -28,6 +28,8 @@ pub(crate) struct Call<'a> {
     pub(crate) served: &'static Served,
     /// Until when something may be written.
     pub(crate) deadline: Deadline,
+    /// Whether it is of another part of this process.
+    pub(crate) inside: bool,
     warnings: Warnings,
 }
 
@@ -41,12 +43,14 @@ impl<'a> Call<'a> {
         (resource, served): (&'static Resource, &'static Served),
     ) -> Self {
         let (deadline, warnings) = (Deadline::default(), Warnings::default());
-        Self { server, user, info, query, headers, resource, served, deadline, warnings }
+        let inside = true;
+        Self { server, user, info, query, headers, resource, served, deadline, inside, warnings }
     }
 
     /// The same call, which writes nothing after `deadline`.
-    pub(crate) fn until(mut self, deadline: &Deadline) -> Self {
+    pub(crate) fn until(mut self, deadline: &Deadline, inside: bool) -> Self {
         self.deadline = deadline.clone();
+        self.inside = inside;
         self
     }
 
@@ -133,6 +137,7 @@ impl<'a> Call<'a> {
             resource,
             served: &resource.served[0],
             deadline: self.deadline.clone(),
+            inside: self.inside,
             warnings: Warnings::default(),
         }
     }

@@ -45,7 +45,7 @@ impl ApiServer {
     pub(crate) async fn expire_events_before(&self, cutoff: Timestamp) -> Option<Timestamp> {
         let resource = self.catalog.stored("", "events")?;
         let mut oldest: Option<Timestamp> = None;
-        let page = self.store.list(&meta::prefix(resource, ""), None, 0, |_| true);
+        let page = self.store.list(&meta::prefix(resource, ""), None, 0);
         let mut kept: Vec<Arc<Record<Meta>>> = Vec::new();
         for record in page.records {
             let seen = render::parse(&record).map_or(cutoff, |event| last_seen(&event));

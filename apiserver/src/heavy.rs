@@ -14,8 +14,14 @@ use crate::server::{ApiServer, is_read};
 /// that, its work takes about as long as reading and answering it.
 pub(crate) const HEAVY_BYTES: usize = 64 << 10;
 
+/// Bytes of objects that are shown in another form, or compressed, from which on that is heavy.
+pub(crate) const LIGHT_TRANSFORM_BYTES: usize = 16 << 10;
+
 /// Objects in a list from which on it is heavy whatever their size.
 const LIGHT_LIST_MAX: usize = 64;
+
+/// Records from which a list selects some from which on it is heavy: each may have kilobytes of labels.
+pub(crate) const LIGHT_SELECT_MAX: usize = 256;
 
 /// Records that a list looks at from which on it is heavy: some half a millisecond.
 pub(crate) const LIGHT_WALK_MAX: usize = 4096;
@@ -59,7 +65,7 @@ impl ApiServer {
     /// Returns whether the client has chosen so much work that it is done away from the threads
     /// that serve the API: a large body, a change of a large object, objects in another form than
     /// the stored one, an object to compress, very many objects, the end of a collection, a JSON
-    /// patch, or objects to compare with all others of their kind. `written_bytes` are those of the
+    /// patch, YAML, or objects to compare with all others of their kind. `written_bytes` are those of the
     /// body and of the object that it changes.
     pub(crate) fn is_heavy(
         &self,
@@ -84,14 +90,14 @@ impl ApiServer {
                 self.found(info).is_some_and(|(resource, _)| self.lists_much(resource, info))
             }
             "get" => {
-                self.stored_bytes(info) > HEAVY_BYTES
+                self.stored_bytes(info) > LIGHT_TRANSFORM_BYTES
                     && (!info.subresource.is_empty()
                         || negotiate::accepts_gzip(&parts.headers)
                         || self.found(info).is_some_and(|found| transforms(found, parts)))
             }
-            // A few of its operations make or compare millions of values.
-            "patch" if is_json_patch(parts) => true,
-            _ => written_bytes > HEAVY_BYTES,
+            // A few operations of a JSON patch make or compare millions of values; so do a few
+            // aliases of YAML, and the paths of managed fields that an apply compares.
+            _ => written_bytes > HEAVY_BYTES || sends(parts, "json-patch") || sends(parts, "yaml"),
         }
     }
 
@@ -104,15 +110,19 @@ impl ApiServer {
         let count = self.store.count(&listed_prefix(resource, info));
         let selects = ["labelSelector", "fieldSelector"].iter().any(|of| query.get(of).is_some());
         let limit = query.get("limit").and_then(|limit| limit.parse().ok()).filter(|max| *max > 0);
-        let walked = if selects { count } else { limit.unwrap_or(count).min(count) };
-        walked > LIGHT_WALK_MAX
+        if selects {
+            count > LIGHT_SELECT_MAX
+        } else {
+            limit.unwrap_or(count).min(count) > LIGHT_WALK_MAX
+        }
     }
 
     /// Returns whether the objects of a collection are many or large.
     fn lists_much(&self, resource: &Resource, info: &RequestInfo) -> bool {
-        let page = self.store.list(&listed_prefix(resource, info), None, LIGHT_LIST_MAX, |_| true);
+        let page = self.store.list(&listed_prefix(resource, info), None, LIGHT_LIST_MAX);
         page.more
-            || page.records.iter().map(|record| record.value.len()).sum::<usize>() > HEAVY_BYTES
+            || page.records.iter().map(|record| record.value.len()).sum::<usize>()
+                > LIGHT_TRANSFORM_BYTES
     }
 }
 
@@ -140,9 +150,10 @@ fn transforms((resource, served): Found, parts: &Parts) -> bool {
         || accepted.is_ok_and(|accepted| accepted != as_stored)
 }
 
-fn is_json_patch(parts: &Parts) -> bool {
+/// Returns whether the body is of a media type with that name in it.
+fn sends(parts: &Parts, name: &str) -> bool {
     let media_type = parts.headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok());
-    media_type.is_some_and(|media_type| media_type.contains("json-patch"))
+    media_type.is_some_and(|media_type| media_type.contains(name))
 }
 
 #[cfg(test)]

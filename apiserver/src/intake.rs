@@ -18,6 +18,7 @@ use crate::heavy::{self, HEAVY_BYTES};
 use crate::locks::Locks;
 use crate::security::{User, service_account};
 use crate::sending::Responses;
+use crate::spending::Spending;
 
 /// One user gets at most one part in so many of the places of requests and streams.
 const USER_PART: usize = 2;
@@ -66,6 +67,10 @@ pub(crate) struct Intake {
     /// The responses that are being sent.
     pub(crate) responses: Responses,
     heavy: Turns,
+    /// The time that light requests have taken.
+    pub(crate) spending: Arc<Spending>,
+    /// The time that looks of watches have taken.
+    pub(crate) watching: Spending,
 }
 
 impl Intake {
@@ -84,6 +89,8 @@ impl Intake {
             bodies: Budget::new(BODIES_BYTES_MAX, USER_BODIES_BYTES_MAX),
             responses: Responses::new(),
             heavy: Turns::new(),
+            spending: Arc::default(),
+            watching: Spending::default(),
         }
     }
 

@@ -46,6 +46,7 @@ mod sending;
 mod server;
 mod services;
 mod socket;
+mod spending;
 pub mod stream_proxy;
 mod subresources;
 mod table;

@@ -64,7 +64,13 @@ impl Selection {
         if self.name.as_ref().is_some_and(|wanted| wanted != name) {
             return false;
         }
-        self.labels.matches_with(|label| record.meta.label(label))
+        // Both are in the order of the names, so one walk finds all, however many they are.
+        let mut labels = record.meta.labels.iter().peekable();
+        let mut label = |wanted: &str| {
+            while labels.next_if(|(name, _)| *name < wanted).is_some() {}
+            labels.peek().filter(|(name, _)| *name == wanted).map(|(_, value)| *value)
+        };
+        self.labels.matches_with(&mut label)
             && self.fields.matches(|field| match field {
                 "metadata.name" => Some(name.to_owned()),
                 "metadata.namespace" => Some(namespace.to_owned()),

@@ -127,9 +127,16 @@ impl Responses {
     }
 
     /// Sends the response to a write that was done, of which the client must learn. Its room was
-    /// taken before and becomes what the response takes.
+    /// taken before and becomes what the response takes, which may be more than was expected: a large
+    /// one never takes the room of small ones.
     pub(crate) fn send_in(&self, response: Response<Body>, mut room: Lease) -> Response<Body> {
-        room.set(bytes_of(&response));
+        let bytes = bytes_of(&response);
+        let wanted = self.room_for(bytes);
+        if !room.budget().is(&wanted.budget) {
+            let holder = room.holder().clone();
+            room = self.take(&holder, bytes).unwrap_or_else(|| wanted.budget.lease(&holder));
+        }
+        room.set(bytes);
         self.wrap(response, room, Kind::Complete)
     }
 
@@ -181,8 +188,12 @@ impl Responses {
         if lease.budget().is(&self.0.large.budget) { &self.0.large } else { &self.0.small }
     }
 
+    fn room_for(&self, bytes: usize) -> &Room {
+        if bytes > PIECE_BYTES { &self.0.large } else { &self.0.small }
+    }
+
     fn take(&self, holder: &Arc<str>, bytes: usize) -> Option<Lease> {
-        let room = if bytes > PIECE_BYTES { &self.0.large } else { &self.0.small };
+        let room = self.room_for(bytes);
         let mut lease = room.budget.lease(holder);
         while let Err(full) = lease.grow_or_alone(bytes) {
             let of = (full == Full::Holder).then_some(holder);

@@ -33,6 +33,7 @@ use crate::request::{Query, RequestInfo};
 use crate::requests::Requests;
 use crate::security::{Attributes, Decision, Security, User};
 use crate::services::Services;
+use crate::spending::Counted;
 use crate::stream_proxy::{NodeDialer, Nodes};
 use crate::tls_listener::Origin;
 use crate::ui::{self, Dashboard};
@@ -202,7 +203,11 @@ impl ApiServer {
             let place = (!inside).then(|| self.intake.stream(&holder)).transpose()?;
             let deadline = Deadline::default();
             let routed = self.route(&user, &info, &query, parts, body, &deadline).boxed();
-            let response = self.stream(routed.await?, &holder, place)?;
+            let routed = match inside {
+                true => routed.await?,
+                false => Counted::new(routed, &self.intake.spending, &holder).await?,
+            };
+            let response = self.stream(routed, &holder, place)?;
             return Ok(response.map(|body| body::holding(body, tunnel)));
         }
         let timeout = self.config.request_timeout;
@@ -221,7 +226,8 @@ impl ApiServer {
         let _place = (!inside).then(|| self.intake.place(&holder)).transpose()?;
         let writes = !is_read(&parts.method);
         let written_bytes = if writes { body_bytes + self.stored_bytes(&info) } else { 0 };
-        let heavy = self.is_heavy(&info, &query, &parts, written_bytes);
+        let heavy = self.is_heavy(&info, &query, &parts, written_bytes)
+            || !inside && self.intake.spending.is_over(&holder);
         let responses = &self.intake.responses;
         // Whether the response to a write can be sent is known before it is done.
         let room =
@@ -236,8 +242,13 @@ impl ApiServer {
             server.route(&user, &info, &query, parts, body, &until).await
         }
         .boxed();
-        let answered =
-            async { if heavy { self.intake.heavy(&holder, work).await? } else { work.await } };
+        let answered = async {
+            match (heavy, inside) {
+                (true, _) => self.intake.heavy(&holder, work).await?,
+                (false, true) => work.await,
+                (false, false) => Counted::new(work, &self.intake.spending, &holder).await,
+            }
+        };
         let response = deadline.limit(timeout, answered).await?;
         match room {
             Some(room) => Ok(responses.send_in(response, room)),
@@ -341,7 +352,8 @@ impl ApiServer {
         if parts.extensions.get::<Arc<Origin>>().is_some_and(|origin| origin.on_this_machine) {
             headers.remove(ACCEPT_ENCODING);
         }
-        let call = Call::new(self, user, info, query, &headers, found).until(deadline);
+        let inside = parts.extensions.get::<Arc<Origin>>().is_none();
+        let call = Call::new(self, user, info, query, &headers, found).until(deadline, inside);
         call.warn_all(api::registry::deprecation_warning(found.1));
         let began = Instant::now();
         let answer = match info.subresource.as_str() {

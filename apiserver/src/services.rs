@@ -56,7 +56,7 @@ impl Services {
     pub(crate) fn rebuild(config: &Config, catalog: &Catalog, store: &Store<Meta>) -> Self {
         let mut taken = Taken::default();
         if let Some(resource) = catalog.stored("", "services") {
-            for record in store.list(&meta::prefix(resource, ""), None, 0, |_| true).records {
+            for record in store.list(&meta::prefix(resource, ""), None, 0).records {
                 if let Ok(service) = serde_json::from_slice(&record.value) {
                     taken.add(&Holdings::of(&service));
                 }

@@ -5,7 +5,7 @@ use std::sync::{Mutex, PoisonError};
 use http::{HeaderMap, HeaderValue};
 
 /// Different warnings that one request collects at most.
-const MAX_WARNINGS: usize = 100;
+const MAX_WARNINGS: usize = 64;
 /// Characters of all warnings of one response (the bound that upstream plans: 4 KiB).
 const MAX_WARNING_CHARS: usize = 4 << 10;
 /// Characters of one warning where all together exceed [`MAX_WARNING_CHARS`].

@@ -7,7 +7,7 @@ use http::{Response, StatusCode};
 use serde_json::Value;
 use store::{Action, Durability, Record, WriteError, Written};
 
-use crate::admission;
+use crate::admission::{self, quota::Turn};
 use crate::apply::managed;
 use crate::body::Body;
 use crate::call::Call;
@@ -16,6 +16,7 @@ use crate::measure::measure;
 use crate::meta::Meta;
 use crate::object::{self, Encoded};
 use crate::render;
+use crate::services::Reservation;
 
 /// How often a write that is not bound to a revision is decided anew when others are faster.
 const ATTEMPTS: usize = 64;
@@ -157,7 +158,8 @@ pub(crate) async fn modify(
     for _ in 0..ATTEMPTS {
         let old = render::parse(&record)?;
         let mut new = change(&Current { object: &old, revision: record.revision })?;
-        let reservation = if edit.trusted {
+        // The turn ends with this attempt.
+        let (reservation, _turn) = if edit.trusted {
             Default::default()
         } else {
             settle(call, &mut new, &old, edit).await?
@@ -299,11 +301,11 @@ async fn settle(
     new: &mut Value,
     old: &Value,
     edit: &Edit<'_>,
-) -> Result<crate::services::Reservation, ApiError> {
+) -> Result<(Reservation, Option<Turn>), ApiError> {
     let behaviour = call.resource.behaviour;
     keep_system_metadata(new, old);
     behaviour.prepare_for_update(new, old, edit.subresource);
-    admission::update(call, new, old, edit.subresource).await?;
+    let turn = admission::update(call, new, old, edit.subresource).await?;
     let reservation = call.server.services.for_update(call, new, old)?;
     if matches!(edit.subresource, Subresource::None | Subresource::Scale) {
         raise_generation(call.resource, new, old);
@@ -315,7 +317,7 @@ async fn settle(
             call.warn_all(call.resource.warnings(new, Some(old)));
         }
         admission::validate_update(call, new, old, edit.subresource)?;
-        return Ok(reservation);
+        return Ok((reservation, turn));
     }
     Err(ApiError::invalid(call.served, object::name(new), errors))
 }

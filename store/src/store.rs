@@ -207,35 +207,40 @@ impl<M: Weigh + Send + Sync + 'static> Store<M> {
         self.back(|back| back.counts.of(prefix))
     }
 
-    /// Up to `limit` (0 = all) records whose key starts with `prefix` and lies after `after`, for
-    /// which `keep` holds, in key order. Looks at no record after the first that is beyond the limit.
-    pub fn list(
+    /// Up to `limit` (0 = all) records whose key starts with `prefix` and lies after `after`, in key
+    /// order. Looks at no record after the first that is beyond the limit.
+    pub fn list(&self, prefix: &str, after: Option<&str>, limit: usize) -> Page<M> {
+        let start = start(prefix, after);
+        self.back(|back| {
+            let range = back.index.range::<str, _>((start, Bound::Unbounded));
+            let mut within = range.take_while(|(key, _)| key.starts_with(prefix));
+            let most = if limit == 0 { usize::MAX } else { limit };
+            let records = within.by_ref().take(most).map(|(_, record)| record.clone()).collect();
+            let more = within.next().is_some();
+            Page { revision: back.revision, records, more, count: back.counts.of(prefix) }
+        })
+    }
+
+    /// Those of the records for which `keep` holds, up to `limit`. Looks at all that lie after `after`.
+    pub fn select(
         &self,
         prefix: &str,
         after: Option<&str>,
         limit: usize,
         mut keep: impl FnMut(&Record<M>) -> bool,
     ) -> Page<M> {
-        self.back(|back| {
-            let start = match after {
-                Some(after) if after >= prefix => Bound::Excluded(after),
-                _ => Bound::Included(prefix),
-            };
-            let mut records = Vec::new();
-            let mut more = false;
+        let start = start(prefix, after);
+        // Others wait for the lock, so nothing is selected under it.
+        let (revision, count, all) = self.back(|back| {
             let range = back.index.range::<str, _>((start, Bound::Unbounded));
-            for (_, record) in range.take_while(|(key, _)| key.starts_with(prefix)) {
-                if !keep(record) {
-                    continue;
-                }
-                if limit != 0 && records.len() == limit {
-                    more = true;
-                    break;
-                }
-                records.push(record.clone());
-            }
-            Page { revision: back.revision, records, more, count: back.counts.of(prefix) }
-        })
+            let within = range.take_while(|(key, _)| key.starts_with(prefix));
+            let all = within.map(|(_, record)| record.clone());
+            (back.revision, back.counts.of(prefix), all.collect::<Vec<_>>())
+        });
+        let mut kept = all.into_iter().filter(|record| keep(record));
+        let most = if limit == 0 { usize::MAX } else { limit };
+        let records = kept.by_ref().take(most).collect();
+        Page { revision, records, more: kept.next().is_some(), count }
     }
 
     /// Reads, decides and writes one key as one step. `decide` gets the newest accepted record and
@@ -513,6 +518,14 @@ impl<M> Shared<M> {
                 waker.send_replace(revision);
             }
         }
+    }
+}
+
+/// The place in the index at which a list begins.
+fn start<'a>(prefix: &'a str, after: Option<&'a str>) -> Bound<&'a str> {
+    match after {
+        Some(after) if after >= prefix => Bound::Excluded(after),
+        _ => Bound::Included(prefix),
     }
 }
 

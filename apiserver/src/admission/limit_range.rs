@@ -21,7 +21,7 @@ type Amounts = BTreeMap<String, Quantity>;
 fn ranges(call: &Call<'_>) -> Result<Vec<Value>, ApiError> {
     let resource = call.server.builtin("", "limitranges")?;
     let prefix = meta::prefix(resource, call.namespace());
-    let page = call.server.store.list(&prefix, None, 0, |_| true);
+    let page = call.server.store.list(&prefix, None, 0);
     page.records.iter().map(|record| render::parse(record)).collect()
 }
 

@@ -74,7 +74,7 @@ fn newest_default(
 ) -> Result<Option<String>, ApiError> {
     let resource = call.server.builtin(group, plural)?;
     let mut newest: Option<Value> = None;
-    for record in call.server.store.list(&meta::prefix(resource, ""), None, 0, |_| true).records {
+    for record in call.server.store.list(&meta::prefix(resource, ""), None, 0).records {
         let class = render::parse(&record)?;
         let is_default =
             annotations.iter().any(|key| class["metadata"]["annotations"][*key] == "true");
@@ -100,14 +100,13 @@ fn check_roles(call: &Call<'_>, object: &Value, old: Option<&Value>) -> Result<(
     Ok(())
 }
 
-/// Before an object is updated: may change it.
-#[allow(clippy::unused_async)]
+/// Before an object is updated: may change it. What it returns is held until the object is stored.
 pub(crate) async fn update(
     call: &Call<'_>,
     object: &mut Value,
     old: &Value,
     subresource: Subresource<'_>,
-) -> Result<(), ApiError> {
+) -> Result<Option<quota::Turn>, ApiError> {
     if is_pod(call) && subresource == Subresource::None {
         pod_priority::update(object, old);
         tolerations::create(object);
@@ -116,10 +115,11 @@ pub(crate) async fn update(
         storage::resize(call, object, old)?;
         limit_range::check_claim(call, object)?;
     }
+    check_roles(call, object, Some(old))?;
     if subresource == Subresource::None {
-        quota::update(call, object, old)?;
+        return quota::update(call, object, old).await;
     }
-    check_roles(call, object, Some(old))
+    Ok(None)
 }
 
 /// Before an object is deleted.

@@ -59,7 +59,7 @@ pub(super) fn create(call: &Call<'_>, pod: &mut Value) -> Result<(), ApiError> {
 fn default_class(call: &Call<'_>) -> Result<Option<Value>, ApiError> {
     let resource = call.server.builtin("scheduling.k8s.io", "priorityclasses")?;
     let mut default: Option<Value> = None;
-    for record in call.server.store.list(&meta::prefix(resource, ""), None, 0, |_| true).records {
+    for record in call.server.store.list(&meta::prefix(resource, ""), None, 0).records {
         let class = render::parse(&record)?;
         let value = |class: &Value| class["value"].as_i64().unwrap_or(0);
         let lower = default.as_ref().is_none_or(|d| value(&class) < value(d));

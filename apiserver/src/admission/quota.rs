@@ -1,8 +1,8 @@
 //! Nothing is created beyond what the ResourceQuotas of its namespace allow (upstream
 //! `ResourceQuota`).
 //!
-//! Invariant: creations in a namespace with a quota happen one after the other, each measured
-//! against what is stored, so that two of them never share the last place.
+//! Invariant: creations, and updates that may take more, happen one after the other in a namespace
+//! with a quota, each measured against what is stored, so that two never share the last place.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -20,7 +20,7 @@ use crate::{meta, object, render};
 /// Held from the measurement until the object is stored.
 pub(crate) type Turn = OwnedMutexGuard<()>;
 
-/// Waits until no other creation in the namespace goes on.
+/// Waits until no other measured write in the namespace goes on.
 pub(crate) async fn turn(server: &ApiServer, namespace: &str) -> Turn {
     server.quota_turns.of(namespace, tokio::sync::Mutex::default).lock_owned().await
 }
@@ -36,11 +36,20 @@ pub(crate) async fn create(call: &Call<'_>, new: &Value) -> Result<Option<Turn>,
 }
 
 /// Refuses a change for which the namespace has no room.
-pub(super) fn update(call: &Call<'_>, new: &Value, old: &Value) -> Result<(), ApiError> {
+pub(super) async fn update(
+    call: &Call<'_>,
+    new: &Value,
+    old: &Value,
+) -> Result<Option<Turn>, ApiError> {
     let stored = call.stored_as();
     let may_grow =
         matches!((stored.group, stored.plural), ("", "services" | "persistentvolumeclaims"));
-    if may_grow && has_quota(call)? { check(call, new, Some(old)) } else { Ok(()) }
+    if !may_grow || !has_quota(call)? {
+        return Ok(None);
+    }
+    let turn = turn(call.server, call.namespace()).await;
+    check(call, new, Some(old))?;
+    Ok(Some(turn))
 }
 
 fn has_quota(call: &Call<'_>) -> Result<bool, ApiError> {
@@ -54,7 +63,7 @@ fn has_quota(call: &Call<'_>) -> Result<bool, ApiError> {
 /// The quotas that are about an object, by name.
 fn quotas(call: &Call<'_>, measured: Option<&Measured>) -> Result<Vec<Value>, ApiError> {
     let resource = call.server.builtin("", "resourcequotas")?;
-    let page = call.server.store.list(&meta::prefix(resource, call.namespace()), None, 0, |_| true);
+    let page = call.server.store.list(&meta::prefix(resource, call.namespace()), None, 0);
     let quotas: Result<Vec<Value>, ApiError> =
         page.records.iter().map(|record| render::parse(record)).collect();
     let mut quotas = quotas?;
@@ -81,7 +90,8 @@ impl Known {
             return Self { counted, number: store.count(&prefix), records: Vec::new() };
         }
         let replaced = replaced.map(|name| call.key(name));
-        let page = store.list(&prefix, None, 0, |record| Some(&*record.key) != replaced.as_deref());
+        let page =
+            store.select(&prefix, None, 0, |record| Some(&*record.key) != replaced.as_deref());
         Self { counted, number: 0, records: page.records }
     }
 

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 
 use serde_json::{Map, Value};
 
-use super::paths::Path;
+use super::paths::{Element, Path};
 
 /// Sets of keys by which the elements of one list can be named. Lists of the API have one; a
 /// record of managed fields that a client wrote may claim any number.
@@ -33,7 +33,7 @@ impl<'v> Lookup<'v> {
     }
 
     /// The value at a path, if the object has one there.
-    pub(crate) fn get(&mut self, path: &[String]) -> Option<&'v Value> {
+    pub(crate) fn get(&mut self, path: &[Element]) -> Option<&'v Value> {
         let mut value = self.root;
         for element in path {
             value = match element.split_at_checked(2) {
@@ -50,7 +50,7 @@ impl<'v> Lookup<'v> {
     }
 
     /// Returns whether the object has a value at a path.
-    pub(crate) fn has(&mut self, path: &[String]) -> bool {
+    pub(crate) fn has(&mut self, path: &[Element]) -> bool {
         self.get(path).is_some()
     }
 }
@@ -110,11 +110,11 @@ fn key_text(item: &Value, keys: &[String]) -> Option<String> {
 /// Removes what is at each of `paths`, which are in their order, and members that this leaves
 /// empty.
 pub(crate) fn remove_all<'p>(object: &mut Value, paths: impl IntoIterator<Item = &'p Path>) {
-    let paths: Vec<&[String]> = paths.into_iter().map(Vec::as_slice).collect();
+    let paths: Vec<&[Element]> = paths.into_iter().map(Vec::as_slice).collect();
     remove_below(object, &paths);
 }
 
-fn remove_below(value: &mut Value, paths: &[&[String]]) {
+fn remove_below(value: &mut Value, paths: &[&[Element]]) {
     let groups = paths.chunk_by(|a, b| a.first() == b.first());
     match value {
         Value::Object(map) => {
@@ -159,14 +159,14 @@ fn remove_below(value: &mut Value, paths: &[&[String]]) {
 }
 
 /// The element that a group of paths has in common.
-fn first<'p>(group: &[&'p [String]]) -> Option<(&'p str, &'p str)> {
+fn first<'p>(group: &[&'p [Element]]) -> Option<(&'p str, &'p str)> {
     group.first()?.first()?.split_at_checked(2)
 }
 
 /// Returns the paths behind the common element; `None` if the group names the value itself.
-fn below<'p>(group: &[&'p [String]]) -> Option<Vec<&'p [String]>> {
+fn below<'p>(group: &[&'p [Element]]) -> Option<Vec<&'p [Element]>> {
     let rest = group.iter().map(|path| path.get(1..).unwrap_or_default());
-    let itself = |rest: &[String]| rest.is_empty() || (rest.len() == 1 && rest[0] == ".");
+    let itself = |rest: &[Element]| rest.is_empty() || (rest.len() == 1 && &*rest[0] == ".");
     rest.map(|rest| if itself(rest) { None } else { Some(rest) }).collect()
 }
 
@@ -176,7 +176,7 @@ mod tests {
     use serde_json::json;
 
     fn path(elements: &[&str]) -> Path {
-        elements.iter().map(|element| (*element).to_owned()).collect()
+        elements.iter().map(|element| Element::from(*element)).collect()
     }
 
     #[test]

@@ -1,17 +1,45 @@
 //! `metadata.managedFields`: who set which fields. An object is tracked from its first apply on.
 
+use std::collections::HashMap;
+
 use api::{Subresource, schema};
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
 use super::lookup::Lookup;
-use super::paths::{self, Paths, TooManyFields};
+use super::paths::{self, Paths, Room, TooManyFields};
 use crate::call::Call;
+use crate::error::ApiError;
 use crate::object;
 use crate::options::WriteOptions;
 
 /// The member of `metadata`.
 pub(crate) const FIELD: &str = "managedFields";
+
+/// Entries of one record.
+pub(crate) const MANAGERS_MAX: usize = 200;
+/// Entries for updates, beyond which the oldest are merged (upstream's `DefaultMaxUpdateManagers`).
+const UPDATE_MANAGERS_MAX: usize = 10;
+/// The manager of merged entries.
+const ANCIENT: &str = "ancient-changes";
+
+/// A record that is beyond its bounds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum Oversized {
+    #[error(transparent)]
+    Fields(#[from] TooManyFields),
+    #[error("metadata.managedFields: Too many: must have at most {MANAGERS_MAX} items")]
+    Managers,
+}
+
+impl From<Oversized> for ApiError {
+    fn from(error: Oversized) -> Self {
+        match error {
+            Oversized::Fields(error) => error.into(),
+            Oversized::Managers => Self::bad_request(error.to_string()),
+        }
+    }
+}
 
 /// Who writes, as `managedFields` records it.
 #[derive(Clone, Debug)]
@@ -79,25 +107,31 @@ impl Entry {
     }
 }
 
-/// Reads the record of an object.
-pub(crate) fn entries(object: &Value) -> Result<Vec<Entry>, TooManyFields> {
-    let list = object["metadata"][FIELD].as_array().into_iter().flatten();
+/// Reads the record of an object. All its paths together are bounded.
+pub(crate) fn entries(object: &Value) -> Result<Vec<Entry>, Oversized> {
+    let list = object["metadata"][FIELD].as_array().map(Vec::as_slice).unwrap_or_default();
+    check_managers(list.len())?;
     let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
-    list.map(|entry| {
+    let mut room = Room::default();
+    let read = |entry: &Value| {
         Ok(Entry {
             manager: text(&entry["manager"]),
             operation: text(&entry["operation"]),
             api_version: text(&entry["apiVersion"]),
             subresource: text(&entry["subresource"]),
             time: text(&entry["time"]),
-            paths: paths::from_json(&entry["fieldsV1"])?,
+            paths: paths::from_json(&entry["fieldsV1"], &mut room)?,
         })
-    })
-    .collect()
+    };
+    list.iter().map(read).collect()
 }
 
-/// Writes the record into an object; managers without fields are dropped.
-pub(crate) fn set_entries(object: &mut Value, entries: &[Entry]) {
+fn check_managers(number: usize) -> Result<(), Oversized> {
+    if number > MANAGERS_MAX { Err(Oversized::Managers) } else { Ok(()) }
+}
+
+/// Writes the record into an object, if it can be read again; managers without fields are dropped.
+pub(crate) fn set_entries(object: &mut Value, entries: &[Entry]) -> Result<(), Oversized> {
     let list: Vec<Value> = entries
         .iter()
         .filter(|entry| !entry.paths.is_empty())
@@ -116,12 +150,16 @@ pub(crate) fn set_entries(object: &mut Value, entries: &[Entry]) {
             value
         })
         .collect();
+    check_managers(list.len())?;
+    let mut room = Room::default();
+    list.iter().try_for_each(|entry| room.take_fields(&entry["fieldsV1"]))?;
     let metadata = object::metadata_mut(object);
     if list.is_empty() {
         metadata.remove(FIELD);
     } else {
         metadata.insert(FIELD.into(), list.into());
     }
+    Ok(())
 }
 
 /// Records that `writer` made `new` of `old`: what changed is the writer's from now on. An object
@@ -130,7 +168,7 @@ pub(crate) fn record_update(
     new: &mut Value,
     old: &Value,
     writer: &Writer<'_>,
-) -> Result<(), TooManyFields> {
+) -> Result<(), Oversized> {
     if writer.applies {
         return Ok(());
     }
@@ -143,14 +181,15 @@ pub(crate) fn record_update(
     // A client may rewrite the record itself (kubectl does when it takes over), or leave it out.
     if given.is_array() && given != old["metadata"][FIELD] {
         // It has to be readable when the next change is recorded.
-        return entries(new).map(drop);
+        let mut entries = entries(new)?;
+        return if merge_oldest(&mut entries) { set_entries(new, &entries) } else { Ok(()) };
     }
     let mut entries = entries(old)?;
     let present = paths::of(new, writer.message)?;
     let (mut in_new, mut in_old) = (Lookup::new(new), Lookup::new(old));
     let mut differs = |path: &paths::Path| match path.last() {
         // What is in an element has paths of its own.
-        Some(last) if last == "." => !in_old.has(path),
+        Some(last) if &**last == "." => !in_old.has(path),
         _ => in_new.get(path) != in_old.get(path),
     };
     let changed: Paths = present.into_iter().filter(|path| differs(path)).collect();
@@ -180,6 +219,106 @@ pub(crate) fn record_update(
             }),
         }
     }
-    set_entries(new, &entries);
-    Ok(())
+    merge_oldest(&mut entries);
+    set_entries(new, &entries)
+}
+
+/// Merges the oldest updates with the same version into one entry until there are few enough
+/// (upstream `capManagersManager`). Returns whether it merged any.
+fn merge_oldest(entries: &mut [Entry]) -> bool {
+    let is_update = |entry: &Entry| entry.operation == "Update" && !entry.paths.is_empty();
+    let mut updates: Vec<usize> =
+        (0..entries.len()).filter(|at| is_update(&entries[*at])).collect();
+    let mut left = updates.len();
+    updates.sort_by(|a, b| entries[*a].time.cmp(&entries[*b].time));
+    let is_ancient = |entry: &Entry| entry.manager == ANCIENT && entry.subresource.is_empty();
+    let ancient = updates.iter().filter(|at| is_ancient(&entries[**at]));
+    let mut merged: HashMap<String, usize> =
+        ancient.map(|at| (entries[*at].api_version.clone(), *at)).collect();
+    let mut any = false;
+    for at in updates {
+        if left <= UPDATE_MANAGERS_MAX {
+            break;
+        }
+        let into = *merged.entry(entries[at].api_version.clone()).or_insert(at);
+        if into == at {
+            continue;
+        }
+        let (paths, time) = (std::mem::take(&mut entries[at].paths), entries[at].time.clone());
+        let into = &mut entries[into];
+        into.manager = ANCIENT.into();
+        into.subresource.clear();
+        into.paths.extend(paths);
+        into.time = time;
+        left -= 1;
+        any = true;
+    }
+    any
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn record(entries: Vec<Value>) -> Value {
+        json!({"metadata": { FIELD: entries }})
+    }
+
+    /// `leaves` fields below `levels` levels.
+    fn fields(levels: usize, leaves: usize) -> Value {
+        let leaves = (0..leaves).map(|n| (format!("f:{n}"), json!({})));
+        (0..levels).fold(Value::Object(leaves.collect()), |below, _| json!({ "f:a": below }))
+    }
+
+    fn update(manager: usize, version: &str) -> Value {
+        json!({"manager": format!("m{manager:02}"), "operation": "Update", "apiVersion": version,
+            "time": format!("2024-01-01T00:00:{manager:02}Z"),
+            "fieldsV1": {format!("f:{manager:02}"): {}}})
+    }
+
+    #[test]
+    fn paths_of_all_entries_are_bounded_together() {
+        let entry = |manager: usize| {
+            json!({"manager": manager.to_string(), "operation": "Apply",
+            "apiVersion": "v1", "fieldsV1": fields(88, 2_700)})
+        };
+        let read = entries(&record((0..3).map(entry).collect())).expect("three entries fit");
+        let elements = |entry: &Entry| entry.paths.iter().map(Vec::len).sum::<usize>();
+        assert_eq!(read.iter().map(elements).sum::<usize>(), 3 * 89 * 2_700);
+        let refused = entries(&record((0..45).map(entry).collect())).map(drop);
+        assert_eq!(refused, Err(Oversized::Fields(TooManyFields)));
+        // What could not be read again is not written.
+        let mut read = read;
+        read.extend_from_within(..);
+        let mut object = json!({"metadata": {}});
+        assert_eq!(set_entries(&mut object, &read), Err(Oversized::Fields(TooManyFields)));
+        assert_eq!(object, json!({"metadata": {}}));
+    }
+
+    #[test]
+    fn prefixes_are_shared_by_paths() {
+        let read = entries(&record(vec![json!({"fieldsV1": fields(2, 2)})])).expect("it fits");
+        let paths: Vec<_> = read[0].paths.iter().collect();
+        assert!(std::sync::Arc::ptr_eq(&paths[0][1], &paths[1][1]));
+    }
+
+    #[test]
+    fn number_of_managers_is_bounded() {
+        assert!(entries(&record(vec![json!({}); MANAGERS_MAX])).is_ok());
+        let refused = entries(&record(vec![json!({}); MANAGERS_MAX + 1])).map(drop);
+        assert_eq!(refused, Err(Oversized::Managers));
+    }
+
+    #[test]
+    fn oldest_updates_are_merged() {
+        let list = (0..12).map(|n| update(n, if n == 1 { "v2" } else { "v1" })).rev().collect();
+        let mut read = entries(&record(list)).expect("it fits");
+        assert!(merge_oldest(&mut read));
+        assert!(!merge_oldest(&mut read));
+        read.retain(|entry| !entry.paths.is_empty());
+        assert_eq!(read.len(), UPDATE_MANAGERS_MAX);
+        let ancient = read.iter().find(|entry| entry.manager == ANCIENT).expect("one is merged");
+        assert_eq!((ancient.api_version.as_str(), ancient.paths.len()), ("v1", 3));
+        assert_eq!(ancient.time, "2024-01-01T00:00:03Z");
+    }
 }

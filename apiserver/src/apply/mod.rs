@@ -28,7 +28,7 @@ use crate::write::{self, Edit};
 use crate::{object, render};
 use lookup::Lookup;
 use managed::{Entry, Writer};
-use paths::{Path, Paths, TooManyFields};
+use paths::{Element, Path, Paths, TooManyFields};
 
 /// Who owns what an object had before anybody applied it.
 const BEFORE: &str = "before-first-apply";
@@ -75,7 +75,7 @@ pub(crate) async fn answer(
             let create = RequestInfo { verb: "create", ..call.info.clone() };
             call.server.authorize(call.user, &create)?;
             let mut fresh = config.clone();
-            managed::set_entries(&mut fresh, &[apply.entry()]);
+            managed::set_entries(&mut fresh, &[apply.entry()])?;
             let stored = create::create(call, fresh, options).await?;
             stored.respond(call, StatusCode::CREATED)
         }
@@ -122,7 +122,7 @@ impl Apply<'_> {
         for entry in &mut entries {
             entry.paths.retain(|path| present.has(path));
         }
-        managed::set_entries(&mut merged, &entries);
+        managed::set_entries(&mut merged, &entries)?;
         Ok(merged)
     }
 
@@ -157,7 +157,7 @@ impl Apply<'_> {
         let taken_over = self.last_applied(live)?;
         let (mut in_live, mut in_config) = (Lookup::new(live), Lookup::new(config));
         let mut differs = |path: &Path| {
-            path.last().is_none_or(|e| e != ".")
+            path.last().is_none_or(|e| &**e != ".")
                 && in_live.get(path).is_some_and(|own| Some(own) != in_config.get(path))
         };
         let mut conflicts: Vec<(String, String)> = Vec::new();
@@ -211,7 +211,7 @@ impl Apply<'_> {
         let mut entries = Vec::new();
         if let Some(config) = last_applied(live) {
             let mut applied = paths::of(&config, self.message)?;
-            let annotation = format!("f:{LAST_APPLIED}");
+            let annotation = format!("f:{LAST_APPLIED}").into();
             applied.insert(vec!["f:metadata".into(), "f:annotations".into(), annotation]);
             applied.retain(|path| others.remove(path));
             entries.push(entry(CLIENT_SIDE, applied));
@@ -222,15 +222,16 @@ impl Apply<'_> {
 
     /// Removes what this manager applied before, applies no longer and nobody else owns.
     fn drop_abandoned(&self, merged: &mut Value, before: &Paths, entries: &[Entry]) {
-        let others: BTreeSet<&[String]> = entries
+        let others: BTreeSet<&[Element]> = entries
             .iter()
             .filter(|entry| !self.is_own(entry))
             .flat_map(|entry| entry.paths.iter().map(Vec::as_slice))
             .collect();
+        let itself = [Element::from(".")];
         let is_others = |path: &Path| {
-            let below = path.strip_suffix(&[".".to_owned()]).unwrap_or(path);
+            let below = path.strip_suffix(&itself).unwrap_or(path);
             let from = (Bound::Included(below), Bound::Unbounded);
-            others.range::<[String], _>(from).next().is_some_and(|next| next.starts_with(below))
+            others.range::<[Element], _>(from).next().is_some_and(|next| next.starts_with(below))
         };
         let abandoned =
             before.difference(&self.owned).filter(|path| !paths::is_key(path) && !is_others(path));

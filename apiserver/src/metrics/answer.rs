@@ -25,7 +25,7 @@ pub(crate) async fn answer(call: &Call<'_>) -> Result<Response<Body>, ApiError> 
     let pods = call.served.plural == "pods";
     // The selectors of the request are about the labels of the nodes and pods themselves. What no
     // node has taken uses nothing, and need not even be parsed.
-    let page = call.server.store.list(&prefix, None, 0, |record| {
+    let page = call.server.store.select(&prefix, None, 0, |record| {
         let (_, _, name) = meta::split(&record.key);
         let node = record.meta.field("spec.nodeName");
         selection.matches(record)

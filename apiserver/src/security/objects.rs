@@ -67,7 +67,7 @@ impl Objects for Store<Meta> {
     }
 
     fn list(&self, group: &str, plural: &str) -> Vec<Arc<PolicyObject>> {
-        let page = Store::list(self, &format!("{}/", bucket(group, plural)), None, 0, |_| true);
+        let page = Store::list(self, &format!("{}/", bucket(group, plural)), None, 0);
         page.records.iter().filter_map(|record| record.meta.policy.clone()).collect()
     }
 

@@ -306,3 +306,21 @@ async fn http2_client_that_never_reads_is_counted() {
     served.await.unwrap();
     assert_eq!(settled(&responses).await, 0);
 }
+
+/// A small write may have a large response: expanded by defaults, or by what is wrong with it.
+#[tokio::test]
+async fn large_response_to_a_write_takes_no_room_of_small_ones() {
+    let responses = bounded(3 * PIECE_BYTES, 2 * PIECE_BYTES);
+    let room = responses.room(&holder("jane"), 100).unwrap();
+    let large = Response::new(full(random(20 * PIECE_BYTES)));
+    let held = responses.send_in(large, room);
+    assert_eq!(responses.0.small.budget.held(), 0);
+    assert_eq!(responses.0.large.budget.held(), 20 * PIECE_BYTES);
+    assert!(send(&responses, "joe", random(PIECE_BYTES)).is_ok());
+    drop(held);
+    let room = responses.room(&holder("jane"), 100).unwrap();
+    let held = responses.send_in(Response::new(full(random(200))), room);
+    assert_eq!((responses.0.small.budget.held(), responses.held()), (200, 200));
+    drop(held);
+    assert_eq!(responses.held(), 0);
+}

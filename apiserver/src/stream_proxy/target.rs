@@ -208,7 +208,7 @@ async fn service(call: &Call<'_>, query: &str) -> Result<Target, ApiError> {
     let of_service = |record: &store::Record<Meta>| {
         record.meta.label("kubernetes.io/service-name") == Some(&*wanted.name)
     };
-    let slices = call.server.store.list(&prefix, None, 0, of_service).records;
+    let slices = call.server.store.select(&prefix, None, 0, of_service).records;
     for slice in call.parse(slices).await? {
         let mut slice_ports = slice["ports"].as_array().into_iter().flatten();
         let number = slice_ports

@@ -88,7 +88,7 @@ async fn spend_budget(call: &Call<'_>, pod: &Value, dry_run: bool) -> Result<(),
     let budgets = call.about(resource);
     let prefix = meta::prefix(resource, call.namespace());
     let mut covering = Vec::new();
-    for record in call.server.store.list(&prefix, None, 0, |_| true).records {
+    for record in call.server.store.list(&prefix, None, 0).records {
         let budget = render::parse(&record)?;
         let selector = LabelSelector::from_json(&budget["spec"]["selector"]);
         if selector.is_ok_and(|s| s.matches_json(&pod["metadata"]["labels"])) {

@@ -187,7 +187,8 @@ async fn fields_of_a_record_are_bounded() {
     let refused = cluster.patch(&uri, "merge-patch", &patch).await.fails(413);
     assert_eq!(
         refused["message"],
-        "Request entity too large: the object has too many fields to record who manages them"
+        "Request entity too large: metadata.managedFields: the object has too many fields to \
+         record who manages them"
     );
     apply(&cluster, &uri, "one", &map(json!({"a": "2"}))).await.ok();
 }

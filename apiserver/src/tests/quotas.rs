@@ -1,5 +1,6 @@
 //! ResourceQuotas: what is refused, how it is found out, and which creations wait for each other.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -77,6 +78,74 @@ async fn changed_services_are_measured_without_themselves() {
     made["spec"]["ports"].as_array_mut().unwrap().pop();
     cluster.put(&format!("{services}/b"), &made).await.ok();
     cluster.post(&services, &service("c", "ClusterIP", 1)).await.fails(403);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn concurrent_updates_share_no_last_place() {
+    let cluster = Cluster::new().await;
+    let services = format!("{CORE}/services");
+    quota(&cluster, "q", json!({"hard": {"services.nodeports": "2"}})).await;
+    for n in 0..12 {
+        let spec = json!({"type": "ClusterIP", "ports": [{"port": 1}]});
+        let service = json!({"metadata": {"name": format!("s{n}")}, "spec": spec});
+        cluster.post(&services, &service).await.ok();
+    }
+    let patch = json!({"spec": {"type": "NodePort"}});
+    let cluster = Arc::new(cluster);
+    let turn = quota::turn(&cluster.server, "default").await;
+    let patches: Vec<_> = (0..12)
+        .map(|n| {
+            let (cluster, uri, patch) =
+                (cluster.clone(), format!("{services}/s{n}"), patch.clone());
+            tokio::spawn(async move { cluster.patch(&uri, "merge-patch", &patch).await })
+        })
+        .collect();
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    assert!(patches.iter().all(|patch| !patch.is_finished()), "one did not wait");
+    drop(turn);
+    let patched = futures::future::try_join_all(patches);
+    let answers = tokio::time::timeout(Duration::from_secs(30), patched).await;
+    let answers = answers.expect("they wait for each other").unwrap();
+    let (done, refused): (Vec<_>, Vec<_>) = answers.into_iter().partition(|a| a.code == 200);
+    assert_eq!(done.len(), 2);
+    for refused in refused {
+        let status = refused.fails(403);
+        let message = status["message"].as_str().unwrap();
+        let why = "exceeded quota: q, requested: services.nodeports=1, used: services.nodeports=2, \
+                   limited: services.nodeports=2";
+        assert!(message.ends_with(why), "{message}");
+    }
+    let list = cluster.get(&services).await.ok();
+    let items = list["items"].as_array().unwrap().iter();
+    assert_eq!(items.filter(|service| service["spec"]["type"] == "NodePort").count(), 2);
+}
+
+#[tokio::test]
+async fn update_waits_and_is_retried_without_deadlock() {
+    let cluster = Cluster::new().await;
+    let uri = format!("{CORE}/services/s");
+    quota(&cluster, "q", json!({"hard": {"services.nodeports": "2"}})).await;
+    let service = json!({"metadata": {"name": "s"}, "spec": {"ports": [{"port": 1}]}});
+    cluster.post(&format!("{CORE}/services"), &service).await.ok();
+    let turn = quota::turn(&cluster.server, "default").await;
+    let label = json!({"metadata": {"labels": {"a": "b"}}});
+    let condition = json!({"type": "Known", "status": "True", "reason": "Test", "message": "",
+        "lastTransitionTime": "2024-01-01T00:00:00Z"});
+    let status = json!({"status": {"conditions": [condition]}});
+    let change = async {
+        let waited = tokio::time::timeout(Duration::from_millis(200), async {
+            // A status is not measured; the update that waits has to be decided again.
+            cluster.patch(&format!("{uri}/status"), "merge-patch", &status).await.ok();
+            std::future::pending::<()>().await;
+        });
+        let _ = waited.await;
+        drop(turn);
+    };
+    let update = cluster.patch(&uri, "merge-patch", &label);
+    let both = async { tokio::join!(update, change) };
+    let both = tokio::time::timeout(Duration::from_secs(30), both).await;
+    let (updated, ()) = both.expect("the update waits for itself");
+    assert_eq!(updated.ok()["metadata"]["labels"]["a"], "b");
 }
 
 #[tokio::test]

@@ -1,11 +1,12 @@
 //! Work whose cost a client chooses waits for the client's turn.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures::FutureExt;
 use futures::future::BoxFuture;
-use http::Request;
 use http::header::ACCEPT_ENCODING;
+use http::{Method, Request};
 use http_body_util::BodyExt;
 use serde_json::{Value, json};
 use store::{Action, Durability};
@@ -14,6 +15,8 @@ use super::harness::{self, Answer, Cluster};
 use crate::body::full;
 use crate::heavy::LIGHT_WALK_MAX;
 use crate::meta::Meta;
+use crate::security::User;
+use crate::tls_listener::Origin;
 
 const PODS: &str = "/api/v1/namespaces/default/pods";
 
@@ -71,6 +74,11 @@ async fn costly_requests_wait_for_their_turn() {
         cluster.patch("/api/v1/namespaces/default/configmaps/none", "json-patch", &patch).boxed(),
     )
     .await;
+    let yaml = async {
+        let uri = "/api/v1/namespaces/default/configmaps";
+        cluster.send(Method::POST, uri, "application/yaml", "metadata: {name: y}").await
+    };
+    waits("YAML", yaml.boxed()).await;
     waits("an eviction", cluster.post(&format!("{PODS}/p/eviction"), &eviction).boxed()).await;
     let labels = json!({"metadata": {"labels": {"a": "b"}}});
     let namespace = "/api/v1/namespaces/default";
@@ -153,4 +161,49 @@ async fn long_walks_wait_for_their_turn() {
     waits("a watch", watch.boxed()).await;
     release.send(()).unwrap();
     assert_eq!(cluster.get(maps).await.ok()["items"].as_array().unwrap().len(), LIGHT_WALK_MAX + 1);
+    let began = std::time::Instant::now();
+    let ahead = cluster.get(&format!("{maps}?resourceVersion=99999999")).await;
+    assert!(began.elapsed() < Duration::from_secs(2));
+    ahead.fails(504);
+}
+
+/// A client whose light requests have taken long has a turn for each, and its watches wait; requests
+/// of others are answered at once.
+#[tokio::test]
+async fn clients_that_take_long_wait_for_their_turn() {
+    let cluster = Cluster::new().await;
+    let namespace = "/api/v1/namespaces/default";
+    cluster.bind_in_default("joe", "view").await;
+    let outside = |uri: &str| {
+        let mut request = Request::builder().uri(uri).body(full("")).unwrap();
+        request.extensions_mut().insert(Arc::new(Origin::default()));
+        request
+    };
+    let get = |user: User| {
+        let request = outside(&format!("{namespace}/configmaps/kube-root-ca.crt"));
+        async { harness::read(cluster.raw_as(user, request).await).await }
+    };
+    let admin = || User::authenticated("admin", &["system:masters"]);
+    let watch = format!(
+        "{namespace}/configmaps?watch=1&resourceVersion={}",
+        cluster.server.store.revision()
+    );
+    let mut watch = cluster.raw_as(admin(), outside(&watch)).await.into_body();
+    let release = cluster.hold_heavy_work().await;
+    get(admin()).await;
+    let holder = crate::intake::holder(&admin());
+    let intake = &cluster.server.intake;
+    intake.spending.add(&holder, Duration::from_secs(10));
+    intake.watching.add(&holder, Duration::from_secs(10));
+    waits("a light request", get(admin()).boxed()).await;
+    get(User::authenticated("joe", &[])).await;
+    // Other parts of the process do not wait, whoever they say they are.
+    cluster
+        .post(&format!("{namespace}/configmaps"), &json!({"metadata": {"name": "new"}}))
+        .await
+        .ok();
+    let wait = Duration::from_millis(200);
+    assert!(tokio::time::timeout(wait, watch.frame()).await.is_err(), "a watch did not wait");
+    release.send(()).unwrap();
+    get(admin()).await;
 }

@@ -17,7 +17,7 @@ pub(crate) async fn answer(call: &Call<'_>, body: &Bytes) -> Result<Response<Bod
     let options = delete::options(call, body)?;
     let selection = Selection::parse(call)?;
     let prefix = meta::prefix(call.resource, call.namespace());
-    let page = call.server.store.list(&prefix, None, 0, |record| selection.matches(record));
+    let page = call.server.store.select(&prefix, None, 0, |record| selection.matches(record));
     // Texts, not trees: the objects of a namespace may be many, and a tree takes many times its text.
     let (mut left, mut imagined, mut failure) = (Vec::new(), Vec::new(), None);
     for record in page.records {

@@ -16,7 +16,7 @@ use store::{Page, Record};
 use crate::body::{self, Body};
 use crate::call::Call;
 use crate::error::ApiError;
-use crate::heavy::HEAVY_BYTES;
+use crate::heavy::LIGHT_TRANSFORM_BYTES;
 use crate::intake;
 use crate::meta::{self, Meta};
 use crate::negotiate::{self, Encoding, Form};
@@ -45,7 +45,11 @@ pub(crate) async fn answer(call: &Call<'_>) -> Result<Response<Body>, ApiError> 
     if after.is_some_and(|after| !after.starts_with(&prefix)) {
         return Err(ApiError::bad_request("continue key is not valid: it is of another list"));
     }
-    let page = call.server.store.list(&prefix, after, options.limit, |r| selection.matches(r));
+    let (store, limit) = (&call.server.store, options.limit);
+    let page = match selection.is_everything() {
+        true => store.list(&prefix, after, limit),
+        false => store.select(&prefix, after, limit, |record| selection.matches(record)),
+    };
     let revision = revision.unwrap_or(page.revision);
     let metadata = list_metadata(&page, revision, &selection, options.continue_after.as_ref());
     let value = match accepted.form {
@@ -91,7 +95,8 @@ async fn settle_revision(call: &Call<'_>, options: &ListOptions) -> Result<Optio
     let Some(wanted) = options.resource_version.filter(|rv| *rv != 0) else { return Ok(None) };
     let deadline = tokio::time::Instant::now() + REVISION_WAIT;
     while store.revision() < wanted {
-        if tokio::time::Instant::now() >= deadline {
+        // Others wait for the turn of a list that has one.
+        if intake::in_turn() || tokio::time::Instant::now() >= deadline {
             return Err(ApiError::revision_too_large(wanted, store.revision()));
         }
         tokio::time::sleep(REVISION_POLL).await;
@@ -125,7 +130,10 @@ fn list_metadata(
     if page.more
         && let Some(last) = page.records.last()
     {
-        let before = continued.map_or(Some(page.count), |token| token.remaining);
+        let before = match continued {
+            None => Some(page.count),
+            Some(token) => token.remaining.map(|remaining| remaining.min(page.count)),
+        };
         let remaining = before
             .filter(|_| selection.is_everything())
             .map(|before| before.saturating_sub(page.records.len()).max(1));
@@ -185,7 +193,7 @@ fn streamed(call: &Call<'_>, list: ListBody) -> Response<Body> {
     let list = if compress { list.compressed() } else { list };
     let weight = Weight(list.weight());
     let mut response = body::headed(StatusCode::OK, "application/json", compress);
-    *response.body_mut() = if list.converts() && list.weight() > HEAVY_BYTES {
+    *response.body_mut() = if list.converts() && list.weight() > LIGHT_TRANSFORM_BYTES {
         converted(call, list)
     } else {
         list.boxed_unsync()

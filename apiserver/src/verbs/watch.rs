@@ -19,7 +19,7 @@ use tokio::time::Instant;
 use crate::body::{self, Body};
 use crate::call::Call;
 use crate::error::ApiError;
-use crate::heavy::{HEAVY_BYTES, LIGHT_WALK_MAX};
+use crate::heavy::{LIGHT_TRANSFORM_BYTES, LIGHT_WALK_MAX};
 use crate::intake;
 use crate::meta::{self, Meta};
 use crate::negotiate::{Encoding, Form};
@@ -42,6 +42,10 @@ const DEFAULT_TIMEOUT_S: u64 = 1800;
 const TIMEOUT_S_MAX: u64 = 2 * DEFAULT_TIMEOUT_S;
 /// The time between two looks of a watch that is only woken by changes of others.
 const CALM: Duration = Duration::from_millis(5);
+/// Longest time that a watch waits because those of its user have taken too much time.
+const REPAY_WAIT: Duration = Duration::from_secs(5);
+/// The time between two looks whether it may go on.
+const REPAY_POLL: Duration = Duration::from_millis(50);
 /// Marks the bookmark behind the initial events of a streaming list.
 const INITIAL_EVENTS_END: &str = "k8s.io/initial-events-end";
 
@@ -63,6 +67,7 @@ pub(crate) async fn answer(call: &Call<'_>) -> Result<Response<Body>, ApiError> 
     let now = Instant::now();
     let watcher = Watcher {
         server: call.server.clone(),
+        holder: (!call.inside).then(|| intake::holder(call.user)),
         user: call.user.clone(),
         info: call.info.clone(),
         query: call.query.clone(),
@@ -121,6 +126,8 @@ enum State {
 
 struct Watcher {
     server: Arc<server::ApiServer>,
+    /// Who the time of its looks counts for; not that of other parts of this process.
+    holder: Option<Arc<str>>,
     user: User,
     info: RequestInfo,
     query: Query,
@@ -159,7 +166,7 @@ async fn open(
         return Ok((Head::Done, store.watch(&prefix, wanted), selection));
     }
     let (of, within) = (store.clone(), prefix.clone());
-    let walk = move || (of.list(&within, None, 0, |record| selection.matches(record)), selection);
+    let walk = move || (of.select(&within, None, 0, |record| selection.matches(record)), selection);
     let (page, selection) = call.work(store.count(&prefix) > LIGHT_WALK_MAX, walk).await?;
     let end = options.send_initial_events.filter(|_| options.bookmarks).map(|_| page.revision);
     let head = Head::Initial { records: page.records.into(), end };
@@ -189,7 +196,9 @@ impl Watcher {
             }
             let events = self.events().await?;
             if !self.is_heavy(&events) {
+                let began = Instant::now();
                 self.write(events);
+                self.count(began);
                 continue;
             }
             let (server, holder) = (self.server.clone(), intake::holder(&self.user));
@@ -199,6 +208,22 @@ impl Watcher {
             };
             // An error ends the watch: the server stops, or it has panicked.
             self = server.intake.heavy(&holder, work).await.ok()?;
+        }
+    }
+
+    /// Waits until the holder's watches have not taken more than their share, for some time.
+    async fn repay(&self) {
+        let Some(holder) = &self.holder else { return };
+        let until = Instant::now() + REPAY_WAIT;
+        while self.server.intake.watching.is_over(holder) && Instant::now() < until {
+            tokio::time::sleep(REPAY_POLL).await;
+        }
+    }
+
+    /// Counts the time of a look.
+    fn count(&self, began: Instant) {
+        if let Some(holder) = &self.holder {
+            self.server.intake.watching.add(holder, began.elapsed());
         }
     }
 
@@ -231,12 +256,15 @@ impl Watcher {
         let is_narrow = !self.info.namespace.is_empty() || self.selection.is_of_one_name();
         let mut looked_in_vain = None;
         loop {
+            self.repay().await;
+            let began = Instant::now();
             let batch = match watch.poll_at_most(PIECE_BYTES) {
                 Ok(batch) => batch,
                 Err(error) => return Some(Events::Failure(error)),
             };
             let mut changes = batch.changes;
             changes.retain(|change| self.concerns(change) != (false, false));
+            self.count(began);
             let now = Instant::now();
             let ends = now >= self.deadline;
             let mut bookmark = None;
@@ -282,7 +310,7 @@ impl Watcher {
             }
             Events::Failure(_) => 0,
         };
-        bytes > HEAVY_BYTES
+        bytes > LIGHT_TRANSFORM_BYTES
     }
 
     /// Writes the lines of events into frames.

@@ -63,7 +63,7 @@ fn open(path: &Path) -> Result<Store<()>, store::DiskError> {
 }
 
 fn objects(store: &Store<()>) -> BTreeMap<String, Found> {
-    let records = store.list(PREFIX, None, 0, |_| true).records;
+    let records = store.list(PREFIX, None, 0).records;
     let named = records.iter().filter_map(|record| {
         let value: Value = serde_json::from_slice(&record.value).unwrap();
         let found = Found { contents: contents(&value), revision: record.revision };

@@ -37,7 +37,7 @@ fn every_earlier_format_is_read() {
     for round in 0..3 {
         let store = open(&files).unwrap();
         let found: BTreeMap<String, Vec<u8>> = store
-            .list("core.", None, 0, |_| true)
+            .list("core.", None, 0)
             .records
             .iter()
             .map(|record| (record.key.to_string(), record.value.to_vec()))

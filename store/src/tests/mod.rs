@@ -89,7 +89,7 @@ impl Model {
     /// Compares a store with what it must hold, whole values.
     fn check(&self, store: &Plain, context: &str) {
         let mut found: BTreeMap<String, Vec<u8>> = store
-            .list("", None, 0, |_| true)
+            .list("", None, 0)
             .records
             .iter()
             .map(|record| (record.key.to_string(), record.value.to_vec()))

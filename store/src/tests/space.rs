@@ -20,7 +20,7 @@ fn full_disk_refuses_and_recovers() {
         .unwrap();
     let WriteError::Disk(error) = refused else { panic!("{refused:?}") };
     assert!(error.is_full() && !error.is_unknown(), "{error}");
-    let before = store.list("", None, 0, |_| true).records.len();
+    let before = store.list("", None, 0).records.len();
     assert!(store.alarms().borrow().disk);
     files.set_full(false);
     write(&store, "core.configmaps/a/last", Some(&value)).unwrap();
@@ -28,7 +28,7 @@ fn full_disk_refuses_and_recovers() {
     assert!(!store.alarms().borrow().disk);
     store.close();
     let store = open(&files.remounted()).unwrap();
-    assert_eq!(store.list("", None, 0, |_| true).records.len(), before + 1);
+    assert_eq!(store.list("", None, 0).records.len(), before + 1);
 }
 
 #[test]
@@ -44,12 +44,12 @@ fn full_disk_does_not_prevent_starts() {
     while write(&store, "core.configmaps/a/large", Some(&large)).is_ok() {
         write(&store, &format!("core.configmaps/a/{}", store.revision()), Some(&large)).ok();
     }
-    let before: Vec<_> = store.list("", None, 0, |_| true).records;
+    let before: Vec<_> = store.list("", None, 0).records;
     let mut revision = store.revision();
     std::mem::forget(store);
     for _ in 0..5 {
         let store = open(&files).unwrap();
-        let found: Vec<_> = store.list("", None, 0, |_| true).records;
+        let found: Vec<_> = store.list("", None, 0).records;
         assert_eq!(found.len(), before.len());
         for (found, before) in found.iter().zip(&before) {
             assert_eq!((&found.key, &found.value), (&before.key, &before.value));

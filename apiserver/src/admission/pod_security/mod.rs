@@ -131,7 +131,7 @@ fn refuse(call: &Call<'_>, namespace: &Value, errors: api::ErrorList) -> Result<
 
 fn warn_of_pods(call: &Call<'_>, namespace: &str, standard: &Standard) -> Result<(), ApiError> {
     let pods = call.server.builtin("", "pods")?;
-    let records = call.server.store.list(&meta::prefix(pods, namespace), None, 0, |_| true).records;
+    let records = call.server.store.list(&meta::prefix(pods, namespace), None, 0).records;
     // The reasons, each with the first pod that gives it and how many do.
     let mut reasons: BTreeMap<String, (String, usize)> = BTreeMap::new();
     for record in records.iter().take(MAX_PODS_CHECKED) {
