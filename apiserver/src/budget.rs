@@ -58,6 +58,12 @@ impl Budget {
         self.lock().sum
     }
 
+    /// Returns whether a holder has more than its part.
+    pub(crate) fn is_over(&self, holder: &Arc<str>) -> bool {
+        let (_, per_holder) = self.bounds();
+        self.lock().by_holder.get(holder).is_some_and(|own| *own > per_holder)
+    }
+
     /// The bounds on what all holders and on what one of them has.
     fn bounds(&self) -> (usize, usize) {
         (self.0.total, self.0.per_holder)

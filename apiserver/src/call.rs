@@ -84,6 +84,11 @@ impl<'a> Call<'a> {
         }
     }
 
+    /// Returns whether the user has spent more than its share of the API's threads.
+    pub(crate) fn is_over(&self) -> bool {
+        !self.inside && self.server.intake.spending.is_over(&intake::holder(self.user))
+    }
+
     /// Does a part of the work: away from the threads that serve the API where that is `heavy`, unless
     /// the whole request is.
     pub(crate) async fn work<T: Send + 'static>(

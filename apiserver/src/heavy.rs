@@ -65,13 +65,14 @@ impl ApiServer {
     /// Returns whether the client has chosen so much work that it is done away from the threads
     /// that serve the API: a large body, a change of a large object, objects in another form than
     /// the stored one, an object to compress, very many objects, the end of a collection, a JSON
-    /// patch, YAML, or objects to compare with all others of their kind. `written_bytes` are those of the
+    /// patch, YAML with aliases, or objects to compare with all others of their kind. `written_bytes` are those of the
     /// body and of the object that it changes.
     pub(crate) fn is_heavy(
         &self,
         info: &RequestInfo,
         query: &Query,
         parts: &Parts,
+        body: &[u8],
         written_bytes: usize,
     ) -> bool {
         if !info.is_resource {
@@ -95,9 +96,13 @@ impl ApiServer {
                         || negotiate::accepts_gzip(&parts.headers)
                         || self.found(info).is_some_and(|found| transforms(found, parts)))
             }
-            // A few operations of a JSON patch make or compare millions of values; so do a few
-            // aliases of YAML, and the paths of managed fields that an apply compares.
-            _ => written_bytes > HEAVY_BYTES || sends(parts, "json-patch") || sends(parts, "yaml"),
+            // A few operations of a JSON patch make or compare millions of values.
+            _ if sends(parts, "json-patch") => true,
+            // So do a few aliases of YAML, and the paths of managed fields that an apply compares.
+            _ if sends(parts, "yaml") => {
+                written_bytes > LIGHT_TRANSFORM_BYTES || !has_no_alias(body)
+            }
+            _ => written_bytes > HEAVY_BYTES,
         }
     }
 
@@ -108,7 +113,9 @@ impl ApiServer {
     /// Returns whether a list looks at so many records that this alone takes long.
     fn walks_far(&self, resource: &Resource, info: &RequestInfo, query: &Query) -> bool {
         let count = self.store.count(&listed_prefix(resource, info));
-        let selects = ["labelSelector", "fieldSelector"].iter().any(|of| query.get(of).is_some());
+        let selects = ["labelSelector", "fieldSelector"]
+            .iter()
+            .any(|of| query.get(of).is_some_and(|selector| !selector.is_empty()));
         let limit = query.get("limit").and_then(|limit| limit.parse().ok()).filter(|max| *max > 0);
         if selects {
             count > LIGHT_SELECT_MAX
@@ -148,6 +155,11 @@ fn transforms((resource, served): Found, parts: &Parts) -> bool {
     let accepted = negotiate::accepted(&parts.headers, |_| true);
     !std::ptr::eq(served, &resource.served[0])
         || accepted.is_ok_and(|accepted| accepted != as_stored)
+}
+
+/// Returns whether YAML is written as most clients do, which send JSON, and can have no aliases.
+fn has_no_alias(body: &[u8]) -> bool {
+    body.trim_ascii_start().starts_with(b"{") && memchr::memchr(b'&', body).is_none()
 }
 
 /// Returns whether the body is of a media type with that name in it.

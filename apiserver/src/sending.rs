@@ -16,7 +16,7 @@ use http_body::{Body as _, Frame, SizeHint};
 use http_body_util::BodyExt;
 use tokio::time::{Instant, Sleep};
 
-use crate::body::{Body, BoxError};
+use crate::body::{self, Body, BoxError};
 use crate::budget::{Budget, Full, Lease};
 use crate::error::ApiError;
 use open::{Due, Open};
@@ -35,6 +35,9 @@ const USER_LARGE_BYTES_MAX: usize = 32 << 20;
 const SMALL_BYTES_MAX: usize = 64 << 20;
 /// Bytes of these for the clients of one user.
 const USER_SMALL_BYTES_MAX: usize = 16 << 20;
+/// Bytes of large responses to small writes that a user has not taken yet, beyond which it may not
+/// write.
+const USER_WRITTEN_BYTES_MAX: usize = 8 << 20;
 /// Time that a client may take for nothing before its response may be broken off for another.
 const SLOW_AFTER: Duration = Duration::from_secs(3);
 /// Bytes that a client takes in a second, at least, when its response is to stay.
@@ -73,6 +76,8 @@ pub(crate) struct Responses(Arc<Shared>);
 struct Shared {
     large: Room,
     small: Room,
+    /// Large responses to small writes that were done, however much room there is.
+    written: Room,
     slow_after: Duration,
     room_wait: Duration,
 }
@@ -99,6 +104,7 @@ impl Responses {
         Self(Arc::new(Shared {
             large: Room::new(LARGE_BYTES_MAX, USER_LARGE_BYTES_MAX),
             small: Room::new(SMALL_BYTES_MAX, USER_SMALL_BYTES_MAX),
+            written: Room::new(usize::MAX, USER_WRITTEN_BYTES_MAX),
             slow_after: SLOW_AFTER,
             room_wait: ROOM_WAIT,
         }))
@@ -107,13 +113,33 @@ impl Responses {
     /// Bytes of all responses.
     #[cfg(test)]
     pub(crate) fn held(&self) -> usize {
-        self.0.large.budget.held() + self.0.small.budget.held()
+        let rooms = [&self.0.large, &self.0.small, &self.0.written];
+        rooms.iter().map(|room| room.budget.held()).sum()
     }
 
     /// Room for a response of so many bytes; others that are slow make room. One response is always
     /// possible when nothing else is being sent, so that every collection can be listed.
     pub(crate) fn room(&self, holder: &Arc<str>, bytes: usize) -> Result<Lease, ApiError> {
         self.take(holder, bytes).ok_or_else(ApiError::too_many)
+    }
+
+    /// Room for the response to a write, of which so many bytes are expected. There is none while the
+    /// holder's responses take more than its part, as those to writes may.
+    pub(crate) fn room_to_write(&self, holder: &Arc<str>, bytes: usize) -> Result<Lease, ApiError> {
+        if self.has_too_much(holder) { Err(ApiError::too_many()) } else { self.room(holder, bytes) }
+    }
+
+    /// Returns whether a holder's responses to writes take more than its part, and none of them is slow.
+    fn has_too_much(&self, holder: &Arc<str>) -> bool {
+        while self.0.written.budget.is_over(holder) {
+            let mut open = self.0.written.lock();
+            let slowest = open.take_slowest(Some(holder), self.0.slow_after, Instant::now());
+            drop(open);
+            if slowest.is_none() {
+                return true;
+            }
+        }
+        false
     }
 
     /// Sends the response to a read; refuses it without room.
@@ -130,11 +156,13 @@ impl Responses {
     /// taken before and becomes what the response takes, which may be more than was expected: a large
     /// one never takes the room of small ones.
     pub(crate) fn send_in(&self, response: Response<Body>, mut room: Lease) -> Response<Body> {
+        let mut response = response;
+        if response.status().is_client_error() && self.has_too_much(room.holder()) {
+            response = body::failure(&ApiError::too_many());
+        }
         let bytes = bytes_of(&response);
-        let wanted = self.room_for(bytes);
-        if !room.budget().is(&wanted.budget) {
-            let holder = room.holder().clone();
-            room = self.take(&holder, bytes).unwrap_or_else(|| wanted.budget.lease(&holder));
+        if bytes > PIECE_BYTES && room.budget().is(&self.0.small.budget) {
+            room = self.0.written.budget.lease(room.holder());
         }
         room.set(bytes);
         self.wrap(response, room, Kind::Complete)
@@ -185,7 +213,8 @@ impl Responses {
     }
 
     fn room_of(&self, lease: &Lease) -> &Room {
-        if lease.budget().is(&self.0.large.budget) { &self.0.large } else { &self.0.small }
+        let rooms = [&self.0.large, &self.0.written];
+        rooms.into_iter().find(|room| lease.budget().is(&room.budget)).unwrap_or(&self.0.small)
     }
 
     fn room_for(&self, bytes: usize) -> &Room {

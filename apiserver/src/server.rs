@@ -5,6 +5,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
 use api::{Resource, Subresource};
+use bytes::Bytes;
 use futures::FutureExt;
 use futures::future::BoxFuture;
 use http::header::ACCEPT_ENCODING;
@@ -211,27 +212,28 @@ impl ApiServer {
             return Ok(response.map(|body| body::holding(body, tunnel)));
         }
         let timeout = self.config.request_timeout;
-        let (body, body_bytes, _bytes) = match (is_read(&parts.method), inside) {
-            (true, _) => (body, 0, None),
+        let (body, sent, _bytes) = match (is_read(&parts.method), inside) {
+            (true, _) => (body, Bytes::new(), None),
             (false, true) => {
                 let bytes = body::read(&parts.headers, body).await?;
-                (body::full(bytes.clone()), bytes.len(), None)
+                (body::full(bytes.clone()), bytes, None)
             }
             (false, false) => {
                 let read = self.intake.body(&holder, &parts.headers, body, timeout);
                 let (bytes, lease) = read.await?;
-                (body::full(bytes.clone()), bytes.len(), Some(lease))
+                (body::full(bytes.clone()), bytes, Some(lease))
             }
         };
         let _place = (!inside).then(|| self.intake.place(&holder)).transpose()?;
         let writes = !is_read(&parts.method);
-        let written_bytes = if writes { body_bytes + self.stored_bytes(&info) } else { 0 };
-        let heavy = self.is_heavy(&info, &query, &parts, written_bytes)
+        let written_bytes = if writes { sent.len() + self.stored_bytes(&info) } else { 0 };
+        let heavy = self.is_heavy(&info, &query, &parts, &sent, written_bytes)
             || !inside && self.intake.spending.is_over(&holder);
         let responses = &self.intake.responses;
         // Whether the response to a write can be sent is known before it is done.
-        let room =
-            (writes && !inside).then(|| responses.room(&holder, written_bytes)).transpose()?;
+        let room = (writes && !inside)
+            .then(|| responses.room_to_write(&holder, written_bytes))
+            .transpose()?;
         let (server, deadline) = (self.clone(), Deadline::default());
         // Work on another thread goes on without its client.
         let _ends = deadline.ends_on_drop();

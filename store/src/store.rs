@@ -221,7 +221,7 @@ impl<M: Weigh + Send + Sync + 'static> Store<M> {
         })
     }
 
-    /// Those of the records for which `keep` holds, up to `limit`. Looks at all that lie after `after`.
+    /// Those of the records for which `keep` holds, up to `limit`.
     pub fn select(
         &self,
         prefix: &str,
@@ -229,18 +229,26 @@ impl<M: Weigh + Send + Sync + 'static> Store<M> {
         limit: usize,
         mut keep: impl FnMut(&Record<M>) -> bool,
     ) -> Page<M> {
-        let start = start(prefix, after);
-        // Others wait for the lock, so nothing is selected under it.
-        let (revision, count, all) = self.back(|back| {
-            let range = back.index.range::<str, _>((start, Bound::Unbounded));
-            let within = range.take_while(|(key, _)| key.starts_with(prefix));
-            let all = within.map(|(_, record)| record.clone());
-            (back.revision, back.counts.of(prefix), all.collect::<Vec<_>>())
-        });
-        let mut kept = all.into_iter().filter(|record| keep(record));
-        let most = if limit == 0 { usize::MAX } else { limit };
-        let records = kept.by_ref().take(most).collect();
-        Page { revision, records, more: kept.next().is_some(), count }
+        // Others wait for the lock, so nothing is selected under it. A page is made from parts, which
+        // are as new as its revision or newer.
+        let part = if limit == 0 { 0 } else { PART_RECORDS.max(limit) };
+        let mut page = self.list(prefix, after, part);
+        let mut records: Vec<_> = std::mem::take(&mut page.records);
+        let mut kept = Vec::new();
+        loop {
+            let last = records.last().cloned();
+            for record in records.into_iter().filter(|record| keep(record)) {
+                if limit != 0 && kept.len() == limit {
+                    return Page { records: kept, more: true, ..page };
+                }
+                kept.push(record);
+            }
+            let Some(last) = last.filter(|_| page.more) else {
+                return Page { records: kept, ..page };
+            };
+            let next = self.list(prefix, Some(&last.key), part);
+            (records, page.more) = (next.records, next.more);
+        }
     }
 
     /// Reads, decides and writes one key as one step. `decide` gets the newest accepted record and
@@ -520,6 +528,9 @@ impl<M> Shared<M> {
         }
     }
 }
+
+/// Records of a part of a bucket that a page is selected from.
+const PART_RECORDS: usize = 1024;
 
 /// The place in the index at which a list begins.
 fn start<'a>(prefix: &'a str, after: Option<&'a str>) -> Bound<&'a str> {

@@ -206,6 +206,27 @@ async fn pages_follow_each_other() {
 }
 
 #[tokio::test]
+async fn selection_goes_on_behind_what_it_leaves_out() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = open(directory.path());
+    for i in 0..3000 {
+        put(&store, &format!("p/{i:04}"), "x", Durability::Volatile).await;
+    }
+    let select = |after, limit, from: &'static str| {
+        let page = store.select("p/", after, limit, move |record| &*record.key >= from);
+        let keys: Vec<String> = page.records.iter().map(|record| record.key.to_string()).collect();
+        (keys, page.more, page.count)
+    };
+    let keys = |keys: &[&str]| keys.iter().map(|key| format!("p/{key}")).collect::<Vec<_>>();
+    assert_eq!(select(None, 2, "p/2997"), (keys(&["2997", "2998"]), true, 3000));
+    assert_eq!(select(None, 3, "p/2997"), (keys(&["2997", "2998", "2999"]), false, 3000));
+    assert_eq!(select(Some("p/2998"), 3, "p/1"), (keys(&["2999"]), false, 3000));
+    assert_eq!(select(None, 0, "p/1000").0.len(), 2000);
+    assert_eq!(select(None, 1500, "p/").0.len(), 1500);
+    assert_eq!(select(None, 1, "q"), (Vec::new(), false, 3000));
+}
+
+#[tokio::test]
 async fn a_closed_store_refuses() {
     let directory = tempfile::tempdir().unwrap();
     let store = open(directory.path());

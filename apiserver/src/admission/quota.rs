@@ -44,7 +44,8 @@ pub(super) async fn update(
     let stored = call.stored_as();
     let may_grow =
         matches!((stored.group, stored.plural), ("", "services" | "persistentvolumeclaims"));
-    if !may_grow || !has_quota(call)? {
+    let measured = |object: &Value| Measured::of(stored.group, stored.plural, object);
+    if !may_grow || !has_quota(call)? || measured(new) == measured(old) {
         return Ok(None);
     }
     let turn = turn(call.server, call.namespace()).await;

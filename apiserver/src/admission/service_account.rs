@@ -7,7 +7,7 @@ use tokio::time::Instant;
 
 use crate::call::Call;
 use crate::error::ApiError;
-use crate::{meta, object};
+use crate::{intake, meta, object};
 
 /// Where the token appears in containers.
 const MOUNT_PATH: &str = "/var/run/secrets/kubernetes.io/serviceaccount";
@@ -15,6 +15,8 @@ const VOLUME_PREFIX: &str = "kube-api-access-";
 /// The lifetime that upstream asks for, so that a renewal that fails for a while does no harm.
 const TOKEN_SECONDS: i64 = 3607;
 const POLL: Duration = Duration::from_millis(20);
+/// Longest wait of a request for the account in a turn for heavy work.
+const WAIT_IN_TURN: Duration = Duration::from_millis(100);
 /// Pods that mirror a file on the node have no token.
 const MIRROR_ANNOTATION: &str = "kubernetes.io/config.mirror";
 
@@ -51,7 +53,9 @@ pub(super) async fn create(call: &Call<'_>, pod: &mut Value) -> Result<(), ApiEr
 async fn find(call: &Call<'_>, name: &str, pod: &str) -> Result<Value, ApiError> {
     let resource = call.server.builtin("", "serviceaccounts")?;
     let key = meta::key(resource, call.namespace(), name);
-    let deadline = Instant::now() + call.server.config.service_account_wait;
+    // Others wait for the turn of a request that has one.
+    let longest = if intake::in_turn() { WAIT_IN_TURN } else { Duration::MAX };
+    let deadline = Instant::now() + call.server.config.service_account_wait.min(longest);
     loop {
         if let Some(record) = call.server.store.get(&key) {
             return Ok(call.parse(vec![record]).await?.pop().unwrap_or_default());

@@ -184,6 +184,16 @@ pub(crate) fn record_update(
         let mut entries = entries(new)?;
         return if merge_oldest(&mut entries) { set_entries(new, &entries) } else { Ok(()) };
     }
+    // A record that is full must not keep the object from changing: it ends, as one that a client
+    // removes.
+    if extend(new, old, writer).is_err() {
+        object::metadata_mut(new).remove(FIELD);
+    }
+    Ok(())
+}
+
+/// Adds what `writer` changed to the record.
+fn extend(new: &mut Value, old: &Value, writer: &Writer<'_>) -> Result<(), Oversized> {
     let mut entries = entries(old)?;
     let present = paths::of(new, writer.message)?;
     let (mut in_new, mut in_old) = (Lookup::new(new), Lookup::new(old));
@@ -307,6 +317,27 @@ mod tests {
         assert!(entries(&record(vec![json!({}); MANAGERS_MAX])).is_ok());
         let refused = entries(&record(vec![json!({}); MANAGERS_MAX + 1])).map(drop);
         assert_eq!(refused, Err(Oversized::Managers));
+    }
+
+    #[test]
+    fn full_record_keeps_no_object_from_changing() {
+        let apply = |manager: usize| {
+            json!({"manager": manager.to_string(), "operation": "Apply", "apiVersion": "v1",
+                "fieldsV1": {"f:data": {format!("f:{manager}"): {}}}})
+        };
+        let mut old = record((0..MANAGERS_MAX).map(apply).collect());
+        old["data"] = (0..MANAGERS_MAX).map(|n| (n.to_string(), json!("x"))).collect();
+        let mut new = old.clone();
+        new["data"]["own"] = json!("y");
+        let writer = Writer {
+            manager: "other".into(),
+            subresource: "",
+            api_version: "v1".into(),
+            message: None,
+            applies: false,
+        };
+        assert_eq!(record_update(&mut new, &old, &writer), Ok(()));
+        assert_eq!((&new["metadata"][FIELD], &new["data"]["own"]), (&Value::Null, &json!("y")));
     }
 
     #[test]

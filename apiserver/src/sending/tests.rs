@@ -22,7 +22,8 @@ fn bounded(total: usize, per_user: usize) -> Responses {
 
 fn with_slow_after(total: usize, per_user: usize, slow_after: Duration) -> Responses {
     let room = || Room::new(total, per_user);
-    Responses(Arc::new(Shared { large: room(), small: room(), slow_after, room_wait: 2 * SOON }))
+    let (large, small, written) = (room(), room(), room());
+    Responses(Arc::new(Shared { large, small, written, slow_after, room_wait: 2 * SOON }))
 }
 
 fn holder(name: &str) -> Arc<str> {
@@ -307,20 +308,39 @@ async fn http2_client_that_never_reads_is_counted() {
     assert_eq!(settled(&responses).await, 0);
 }
 
-/// A small write may have a large response: expanded by defaults, or by what is wrong with it.
+/// A small write may have a large response: expanded by defaults, or by what is wrong with it. It takes
+/// no room of small ones, and keeps nobody but its own client from writing.
 #[tokio::test]
 async fn large_response_to_a_write_takes_no_room_of_small_ones() {
-    let responses = bounded(3 * PIECE_BYTES, 2 * PIECE_BYTES);
-    let room = responses.room(&holder("jane"), 100).unwrap();
-    let large = Response::new(full(random(20 * PIECE_BYTES)));
-    let held = responses.send_in(large, room);
-    assert_eq!(responses.0.small.budget.held(), 0);
-    assert_eq!(responses.0.large.budget.held(), 20 * PIECE_BYTES);
-    assert!(send(&responses, "joe", random(PIECE_BYTES)).is_ok());
+    let responses = with_slow_after(3 * PIECE_BYTES, 2 * PIECE_BYTES, 2 * SOON);
+    let room = responses.room_to_write(&holder("jane"), 100).unwrap();
+    let held = responses.send_in(Response::new(full(random(20 * PIECE_BYTES))), room);
+    let held_by = |room: &Room| room.budget.held();
+    assert_eq!((held_by(&responses.0.small), held_by(&responses.0.large)), (0, 0));
+    assert_eq!(responses.held(), 20 * PIECE_BYTES);
+    for user in ["joe", "jane"] {
+        assert!(send(&responses, user, random(PIECE_BYTES)).is_ok(), "{user} reads");
+    }
+    assert!(responses.room_to_write(&holder("joe"), 100).is_ok());
+    assert!(responses.room_to_write(&holder("jane"), 100).is_err());
+    // A client that takes nothing loses it.
+    tokio::time::sleep(3 * SOON).await;
+    let room = responses.room_to_write(&holder("jane"), 100).unwrap();
+    assert_eq!(responses.held(), 100);
     drop(held);
-    let room = responses.room(&holder("jane"), 100).unwrap();
     let held = responses.send_in(Response::new(full(random(200))), room);
-    assert_eq!((responses.0.small.budget.held(), responses.held()), (200, 200));
-    drop(held);
+    assert_eq!((held_by(&responses.0.small), responses.held()), (200, 200));
+    // A refusal that would be too much is a short one.
+    let rooms = [100, 100].map(|bytes| responses.room_to_write(&holder("jane"), bytes).unwrap());
+    let [first, second] = rooms;
+    let large = || {
+        let mut response = Response::new(full(random(20 * PIECE_BYTES)));
+        *response.status_mut() = StatusCode::UNPROCESSABLE_ENTITY;
+        response
+    };
+    let sent = [responses.send_in(large(), first), responses.send_in(large(), second)];
+    let codes = sent.each_ref().map(|response| response.status().as_u16());
+    assert_eq!(codes, [422, 429]);
+    drop((held, sent));
     assert_eq!(responses.held(), 0);
 }

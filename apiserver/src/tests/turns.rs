@@ -79,6 +79,10 @@ async fn costly_requests_wait_for_their_turn() {
         cluster.send(Method::POST, uri, "application/yaml", "metadata: {name: y}").await
     };
     waits("YAML", yaml.boxed()).await;
+    let apply = json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "applied"}});
+    let uri = "/api/v1/namespaces/default/configmaps/applied?fieldManager=test";
+    let media_type = "application/apply-patch+yaml";
+    cluster.send(Method::PATCH, uri, media_type, apply.to_string()).await.ok();
     waits("an eviction", cluster.post(&format!("{PODS}/p/eviction"), &eviction).boxed()).await;
     let labels = json!({"metadata": {"labels": {"a": "b"}}});
     let namespace = "/api/v1/namespaces/default";

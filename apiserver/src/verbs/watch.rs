@@ -19,7 +19,7 @@ use tokio::time::Instant;
 use crate::body::{self, Body};
 use crate::call::Call;
 use crate::error::ApiError;
-use crate::heavy::{LIGHT_TRANSFORM_BYTES, LIGHT_WALK_MAX};
+use crate::heavy::{LIGHT_SELECT_MAX, LIGHT_TRANSFORM_BYTES, LIGHT_WALK_MAX};
 use crate::intake;
 use crate::meta::{self, Meta};
 use crate::negotiate::{Encoding, Form};
@@ -29,6 +29,7 @@ use crate::request::{Query, RequestInfo};
 use crate::security::User;
 use crate::selection::Selection;
 use crate::sending::{Beginning, PIECE_BYTES};
+use crate::spending::Look;
 use crate::table::Table;
 use crate::{catalog, render, server};
 use lines::Lines;
@@ -45,7 +46,7 @@ const CALM: Duration = Duration::from_millis(5);
 /// Longest time that a watch waits because those of its user have taken too much time.
 const REPAY_WAIT: Duration = Duration::from_secs(5);
 /// The time between two looks whether it may go on.
-const REPAY_POLL: Duration = Duration::from_millis(50);
+const REPAY_POLL: Duration = Duration::from_millis(250);
 /// Marks the bookmark behind the initial events of a streaming list.
 const INITIAL_EVENTS_END: &str = "k8s.io/initial-events-end";
 
@@ -166,8 +167,11 @@ async fn open(
         return Ok((Head::Done, store.watch(&prefix, wanted), selection));
     }
     let (of, within) = (store.clone(), prefix.clone());
+    let selects = !selection.is_everything();
     let walk = move || (of.select(&within, None, 0, |record| selection.matches(record)), selection);
-    let (page, selection) = call.work(store.count(&prefix) > LIGHT_WALK_MAX, walk).await?;
+    let light = if selects { LIGHT_SELECT_MAX } else { LIGHT_WALK_MAX };
+    let heavy = store.count(&prefix) > light || call.is_over();
+    let (page, selection) = call.work(heavy, walk).await?;
     let end = options.send_initial_events.filter(|_| options.bookmarks).map(|_| page.revision);
     let head = Head::Initial { records: page.records.into(), end };
     Ok((head, store.watch(&prefix, page.revision), selection))
@@ -196,9 +200,9 @@ impl Watcher {
             }
             let events = self.events().await?;
             if !self.is_heavy(&events) {
-                let began = Instant::now();
+                let look = Look::begin();
                 self.write(events);
-                self.count(began);
+                self.count(&look);
                 continue;
             }
             let (server, holder) = (self.server.clone(), intake::holder(&self.user));
@@ -221,9 +225,9 @@ impl Watcher {
     }
 
     /// Counts the time of a look.
-    fn count(&self, began: Instant) {
+    fn count(&self, look: &Look) {
         if let Some(holder) = &self.holder {
-            self.server.intake.watching.add(holder, began.elapsed());
+            self.server.intake.watching.add(holder, look.time());
         }
     }
 
@@ -255,16 +259,20 @@ impl Watcher {
     async fn live(&mut self, mut watch: Watch<Meta>) -> Option<Events> {
         let is_narrow = !self.info.namespace.is_empty() || self.selection.is_of_one_name();
         let mut looked_in_vain = None;
+        let mut goes_on = false;
         loop {
-            self.repay().await;
-            let began = Instant::now();
+            // Not between the parts of what has come, of which the history might lose the rest.
+            if !std::mem::take(&mut goes_on) {
+                self.repay().await;
+            }
+            let look = Look::begin();
             let batch = match watch.poll_at_most(PIECE_BYTES) {
                 Ok(batch) => batch,
                 Err(error) => return Some(Events::Failure(error)),
             };
             let mut changes = batch.changes;
             changes.retain(|change| self.concerns(change) != (false, false));
-            self.count(began);
+            self.count(&look);
             let now = Instant::now();
             let ends = now >= self.deadline;
             let mut bookmark = None;
@@ -281,6 +289,7 @@ impl Watcher {
                 return Some(Events::Changes { changes, bookmark });
             }
             if !batch.is_complete {
+                goes_on = true;
                 continue;
             }
             let wake =
