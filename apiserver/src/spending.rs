@@ -102,7 +102,7 @@ fn processor_time() -> Duration {
 
 /// Work whose time is counted for a holder, also when it is given up.
 pub(crate) struct Counted<F> {
-    work: Pin<Box<F>>,
+    work: F,
     spending: Arc<Spending>,
     holder: Arc<str>,
     time: Duration,
@@ -111,16 +111,16 @@ pub(crate) struct Counted<F> {
 impl<F> Counted<F> {
     pub(crate) fn new(work: F, spending: &Arc<Spending>, holder: &Arc<str>) -> Self {
         let (spending, holder) = (spending.clone(), holder.clone());
-        Self { work: Box::pin(work), spending, holder, time: Duration::ZERO }
+        Self { work, spending, holder, time: Duration::ZERO }
     }
 }
 
-impl<F: Future> Future for Counted<F> {
+impl<F: Future + Unpin> Future for Counted<F> {
     type Output = F::Output;
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<F::Output> {
         let look = Look::begin();
-        let polled = self.work.as_mut().poll(context);
+        let polled = Pin::new(&mut self.work).poll(context);
         self.time += look.time();
         polled
     }
@@ -172,7 +172,7 @@ mod tests {
             }
             std::future::pending::<()>().await;
         };
-        let counted = Counted::new(work, &spending, &jane);
+        let counted = Counted::new(Box::pin(work), &spending, &jane);
         assert!(tokio::time::timeout(Duration::from_millis(50), counted).await.is_err());
         assert!(spending.is_over(&jane));
     }
