@@ -54,7 +54,7 @@ pub fn counted(resource: &str) -> Counted {
 /// The parts of an object that quotas measure; small, so that it can be kept beside the object.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Measured {
-    /// What the object takes besides its place among all objects of its type, by name.
+    /// Amounts that the object takes besides its place among all objects of its type, by name.
     amounts: Box<[(Box<str>, Quantity)]>,
     /// `None` for what is not a pod.
     scopes: Option<PodScopes>,
@@ -146,7 +146,7 @@ pub fn usage(group: &str, plural: &str, measured: Option<&Measured>) -> Amounts 
     used
 }
 
-/// What those objects of a type that the quota is about take together of each of these resources.
+/// Sums what those objects of a type that the quota is about take of each of these resources.
 pub fn total<'n, 'm>(
     quota: &Value,
     counted: &Counted,

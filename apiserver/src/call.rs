@@ -28,7 +28,7 @@ pub(crate) struct Call<'a> {
     pub(crate) served: &'static Served,
     /// Until when something may be written.
     pub(crate) deadline: Deadline,
-    /// Whether it is of another part of this process.
+    /// True for the request of another part of this process.
     pub(crate) inside: bool,
     warnings: Warnings,
 }

@@ -189,7 +189,7 @@ impl Turns {
 }
 
 thread_local! {
-    /// Whether the thread does work that has a turn.
+    /// True while the thread does work that has a turn.
     static IN_TURN: Cell<bool> = const { Cell::new(false) };
 }
 

@@ -23,7 +23,7 @@ const DEBT_MAX: Duration = Duration::from_secs(10);
 /// Holders from which on those that owe nothing are looked for.
 const HOLDERS: usize = 256;
 
-/// What holders have spent lately.
+/// The time that holders have spent lately.
 #[derive(Default)]
 pub(crate) struct Spending {
     holders: Mutex<HashMap<Arc<str>, Debt>>,
@@ -38,7 +38,7 @@ struct Debt {
 }
 
 impl Debt {
-    /// What is left of it.
+    /// Returns what is left of it.
     fn left(self, now: Instant) -> Duration {
         self.amount.saturating_sub(now.saturating_duration_since(self.at) / REPAID_PART)
     }

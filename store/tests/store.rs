@@ -201,7 +201,7 @@ async fn pages_follow_each_other() {
     put(&store, "p/3", "y", Durability::Volatile).await;
     assert_eq!((store.count("p/"), store.count("q/"), store.count("r/")), (4, 1, 0));
     drop(store);
-    // What was volatile is gone, and counted anew.
+    // Volatile records are gone, and not counted any more.
     assert_eq!(open(directory.path()).count("p/"), 0);
 }
 

@@ -207,55 +207,14 @@ mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
 
-    #[test]
-    fn volumes_of_the_template_and_of_claims_can_be_mounted() {
-        let mounts = |names: &[&str]| {
-            let mounts: Vec<Value> = names
-                .iter()
-                .map(|name| json!({ "name": name, "mountPath": format!("/{name}") }))
-                .collect();
-            let mut object = json!({
-                "metadata": { "name": "s", "namespace": "default" },
-                "spec": {
-                    "serviceName": "s",
-                    "selector": { "matchLabels": { "app": "s" } },
-                    "template": {
-                        "metadata": { "labels": { "app": "s" } },
-                        "spec": {
-                            "volumes": [{ "name": "settings", "configMap": { "name": "s" } }],
-                            "containers": [{ "name": "c", "image": "i", "volumeMounts": mounts }],
-                        },
-                    },
-                    "volumeClaimTemplates": [{
-                        "metadata": { "name": "data" },
-                        "spec": {
-                            "accessModes": ["ReadWriteOnce"],
-                            "resources": { "requests": { "storage": "1Mi" } },
-                        },
-                    }],
-                },
-            });
-            RESOURCE.decode(&CURRENT, &mut object).unwrap();
-            StatefulSet.validate(&object).iter().map(ToString::to_string).collect::<Vec<_>>()
-        };
-        assert_eq!(mounts(&["settings", "data"]), [""; 0]);
-        assert_eq!(
-            mounts(&["none"]),
-            ["spec.template.spec.containers[0].volumeMounts[0].name: Not found: \"none\""]
-        );
-    }
-    #[test]
-    fn each_of_many_claims_is_a_volume_once() {
-        let range = |numbers: std::ops::Range<i32>| numbers.map(|n| format!("v{n}"));
-        let volumes: Vec<Value> =
-            range(0..2_000).map(|name| json!({ "name": name, "emptyDir": {} })).collect();
-        let claims: Vec<Value> = range(1_000..3_000)
-            .chain(range(2_500..3_000))
-            .map(|name| json!({ "metadata": { "name": name } }))
-            .collect();
-        let mounts: Vec<Value> = range(0..3_001)
-            .map(|name| json!({ "name": name, "mountPath": format!("/{name}") }))
-            .collect();
+    /// The errors of a set whose container mounts these volumes.
+    fn errors(
+        volumes: &Value,
+        claims: &Value,
+        mounted: impl Iterator<Item = String>,
+    ) -> Vec<String> {
+        let mounts: Vec<Value> =
+            mounted.map(|name| json!({ "name": name, "mountPath": format!("/{name}") })).collect();
         let mut object = json!({
             "metadata": { "name": "s", "namespace": "default" },
             "spec": {
@@ -272,10 +231,39 @@ mod tests {
             },
         });
         RESOURCE.decode(&CURRENT, &mut object).unwrap();
-        let errors = StatefulSet.validate(&object);
-        let texts: Vec<String> = errors.iter().map(ToString::to_string).collect();
+        StatefulSet.validate(&object).iter().map(ToString::to_string).collect()
+    }
+
+    #[test]
+    fn volumes_of_the_template_and_of_claims_can_be_mounted() {
+        let volumes = json!([{ "name": "settings", "configMap": { "name": "s" } }]);
+        let claims = json!([{
+            "metadata": { "name": "data" },
+            "spec": {
+                "accessModes": ["ReadWriteOnce"],
+                "resources": { "requests": { "storage": "1Mi" } },
+            },
+        }]);
+        let mounts =
+            |names: &[&str]| errors(&volumes, &claims, names.iter().map(|name| (*name).to_owned()));
+        assert_eq!(mounts(&["settings", "data"]), [""; 0]);
         assert_eq!(
-            texts,
+            mounts(&["none"]),
+            ["spec.template.spec.containers[0].volumeMounts[0].name: Not found: \"none\""]
+        );
+    }
+
+    #[test]
+    fn each_of_many_claims_is_a_volume_once() {
+        let range = |numbers: std::ops::Range<i32>| numbers.map(|n| format!("v{n}"));
+        let volumes: Value =
+            range(0..2_000).map(|name| json!({ "name": name, "emptyDir": {} })).collect();
+        let claims: Value = range(1_000..3_000)
+            .chain(range(2_500..3_000))
+            .map(|name| json!({ "metadata": { "name": name } }))
+            .collect();
+        assert_eq!(
+            errors(&volumes, &claims, range(0..3_001)),
             ["spec.template.spec.containers[0].volumeMounts[3000].name: Not found: \"v3000\""]
         );
     }

@@ -73,7 +73,7 @@ fn quotas(call: &Call<'_>, measured: Option<&Measured>) -> Result<Vec<Value>, Ap
     Ok(quotas)
 }
 
-/// What the objects of a type in a namespace take of some resources.
+/// The objects of a type in a namespace, to sum what they take.
 struct Known {
     counted: Counted,
     /// The number of objects, where nothing else is asked for.

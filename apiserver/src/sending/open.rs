@@ -87,7 +87,7 @@ impl Open {
         self.flows.values().next()?.upgrade()
     }
 
-    /// Whether no response is kept.
+    /// Returns whether no response is kept.
     #[cfg(test)]
     pub(super) fn is_empty(&self) -> bool {
         self.flows.is_empty() && self.holders.is_empty()

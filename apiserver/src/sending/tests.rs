@@ -309,7 +309,7 @@ async fn http2_client_that_never_reads_is_counted() {
 }
 
 /// A small write may have a large response: expanded by defaults, or by what is wrong with it. It takes
-/// no room of small ones, and keeps nobody but its own client from writing.
+/// no room of small ones, and keeps only its own client from writing.
 #[tokio::test]
 async fn large_response_to_a_write_takes_no_room_of_small_ones() {
     let responses = with_slow_after(3 * PIECE_BYTES, 2 * PIECE_BYTES, 2 * SOON);

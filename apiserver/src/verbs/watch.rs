@@ -127,7 +127,7 @@ enum State {
 
 struct Watcher {
     server: Arc<server::ApiServer>,
-    /// Who the time of its looks counts for; not that of other parts of this process.
+    /// The holder for whom the time of its looks counts; none for other parts of this process.
     holder: Option<Arc<str>>,
     user: User,
     info: RequestInfo,

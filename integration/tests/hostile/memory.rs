@@ -39,7 +39,7 @@ fn huge_objects_are_refused(ground: &Ground) {
     }
 }
 
-/// What is wrong with a small object takes little memory to say, however much it is.
+/// Checks that a refusal takes little memory, however much is wrong with a small object.
 fn refusals_are_short(ground: &Ground) {
     let controllers = list(850, |n| {
         json!({"apiVersion": "v1", "kind": "C", "name": format!("n{n}"), "uid": format!("u{n}"),

@@ -116,7 +116,7 @@ pub struct Page<M> {
     pub revision: Revision,
     /// The records.
     pub records: Vec<Arc<Record<M>>>,
-    /// Whether others that match follow.
+    /// True if others that match follow.
     pub more: bool,
     /// The number of all records with the prefix, for one of a bucket or share.
     pub count: usize,

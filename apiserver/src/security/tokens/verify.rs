@@ -19,7 +19,7 @@ pub(in crate::security) struct Verified {
     pub(in crate::security) audiences: Vec<String>,
 }
 
-/// What a Secret with a token says of it. The rest may be megabytes and is only skipped.
+/// The parts of a Secret that say whose token it holds. The rest may be megabytes and is only skipped.
 #[derive(Deserialize)]
 struct TokenSecret<'a> {
     #[serde(borrow)]
